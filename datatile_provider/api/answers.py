@@ -1,0 +1,209 @@
+"""
+Reading what a server says, whatever it says: pure, and total over any bytes.
+
+Nothing here knows what an upload or a job is; :mod:`.contract` does.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from html.parser import HTMLParser
+from typing import Any
+
+#: The most bytes of an answer that a client reads; an honest one is far smaller.
+MAX_ANSWER_BYTES = 1 << 20
+_MAX_SAID = 500
+_MAX_DEPTH = 8
+_WRAPPERS = ("data", "result", "response", "job")
+_MESSAGES = ("message", "error", "errors", "detail", "details", "reason", "description", "title")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    An HTTP answer, as far as the contract looks at it.
+
+    :param status: the HTTP status code.
+    :param body: the body, at most :data:`MAX_ANSWER_BYTES` of it.
+    :param retry_after: the header ``Retry-After``.
+    :param location: the header ``Location``.
+    :param at: when the answer came.
+    """
+
+    status: int
+    body: bytes = b""
+    retry_after: str = ""
+    location: str = ""
+    at: datetime = field(default_factory=_now)
+
+    def without(self, secret: str) -> Answer:
+        """Return this answer with a secret blotted out, should the server have echoed it."""
+        # Shorter "secrets" would blot out ordinary words; Airflow's own masker draws the same line.
+        if len(secret) < 5:
+            return self
+        return Answer(
+            self.status,
+            self.body.replace(secret.encode(), b"***"),
+            self.retry_after,
+            self.location.replace(secret, "***"),
+            self.at,
+        )
+
+
+def seconds_to_wait(answer: Answer) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for (given as seconds or as a date), or None."""
+    value = answer.retry_after.strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        then = email.utils.parsedate_to_datetime(value)
+        if then.tzinfo is None:
+            then = then.replace(tzinfo=timezone.utc)
+        return max(0.0, (then - answer.at).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def parse(body: bytes) -> Any:
+    """Return the JSON value that a body holds, fit to be logged and stored; None if it holds none."""
+    try:
+        return _storable(json.loads(body, parse_constant=lambda _: None), _MAX_DEPTH)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _storable(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_text(k): _storable(v, depth - 1) for k, v in value.items()} if depth else {}
+    if isinstance(value, list):
+        return [_storable(v, depth - 1) for v in value] if depth else []
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return None
+    return value
+
+
+def _text(value: str) -> str:
+    # Databases refuse NUL, and no stream can write a lone surrogate.
+    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def layers(value: Any) -> list[Mapping[str, Any]]:
+    """Return the JSON objects that an answer wraps in each other (``{"data": {…}}``), outermost first."""
+    found: list[Mapping[str, Any]] = []
+    while isinstance(value, dict):
+        found.append(value)
+        value = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), dict)), None)
+    return found
+
+
+def dig(value: Any, path: str) -> Any:
+    """Return what stands at a dotted path (``result.id``), or None."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def word(value: Any) -> str:
+    """Return a JSON string or whole number as trimmed text; anything else is no word and gives ``""``."""
+    if isinstance(value, str):
+        return " ".join(_printable(value).split())
+    if isinstance(value, int) and not isinstance(value, bool):
+        # json.loads takes no integer that str() would refuse.
+        return str(value)
+    return ""
+
+
+def _printable(value: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in value)
+
+
+def inner_error(value: Any) -> str:
+    """Return the error that a 2xx answer carries inside, or ``""``."""
+    for layer in layers(value):
+        for name in ("error", "errors"):
+            if layer.get(name):
+                return _message(layer) or str(layer[name])[:_MAX_SAID]
+        if layer.get("success") is False or layer.get("ok") is False:
+            return _message(layer) or "success: false"
+    return ""
+
+
+def plain_text(answer: Answer) -> str:
+    """Return the body as it stands when it is text, else ``""``."""
+    try:
+        return answer.body.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return ""
+
+
+def said(answer: Answer) -> str:
+    """Return the server's own words for a person, on one line and not too long."""
+    value = parse(answer.body)
+    if isinstance(value, dict):
+        text = next(filter(None, (_message(layer) for layer in reversed(layers(value)))), "")
+        return _shorten(text or (json.dumps(value, ensure_ascii=False) if value else ""))
+    text = plain_text(answer)
+    if answer.body and not text:
+        return f"{len(answer.body)} bytes that are not text"
+    if re.search(r"<\s*(!doctype|html|head|body|h1|p|title)\b", text, re.IGNORECASE):
+        text = _HtmlText.of(text)
+    return _shorten(text)
+
+
+def _message(layer: Mapping[str, Any]) -> str:
+    return next(filter(None, (" ".join(_strings(layer.get(name))) for name in _MESSAGES)), "")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        yield word(value)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        yield _message(value)
+
+
+def _shorten(text: str) -> str:
+    text = _text(" ".join(_printable(text).split()))
+    return text if len(text) <= _MAX_SAID else text[: _MAX_SAID - 1] + "…"
+
+
+class _HtmlText(HTMLParser):
+    """Collects the visible text of a page."""
+
+    @classmethod
+    def of(cls, page: str) -> str:
+        parser = cls()
+        try:
+            parser.feed(page)
+            parser.close()
+        except AssertionError:  # html.parser's way to say that a declaration is malformed
+            return page
+        return " ".join(parser.texts)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("script", "style") and self._hidden > 0
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.texts.append(data)

@@ -1,0 +1,138 @@
+"""The Data Collector API over ``aiohttp``, for waiting: one session a server and event loop, shared by all waits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import certifi
+from requests.utils import get_environ_proxies, select_proxy
+from yarl import URL
+
+from datatile_provider.api import contract, errors
+from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer
+from datatile_provider.api.client import CONNECT_TIMEOUT, reason, untrusted
+from datatile_provider.api.contract import Job
+from datatile_provider.api.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+#: A thousand waits poll in turn over these; a server sees no crowd.
+MAX_CONNECTIONS = 8
+
+
+class _Shared:
+    """A session and the number of waits that hold it."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.holders = 0
+
+
+_Key = tuple[str, "bool | str"]
+_sessions: WeakKeyDictionary[AbstractEventLoop, dict[_Key, _Shared]] = WeakKeyDictionary()
+_opening: WeakKeyDictionary[AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+class AsyncDatatileClient:
+    """
+    An asynchronous client of one server; get one from :func:`connected`.
+
+    :param settings: the connection.
+    :param session: what it asks through. It holds no token: each request brings its own.
+    """
+
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+        self._settings = settings
+        self._session = session
+        self._proxy = _proxy(settings)
+
+    async def get_job(self, job_id: str) -> Job:
+        """
+        Ask once where a job stands.
+
+        :raises Passing: no usable answer now.
+        :raises Refused: the server will not tell.
+        """
+        server, settings = self._settings.server, self._settings
+        url = server.job_url(contract.check_job_id(job_id))
+        try:
+            async with self._session.get(
+                # What contract has quoted must not be quoted, or unquoted, once more.
+                URL(url, encoded=True),
+                headers={"token": settings.token},
+                allow_redirects=False,
+                proxy=self._proxy,
+                timeout=aiohttp.ClientTimeout(
+                    total=settings.timeout, sock_connect=min(CONNECT_TIMEOUT, settings.timeout)
+                ),
+            ) as response:
+                body = b""
+                while len(body) < MAX_ANSWER_BYTES and (block := await response.content.read(1 << 16)):
+                    body += block
+                answer = Answer(
+                    response.status,
+                    body,
+                    response.headers.get("Retry-After", ""),
+                    response.headers.get("Location", ""),
+                ).without(settings.token)
+        # aiohttp raises ValueError and zlib's errors for some broken answers, and OSError for some connections.
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as e:
+            what = f"The question for job {job_id} did not get through to {server.url}: {reason(e)}"
+            if isinstance(e, aiohttp.ClientConnectorCertificateError):
+                raise untrusted(what) from e
+            raise errors.Passing(what) from e
+        return contract.read_job(server, job_id, answer)
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
+    """Give a client over the running loop's session for that server; the last to leave closes the session."""
+    loop = asyncio.get_running_loop()
+    key = (settings.server.url, settings.verify)
+    async with _opening.setdefault(loop, asyncio.Lock()):
+        shared = _sessions.setdefault(loop, {}).get(key)
+        if shared is None:
+            # Loading a CA bundle takes milliseconds that other waits should not stand still for.
+            context = await asyncio.to_thread(_ssl_context, settings.verify)
+            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=context, ttl_dns_cache=60)
+            jar = aiohttp.DummyCookieJar()
+            shared = _sessions[loop][key] = _Shared(aiohttp.ClientSession(connector=connector, cookie_jar=jar))
+        shared.holders += 1
+    try:
+        yield AsyncDatatileClient(settings, shared.session)
+    finally:
+        shared.holders -= 1
+        if not shared.holders:
+            _sessions[loop].pop(key, None)
+            await shared.session.close()
+
+
+def _ssl_context(verify: bool | str) -> ssl.SSLContext:
+    if verify is False:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    # As requests does it, so that uploads and waits trust the same servers.
+    given = verify if isinstance(verify, str) else _environment_bundle()
+    if given and os.path.isdir(given):
+        return ssl.create_default_context(capath=given)
+    return ssl.create_default_context(cafile=given or certifi.where())
+
+
+def _environment_bundle() -> str | None:
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+
+
+def _proxy(settings: Settings) -> str | None:
+    url = settings.server.url
+    proxies = dict(settings.proxies) or get_environ_proxies(url)
+    return select_proxy(url, proxies)

@@ -1,0 +1,223 @@
+"""The Data Collector API over ``requests``: one request a call, each failure sorted by what the server can hold."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import PoolManager
+
+from datatile_provider.api import contract, errors
+from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer
+from datatile_provider.api.contract import Job, Upload
+from datatile_provider.api.multipart import Dataset, MultipartBody
+from datatile_provider.api.settings import Settings
+
+#: Seconds to reach the server: one that is down should be known soon.
+CONNECT_TIMEOUT = 10.0
+
+
+class DatatileClient:
+    """
+    A client of one server. It tries once; who calls it decides what to do about a failure.
+
+    :param settings: the connection.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def upload(
+        self,
+        upload: Upload,
+        dataset: Dataset,
+        callback_url: str | None = None,
+        on_progress: Callable[[int, int], None] = lambda sent, size: None,
+    ) -> Job:
+        """
+        Send a file and return the job that processes it.
+
+        :param callback_url: where the server pushes the job's transitions.
+        :param on_progress: called with the bytes sent and the bytes to send.
+        :raises Passing: not accepted, may be tried again.
+        :raises Refused: not accepted, for good.
+        :raises OutcomeUnknown: the server may hold the upload.
+        """
+        server = self._settings.server
+        body = MultipartBody(dataset, {server.callback_field: callback_url} if callback_url else {}, on_progress)
+        try:
+            answer = self._ask(
+                "POST",
+                server.upload_url(upload.action, upload.target_hash),
+                data=body,
+                headers={"Content-Type": body.content_type},
+            )
+        except requests.RequestException as e:
+            if body.complete:
+                why = f"the whole file was sent, then {reason(e)}"
+                raise contract.unknown_outcome(server, upload, why) from e
+            sent = f"; {body.sent:,} of {len(body):,} bytes were sent, so nothing was accepted"
+            raise self._failure(e, f"The {upload} did not get through", sent) from e
+        return contract.read_upload(server, upload, answer, whole_body_sent=body.complete)
+
+    def get_job(self, job_id: str) -> Job:
+        """
+        Ask once where a job stands.
+
+        :raises Passing: no usable answer now.
+        :raises Refused: the server will not tell.
+        """
+        server = self._settings.server
+        url = server.job_url(contract.check_job_id(job_id))
+        try:
+            answer = self._ask("GET", url)
+        except requests.RequestException as e:
+            raise self._failure(e, f"The question for job {job_id} did not get through") from e
+        return contract.read_job(server, job_id, answer)
+
+    def probe(self) -> None:
+        """
+        Make sure that server, paths, token and roles are right, without sending or changing anything.
+
+        It appends no file to a database that can't exist, and asks for a job that can't exist.
+
+        :raises DatatileError: what is wrong.
+        """
+        server = self._settings.server
+        nowhere = "connection-test"
+        for method, url in (
+            ("POST", server.upload_url(contract.Action.APPEND, nowhere)),
+            ("GET", server.job_url(nowhere)),
+        ):
+            try:
+                answer = self._ask(method, url)
+            except requests.RequestException as e:
+                raise self._failure(e, "The connection test did not get through") from e
+            contract.read_probe(server, url, answer)
+
+    def _ask(self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None) -> Answer:
+        settings = self._settings
+        # A connection of its own: one kept alive may be closed by the server under the first byte.
+        with requests.Session() as session:
+            # Any auth of ours keeps requests from sending what it finds for the host in a .netrc.
+            session.auth = lambda request: request
+            adapter = _Adapter(settings.timeout)
+            session.mount("http://", adapter)
+            session.mount("https://", adapter)
+            with session.request(
+                method,
+                url,
+                data=data,
+                headers={"token": settings.token, **(headers or {})},
+                timeout=(min(CONNECT_TIMEOUT, settings.timeout), settings.timeout),
+                allow_redirects=False,
+                stream=True,
+                # At the request, not the session: there the environment's bundle would win over the connection's.
+                verify=settings.verify,
+                proxies=dict(settings.proxies) or None,
+            ) as response:
+                body = b""
+                for block in response.iter_content(1 << 16):
+                    body += block
+                    if len(body) >= MAX_ANSWER_BYTES:
+                        break
+                return Answer(
+                    response.status_code,
+                    body,
+                    response.headers.get("Retry-After", ""),
+                    response.headers.get("Location", ""),
+                ).without(settings.token)
+
+    def _failure(self, error: requests.RequestException, what: str, note: str = "") -> errors.DatatileError:
+        what = f"{what} to {self._settings.server.url}: {reason(error)}{note}"
+        if _certificate_error(error):
+            return untrusted(what)
+        return errors.Passing(what)
+
+
+def untrusted(what: str) -> errors.Untrusted:
+    """Return the error for a server whose certificate could not be verified."""
+    return errors.Untrusted(
+        what,
+        advice="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Return the innermost reason of a chain of exceptions, for a person."""
+    seen: list[BaseException] = [error]
+    while nxt := _inner(seen[-1]):
+        if nxt in seen:
+            break
+        seen.append(nxt)
+    last = next((e for e in reversed(seen) if str(e)), error)
+    return f"{type(last).__name__}: {last}"
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    found = getattr(error, "reason", None)
+    if isinstance(found, BaseException):
+        return found
+    if error.args and isinstance(error.args[0], BaseException):
+        return error.args[0]
+    return error.__cause__
+
+
+def _certificate_error(error: BaseException) -> bool:
+    while inner := _inner(error):
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return True
+        error = inner
+    return False
+
+
+class _Sending:
+    """
+    Lets an early answer be read, and a slow line be slow.
+
+    A server may answer (413, 401) and close while the body is still being sent. urllib3 then reads that answer when
+    the break shows as a broken pipe; over TLS it shows as an SSL error instead, so it is made into one here.
+    """
+
+    stall_timeout: float
+    sock: Any
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            super().send(data)  # type: ignore[misc]  # the connection class that this is mixed into
+            return
+        # Python bounds the whole of one send, and urllib3 leaves the short timeout for connecting in force.
+        self.sock.settimeout(self.stall_timeout)
+        try:
+            super().send(data)  # type: ignore[misc]  # likewise
+        except TimeoutError:
+            raise
+        except OSError as e:
+            raise BrokenPipeError(str(e)) from e
+
+
+class _Adapter(HTTPAdapter):
+    """Sends bodies through :class:`_Sending`."""
+
+    def __init__(self, stall_timeout: float) -> None:
+        http = type("_Http", (_Sending, HTTPConnection), {"stall_timeout": stall_timeout})
+        https = type("_Https", (_Sending, HTTPSConnection), {"stall_timeout": stall_timeout})
+        self._pools = {
+            "http": type("_HttpPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
+            "https": type("_HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+        }
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> PoolManager:
+        manager: PoolManager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager

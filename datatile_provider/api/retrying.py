@@ -1,0 +1,45 @@
+"""When an upload is sent again: pure. Told how a try failed, it says how long to wait or that this is the end."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Action
+
+_FIRST = 1.0
+_LONGEST = 60.0
+
+
+@dataclass(slots=True)
+class Retrying:
+    """
+    The tries of one upload.
+
+    :param action: what it does: only a reload may be sent again when its outcome is unknown.
+    :param deadline: the time after which no try begins, in seconds of the clock that ``now`` is of.
+    :param resend_unknown: send a create or append again too when its outcome is unknown. It may then be held twice.
+    """
+
+    action: Action
+    deadline: float
+    resend_unknown: bool = False
+    failures: int = 0
+
+    def after(self, error: errors.DatatileError, now: float) -> float:
+        """
+        Return the seconds to wait before the next try.
+
+        :raises DatatileError: the error itself, when there is to be no other try.
+        """
+        unknown = isinstance(error, errors.OutcomeUnknown) and (self.action.repeatable or self.resend_unknown)
+        if not isinstance(error, errors.Passing) and not unknown:
+            raise error
+        backoff = min(_LONGEST, _FIRST * 2.0 ** min(self.failures, 10))
+        # Half of it at random, so that the tasks of one mapped DAG do not come back all at once.
+        delay = max(backoff * random.uniform(0.5, 1.0), error.retry_after or 0.0)
+        if now + delay > self.deadline:
+            raise error
+        self.failures += 1
+        return delay

@@ -1,0 +1,241 @@
+"""What a connection holds, checked: the server's address, the token, and the options of the extra."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from datatile_provider.api.contract import JobState, Server, is_web_address
+from datatile_provider.api.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    A connection, checked.
+
+    :param server: the server and how it speaks.
+    :param token: the API token; never shown by ``repr``.
+    :param timeout: seconds without any progress after which a request is given up.
+    :param verify: whether the server's certificate is checked, or the path of the CA bundle to check it with.
+    :param proxies: proxy URLs by scheme (``http``, ``https``); empty takes them from the environment.
+    :param max_upload_bytes: the largest file that is sent; None sends any.
+    """
+
+    server: Server
+    token: str = field(repr=False)
+    timeout: float = 120.0
+    verify: bool | str = True
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    max_upload_bytes: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        conn_id: str,
+        *,
+        host: str | None,
+        schema: str | None = None,
+        port: int | None = None,
+        token: str | None = None,
+        extra: str | None = None,
+    ) -> Settings:
+        """
+        Return the settings that an Airflow connection's fields hold.
+
+        :param conn_id: the connection's id, for messages.
+        :param host: the server, with or without scheme, port and base path.
+        :param schema: ``https`` (default) or ``http``, when the host does not say.
+        :param port: the port, when the host does not say.
+        :param token: the connection's password.
+        :param extra: the connection's extra, JSON text.
+        :raises InvalidInput: a field is missing or wrong; the message names it.
+        """
+        where = f"The connection {conn_id!r}"
+        options = _Options(where, extra)
+        if not token:
+            raise InvalidInput(
+                f"{where} holds no token",
+                advice="Put the API token from DATATILE's Profile page into its password.",
+            )
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise InvalidInput(f"{where} holds a token with blanks or special characters in or around it")
+        plain = Server(_server_url(where, host, schema, port, options.take("allow_http", _flag, False)))
+        server = Server(
+            plain.url,
+            api_path=options.take("api_path", _path, plain.api_path),
+            job_path=options.take("job_path", _job_path, plain.job_path),
+            job_id_field=options.take("job_id_field", _name, plain.job_id_field),
+            status_field=options.take("status_field", _name, plain.status_field),
+            status_map=options.take("status_map", _status_map, plain.status_map),
+            callback_field=options.take("callback_field", _name, plain.callback_field),
+            log_url=options.take("processing_log_url", _web_address, plain.log_url),
+        )
+        usual = cls(server, token)
+        settings = cls(
+            server,
+            token,
+            timeout=options.take("timeout", _seconds, usual.timeout),
+            verify=options.take("verify", _verify, usual.verify),
+            proxies=options.take("proxies", _proxies, usual.proxies),
+            max_upload_bytes=options.take("max_upload_bytes", _bytes, usual.max_upload_bytes),
+        )
+        options.check_all_taken()
+        return settings
+
+
+class _Options:
+    """The extra's options, each taken once under its name."""
+
+    def __init__(self, where: str, extra: str | None) -> None:
+        self._where = where
+        self._known: list[str] = []
+        try:
+            self._given = json.loads(extra) if extra and extra.strip() else {}
+        except ValueError as e:
+            raise InvalidInput(f"{where} has an extra that is not JSON ({e})") from None
+        if not isinstance(self._given, dict):
+            raise InvalidInput(f"{where} has an extra that is not a JSON object")
+
+    def take(self, name: str, read: Callable[[Any], Any], default: Any) -> Any:
+        self._known.append(name)
+        value = self._given.get(name)
+        # An untouched field of the connection form comes as an empty string.
+        if value is None or value == "":
+            return default
+        try:
+            return read(value)
+        except (ValueError, TypeError, OverflowError) as e:
+            raise InvalidInput(f"{self._where} has a wrong {name!r} in its extra: {e}, not {value!r}") from None
+
+    def check_all_taken(self) -> None:
+        for name in self._given:
+            if name not in self._known:
+                close = difflib.get_close_matches(name, self._known, n=1)
+                raise InvalidInput(
+                    f"{self._where} has an unknown option {name!r} in its extra",
+                    advice=f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(self._known)}.",
+                )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip().isprintable() or not value.strip():
+        raise ValueError("it must be text")
+    return value.strip()
+
+
+def _name(value: Any) -> str:
+    name = _text(value)
+    if any(c.isspace() for c in name) or not all(name.split(".")):
+        raise ValueError("it must be the name of a field, with dots for nested ones")
+    return name
+
+
+def _path(value: Any) -> str:
+    path = _text(value).strip("/")
+    if not path or "://" in path or ".." in path or any(c.isspace() or c in "?#" for c in path):
+        raise ValueError("it must be a path on the server, as 'api/v2'")
+    return path
+
+
+def _job_path(value: Any) -> str:
+    path = _text(value).lstrip("/")
+    if "{job_id}" not in path or "://" in path or ".." in path or any(c.isspace() or c == "#" for c in path):
+        raise ValueError("it must be a path on the server that holds {job_id}, as '{api_path}/jobs/{job_id}'")
+    return path
+
+
+def _flag(value: Any) -> bool:
+    # A connection given as a URI holds nothing but text.
+    found = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError("it must be true or false")
+    return found
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not 0 < float(value) <= 86_400:
+        raise ValueError("it must be a number of seconds over 0, at most 86400")
+    return float(value)
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) <= 0:
+        raise ValueError("it must be a whole number of bytes over 0")
+    return int(value)
+
+
+def _object(value: Any) -> dict[str, str]:
+    found = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ValueError("it must be a JSON object of texts")
+    return found
+
+
+def _status_map(value: Any) -> dict[str, JobState]:
+    states = [s.value for s in JobState if s is not JobState.UNKNOWN]
+    if not all(v in states for v in _object(value).values()):
+        raise ValueError(f"it must map the server's words to {', '.join(states)}")
+    return {word: JobState(state) for word, state in _object(value).items()}
+
+
+def _proxies(value: Any) -> dict[str, str]:
+    found = _object(value)
+    if not set(found) <= {"http", "https"} or not all(is_web_address(v) for v in found.values()):
+        raise ValueError("it must map 'http' and 'https' to proxy URLs")
+    return found
+
+
+def _verify(value: Any) -> bool | str:
+    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
+        return _flag(value)
+    if isinstance(value, str) and os.path.exists(value):
+        return value
+    raise ValueError("it must be true, false, or the path of a CA bundle that exists here")
+
+
+def _web_address(value: Any) -> str:
+    if not is_web_address(_text(value)):
+        raise ValueError("it must be an http or https address")
+    return _text(value)
+
+
+def _server_url(where: str, host: str | None, schema: str | None, port: int | None, allow_http: bool) -> str:
+    host, schema = (host or "").strip().rstrip("/"), (schema or "").strip().lower()
+    if not host:
+        raise InvalidInput(f"{where} holds no host", advice="Put the address of your DATATILE server there.")
+    if schema not in ("", "http", "https"):
+        raise InvalidInput(f"{where} has the schema {schema!r}", advice="Use 'https' (default) or 'http'.")
+    try:
+        parts = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
+        port = parts.port or port
+    except ValueError:
+        parts = urlsplit("")
+    odd = any(c.isspace() or not c.isprintable() for c in host) or parts.query or parts.fragment or "@" in host
+    if parts.scheme not in ("http", "https") or not parts.hostname or odd:
+        raise InvalidInput(
+            f"{where} has a host that is no server's address: {host!r}",
+            advice="Give a name, with scheme, port and path where needed, as https://datatile.example.com:8443/base.",
+        )
+    if schema and schema != parts.scheme:
+        raise InvalidInput(f"{where} has the schema {schema!r} and a host that says {parts.scheme!r}")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(parts.hostname):
+        raise InvalidInput(
+            f"{where} would send the token and the data unencrypted to {parts.hostname}",
+            advice='Use https, or set "allow_http": true in the extra if that is what you want.',
+        )
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+
+
+def _is_loopback(hostname: str) -> bool:
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return hostname == "localhost"

@@ -1,0 +1,147 @@
+"""How to wait for a job: pure. It is told what each look at the job showed, and says what that means."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Job, JobState, Server
+
+#: Seconds for which a refusal (404, 403 …) must last: a job may not be known everywhere the moment it is made.
+GRACE = 60.0
+#: Seconds between the first looks; each next gap is longer, up to the poll interval.
+QUICK = 1.0
+_GROWTH = 1.6
+_JITTER = 0.1
+
+
+def seconds(name: str, value: float | timedelta) -> float:
+    """
+    Return a length of time in seconds.
+
+    :param name: the parameter's name, for the message.
+    :param value: seconds or a ``timedelta``.
+    :raises InvalidInput: it is no length of time, or not over zero.
+    """
+    found = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < float("inf"):
+        raise errors.InvalidInput(f"{name} must be a number of seconds or a timedelta over zero, not {value!r}")
+    return float(found)
+
+
+@dataclass(slots=True)
+class Wait:
+    """
+    One wait for one job.
+
+    :param server: for the messages: where to look.
+    :param job_id: the job.
+    :param poll_interval: seconds between looks, once the quick first ones are over.
+    :param timeout: seconds until the wait is given up.
+    :param started: when it began, in seconds of the clock that every other time here is of.
+    :param log: takes a level of :mod:`logging` and a text.
+    :param status: the status last seen, and so logged, before this wait began.
+    :param refused_since: when the server began to refuse to tell, if it did so before this wait began.
+    """
+
+    server: Server
+    job_id: str
+    poll_interval: float
+    timeout: float
+    started: float
+    log: Callable[[int, str], None]
+    status: str = ""
+    refused_since: float | None = None
+    _gap: float = QUICK
+    _retry_after: float = 0.0
+    _trouble: str = ""
+    _times: int = 0
+
+    def heard(self, result: Job | errors.DatatileError, now: float) -> Job | None:
+        """
+        Take in what one look gave; return the job when it has succeeded, None when the wait goes on.
+
+        :param result: the job as the server told it, or why it did not tell.
+        :raises JobFailed: the job failed.
+        :raises JobCancelled: it was cancelled.
+        :raises JobTimeout: it is not finished, and the deadline has passed.
+        :raises DatatileError: a refusal that has lasted.
+        """
+        if isinstance(result, Job):
+            self._saw(result, now)
+            if result.state is JobState.SUCCEEDED:
+                return result
+            if result.state.finished:
+                raise self._failure(result)
+        else:
+            self._stumbled(result, now)
+        if now - self.started >= self.timeout:
+            raise self.timed_out()
+        return None
+
+    def delay(self, now: float) -> float:
+        """Return the seconds to wait before the next look; the last one is at the deadline."""
+        gap = min(max(self._gap, self._retry_after), max(self.poll_interval, self._retry_after))
+        self._gap, self._retry_after = min(self._gap * _GROWTH, self.poll_interval), 0.0
+        if self.refused_since is not None:
+            gap = min(gap, GRACE / 4)
+        return max(0.0, min(gap * random.uniform(1 - _JITTER, 1 + _JITTER), self.started + self.timeout - now))
+
+    def timed_out(self) -> errors.JobTimeout:
+        """Return the error for a deadline that has passed, with the last thing seen."""
+        seen = f"its last status was {self.status!r}" if self.status else "no look at it told its status"
+        trouble = f"; the last {self._times} looks gave: {self._trouble}" if self._times else ""
+        return errors.JobTimeout(
+            f"Job {self.job_id} was not finished within {self.timeout:,.0f} s: {seen}{trouble}",
+            advice=f"It may go on in DATATILE; see the processing log: {self.server.processing_log_url}",
+        )
+
+    def _failure(self, job: Job) -> errors.JobError:
+        failed = job.state is JobState.FAILED
+        return (errors.JobFailed if failed else errors.JobCancelled)(
+            f"Job {job.id} {'failed' if failed else 'was cancelled'} (its status is {job.status!r})",
+            said=job.message,
+            advice=f"See the processing log: {self.server.processing_log_url}",
+        )
+
+    def _saw(self, job: Job, now: float) -> None:
+        self._over_trouble()
+        if job.status == self.status:
+            return
+        self.status = job.status
+        self.log(logging.INFO, f"Job {job.id} is {job.state.value} ({now - self.started:,.1f} s)")
+        if job.state is JobState.UNKNOWN:
+            self.log(
+                logging.WARNING,
+                f"The status {job.status!r} is not known here, so polling goes on. If it is a state of this server, "
+                f"set status_map in the connection's extra, as {json.dumps({job.status: 'RUNNING'})}",
+            )
+
+    def _stumbled(self, error: errors.DatatileError, now: float) -> None:
+        refused = isinstance(error, errors.Refused)
+        if refused and self.refused_since is None:
+            self.refused_since = now
+        if not refused:
+            self.refused_since = None
+        lasted = self.refused_since is not None and now - self.refused_since >= GRACE
+        if lasted or isinstance(error, errors.TokenRefused) or not isinstance(error, (errors.Refused, errors.Passing)):
+            raise error
+        kind = f"{type(error).__name__} {error.status or ''}".strip()
+        if kind != self._trouble:
+            self._over_trouble(still_refused=refused)
+            self.log(logging.WARNING, f"{error} Asking again.")
+            self._trouble = kind
+        self._times += 1
+        self._retry_after = error.retry_after or 0.0
+
+    def _over_trouble(self, *, still_refused: bool = False) -> None:
+        if self._times > 1:
+            self.log(logging.WARNING, f"That was {self._times} looks in a row: {self._trouble}")
+        self._trouble, self._times = "", 0
+        if not still_refused:
+            self.refused_since = None

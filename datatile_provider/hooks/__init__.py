@@ -1,0 +1,1 @@
+"""The Airflow connection to DATATILE."""

@@ -1,0 +1,158 @@
+"""Whatever a user names as a file, turned into a dataset that can be sent, and sent again."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from datatile_provider.api.errors import DatasetUnreadable, InvalidInput
+from datatile_provider.api.multipart import Dataset
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    DatasetLike = str | os.PathLike[str] | ObjectStoragePath | BinaryIO
+
+# What tells one version of an object from the next, by whichever name its store gives it.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "VersionId", "LastModified", "last_modified", "mtime")
+
+
+def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
+    """
+    Return the dataset that a path, URI or open file names.
+
+    :param given: a local path, a ``file://`` URI, an ``ObjectStoragePath`` or its URI, or an open binary file.
+    :param max_bytes: the largest file that is taken.
+    :raises InvalidInput: there is no such file, or it can't be uploaded: a directory, empty, too large.
+    :raises DatasetUnreadable: the object store does not answer now.
+    """
+    dataset = _dataset_of(given)
+    if not dataset.size:
+        raise InvalidInput(f"The file {dataset.location} is empty", advice="Nothing was sent.")
+    if max_bytes is not None and dataset.size > max_bytes:
+        raise InvalidInput(
+            f"The file {dataset.location} has {dataset.size:,} bytes, over the {max_bytes:,} of the connection's "
+            "max_upload_bytes",
+            advice="Nothing was sent.",
+        )
+    return dataset
+
+
+def _dataset_of(given: DatasetLike) -> Dataset:
+    if hasattr(given, "read"):
+        return _open_file(given)
+    if isinstance(given, str) and "://" in given:
+        parts = urlsplit(given)
+        if parts.scheme != "file":
+            return _stored(_storage_path(given))
+        if parts.netloc not in ("", "localhost"):
+            raise InvalidInput(f"The file {given} is on another machine", advice="Use file:///path/of/the/file.")
+        return _local(Path(url2pathname(parts.path)))
+    if hasattr(given, "fs") and hasattr(given, "protocol"):
+        return _stored(given)
+    if isinstance(given, (str, os.PathLike)) and str(given).strip():
+        return _local(Path(given))
+    raise InvalidInput(
+        f"A file is needed, and the dataset is {given!r}",
+        advice="Give a local path, a file:// or object storage URI, or an open binary file.",
+    )
+
+
+def _name(path: str) -> str:
+    # A name of bytes that are no UTF-8 comes from the file system as lone surrogates, which nothing can send.
+    return path.encode("utf-8", "replace").decode("utf-8")
+
+
+def _local(path: Path) -> Dataset:
+    def look() -> tuple[int, str]:
+        found = path.stat()
+        return found.st_size, f"{found.st_size} bytes of {found.st_mtime_ns} ns, inode {found.st_ino}"
+
+    location = repr(_name(str(path)))
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            # Whether it may be read is best asked before the server is.
+            path.open("rb").close()
+        size, version = look()
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no file {location}", advice="Nothing was sent.") from None
+    except (OSError, ValueError) as e:
+        raise InvalidInput(f"The file {location} can't be read: {e}", advice="Nothing was sent.") from None
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise InvalidInput(f"{location} is {kind}", advice="Nothing was sent.")
+    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb"), lambda: look()[1])
+
+
+def _storage_path(uri: str) -> ObjectStoragePath:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    try:
+        return ObjectStoragePath(uri)
+    except (ValueError, TypeError) as e:
+        raise InvalidInput(f"The dataset {uri!r} is no object storage URI: {e}") from None
+
+
+def _stored(path: Any) -> Dataset:
+    location = repr(str(path))
+
+    def look() -> tuple[int | None, str]:
+        path.fs.invalidate_cache()
+        info = dict(path.stat())
+        version = next((f"{k} {info[k]}" for k in _VERSIONS if info.get(k)), "")
+        return info.get("size"), f"{info.get('size')} bytes {version}".strip()
+
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{location} is a directory", advice="Nothing was sent.")
+        size, version = look()
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no file {location}", advice="Nothing was sent.") from None
+    except (ImportError, ValueError) as e:
+        if isinstance(e, InvalidInput):
+            raise
+        raise InvalidInput(
+            f"The store of {location} can't be reached from here: {e}",
+            advice="Install the provider of that store, as apache-airflow-providers-amazon[s3fs].",
+        ) from None
+    except Exception as e:  # each store raises errors of its own, and most of them pass
+        raise DatasetUnreadable(f"The file {location} could not be looked up: {type(e).__name__}: {e}") from e
+    if size is None:
+        raise InvalidInput(f"The store of {location} does not tell its size, and an upload needs it")
+    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb"), lambda: look()[1])
+
+
+def _open_file(file: Any) -> Dataset:
+    raw_name = getattr(file, "name", "")
+    name = _name(os.path.basename(raw_name)) if isinstance(raw_name, str) and raw_name else "dataset"
+    location = f"{name!r} (an open file)"
+    try:
+        if not file.seekable():
+            raise InvalidInput(f"{location} can't be rewound, so its size is not known", advice="Nothing was sent.")
+        start = file.tell()
+
+        def size() -> int:
+            here = file.tell()
+            end = int(file.seek(0, os.SEEK_END))
+            file.seek(here)
+            return end - int(start)
+
+        first_size = size()
+        if not isinstance(file.read(0), bytes):
+            raise InvalidInput(f"{location} is open as text", advice="Open it with mode 'rb'.")
+    except (OSError, ValueError, AttributeError) as e:
+        if isinstance(e, InvalidInput):
+            raise
+        raise InvalidInput(f"{location} can't be read: {e}", advice="Nothing was sent.") from None
+
+    def rewound() -> AbstractContextManager[BinaryIO]:
+        file.seek(start)
+        return nullcontext(file)
+
+    return Dataset(name, first_size, f"{first_size} bytes", location, rewound, lambda: f"{size()} bytes")

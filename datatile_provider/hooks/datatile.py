@@ -1,0 +1,291 @@
+"""DatatileHook: an Airflow connection turned into uploads and jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from datatile_provider.api import contract, errors
+from datatile_provider.api.contract import Action, Job, Upload
+from datatile_provider.api.retrying import Retrying
+from datatile_provider.api.settings import Settings
+from datatile_provider.api.waiting import Wait, seconds
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from datatile_provider.api.multipart import Dataset
+    from datatile_provider.hooks.dataset import DatasetLike
+
+#: Seconds for which an upload is tried until the server accepts it.
+ACCEPT_TIMEOUT = 3600.0
+#: Seconds between looks at a job, once the quick first ones are over.
+POLL_INTERVAL = 30.0
+#: Seconds for which a job is waited for.
+JOB_TIMEOUT = 24 * 3600.0
+
+
+class DatatileHook(BaseHook):
+    """
+    Talks to the DATATILE server of an Airflow connection.
+
+    :param datatile_conn_id: the connection: the server in its host, the API token in its password, options in its
+        extra. It is read anew for each call, so a regenerated token is picked up.
+    """
+
+    conn_name_attr = "datatile_conn_id"
+    default_conn_name = "datatile_default"
+    conn_type = "datatile"
+    hook_name = "DATATILE"
+
+    def __init__(self, datatile_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.datatile_conn_id = datatile_conn_id
+
+    def get_conn(self) -> Settings:
+        """
+        Return the connection's fields, checked.
+
+        :raises AirflowNotFoundException: there is no such connection.
+        :raises InvalidInput: a field is missing or wrong.
+        """
+        return self._settings(self.get_connection(self.datatile_conn_id))
+
+    async def get_conn_async(self) -> Settings:
+        """Return the same as :meth:`get_conn`, for the triggerer."""
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        return self._settings(await get_async_connection(self.datatile_conn_id))
+
+    def _settings(self, conn: Any) -> Settings:
+        return Settings.of(
+            self.datatile_conn_id,
+            host=conn.host,
+            schema=conn.schema,
+            port=conn.port,
+            token=conn.password,
+            extra=conn.extra,
+        )
+
+    def upload(
+        self,
+        action: str,
+        target_hash: str,
+        dataset: DatasetLike,
+        *,
+        callback_url: str | None = None,
+        timeout: float | timedelta = ACCEPT_TIMEOUT,
+        before_retry: Callable[[errors.DatatileError, float], None] | None = None,
+    ) -> Job:
+        """
+        Upload a file and return the job that processes it.
+
+        A failure after which the server can't hold the file is tried again until the timeout; one that leaves
+        that open is tried again for ``reload`` only.
+
+        :param action: ``create`` (a database in a folder), ``reload`` or ``append``.
+        :param target_hash: the hash of the folder (create) or of the database.
+        :param dataset: a local path, ``file://`` URI, object storage path or URI, or an open binary file.
+        :param callback_url: where DATATILE pushes the job's transitions.
+        :param timeout: seconds for which to go on trying until the server accepts the file.
+        :param before_retry: called with the failure and the seconds until the next try; what it raises ends the
+            upload.
+        :raises InvalidInput: bad input; nothing was sent.
+        :raises Passing: not accepted within the timeout.
+        :raises Refused: not accepted, and trying again would change nothing.
+        :raises OutcomeUnknown: the server may hold the file.
+        """
+        from datatile_provider.hooks.dataset import dataset_of
+
+        kind = Action.of(action)
+        contract.check_hash(target_hash)
+        contract.check_callback_url(callback_url)
+        retrying = Retrying(kind, time.monotonic() + seconds("timeout", timeout))
+        settings = self.get_conn()
+        file = dataset_of(dataset, settings.max_upload_bytes)
+        upload = Upload(kind, target_hash, file.name, file.size)
+        self.log.info("Uploading: %s at %s, from %s", upload, settings.server.url, file.location)
+        token_renewed = False
+        while True:
+            try:
+                if retrying.failures:
+                    file.check_unchanged()
+                return self._try(settings, upload, file, callback_url)
+            except errors.TokenRefused:
+                old, settings = settings, self.get_conn()
+                if token_renewed or settings.token == old.token:
+                    raise
+                token_renewed = True
+                self.log.warning("The token was refused; trying once with the newer one that the connection now holds")
+            except errors.DatatileError as e:
+                delay = retrying.after(e, time.monotonic())
+                if before_retry:
+                    before_retry(e, delay)
+                self.log.warning("%s Trying again in %.0f s.", e, delay)
+                time.sleep(delay)
+
+    def _try(self, settings: Settings, upload: Upload, file: Dataset, callback_url: str | None) -> Job:
+        from datatile_provider.api.client import DatatileClient
+
+        started = time.monotonic()
+        progress = Progress(started)
+
+        def on_progress(sent: int, size: int) -> None:
+            if progress.is_due(sent / size, time.monotonic()):
+                self.log.info("Sent %s of %s bytes (%.0f %%)", f"{sent:,}", f"{size:,}", 100 * sent / size)
+
+        job = DatatileClient(settings).upload(upload, file, callback_url, on_progress)
+        took = time.monotonic() - started
+        self.log.info(
+            "Accepted as job %s after %.1f s (%.1f MB/s). Processing log: %s",
+            job.id,
+            took,
+            file.size / 1e6 / max(took, 1e-6),
+            settings.server.processing_log_url,
+        )
+        return job
+
+    def get_job(self, job_id: str) -> Job:
+        """
+        Ask once where a job stands.
+
+        :raises InvalidInput: the job id or the connection is wrong.
+        :raises Passing: no usable answer now.
+        :raises Refused: the server will not tell.
+        """
+        from datatile_provider.api.client import DatatileClient
+
+        return DatatileClient(self.get_conn()).get_job(job_id)
+
+    async def get_job_async(self, job_id: str) -> Job:
+        """Ask the same as :meth:`get_job`, without blocking the event loop."""
+        from datatile_provider.api.async_client import connected
+
+        async with connected(await self.get_conn_async()) as client:
+            return await client.get_job(job_id)
+
+    def wait_for_job(
+        self,
+        job_id: str,
+        *,
+        poll_interval: float | timedelta = POLL_INTERVAL,
+        timeout: float | timedelta = JOB_TIMEOUT,
+    ) -> Job:
+        """
+        Wait until a job has succeeded, and return it.
+
+        :param poll_interval: seconds between looks, after a few quick first ones.
+        :param timeout: seconds after which the wait is given up.
+        :raises JobFailed: with the server's reason.
+        :raises JobCancelled: somebody cancelled it.
+        :raises JobTimeout: it was not finished in time.
+        :raises Refused: the server will not tell (token refused, no such job).
+        """
+        from datatile_provider.api.client import DatatileClient
+
+        settings = self.get_conn()
+        wait = self.waiting(settings.server, job_id, poll_interval, timeout, started=time.time())
+        while True:
+            result: Job | errors.DatatileError
+            try:
+                result = DatatileClient(settings).get_job(job_id)
+            except errors.DatatileError as e:
+                result = e
+            if isinstance(result, errors.TokenRefused) and (newer := self.get_conn()).token != settings.token:
+                settings = newer
+            elif job := wait.heard(result, time.time()):
+                return job
+            else:
+                time.sleep(wait.delay(time.time()))
+
+    async def wait_for_job_async(
+        self, job_id: str, *, poll_interval: float, timeout: float, started: float, status: str = ""
+    ) -> Job:
+        """
+        Wait as :meth:`wait_for_job` does, without blocking the event loop.
+
+        :param started: when the wait began, in seconds since the epoch: it may have been in another process.
+        :param status: the status that was seen, and logged, there.
+        """
+        from datatile_provider.api.async_client import connected
+
+        settings = await self.get_conn_async()
+        wait = self.waiting(settings.server, job_id, poll_interval, timeout, started, status)
+        while True:
+            async with connected(settings) as client:
+                while True:
+                    result: Job | errors.DatatileError
+                    try:
+                        result = await client.get_job(job_id)
+                    except errors.DatatileError as e:
+                        result = e
+                    if isinstance(result, errors.TokenRefused):
+                        newer = await self.get_conn_async()
+                        if newer.token != settings.token:
+                            settings = newer
+                            break
+                    if job := wait.heard(result, time.time()):
+                        return job
+                    await asyncio.sleep(wait.delay(time.time()))
+
+    def waiting(
+        self,
+        server: contract.Server,
+        job_id: str,
+        poll_interval: float | timedelta,
+        timeout: float | timedelta,
+        started: float,
+        status: str = "",
+    ) -> Wait:
+        """Return what a wait for a job knows, logging to this hook's log; see :class:`Wait` for the parameters."""
+        return Wait(
+            server,
+            contract.check_job_id(job_id),
+            seconds("poll_interval", poll_interval),
+            seconds("timeout", timeout),
+            started,
+            lambda level, text: self.log.log(level, "%s", text),
+            status,
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Find out whether uploads and waits would work, without sending or changing anything.
+
+        :return: whether they would, and what was found.
+        """
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+        from datatile_provider.api.client import DatatileClient
+
+        try:
+            settings = self.get_conn()
+            DatatileClient(settings).probe()
+        except (errors.DatatileError, AirflowNotFoundException) as e:
+            return False, str(e)
+        return True, f"{settings.server.url} accepts the token."
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    Decides when a long upload is worth another line in the log: each 10 %, or each 30 s.
+
+    :param last_time: when the upload began, in seconds.
+    """
+
+    last_time: float
+    last_share: float = 0.0
+
+    def is_due(self, share: float, now: float) -> bool:
+        """Return whether to log that this share of the body has been sent by now."""
+        # Ten lines within a second would tell nobody anything.
+        due = now - self.last_time >= (3.0 if share - self.last_share >= 0.1 else 30.0)
+        if due:
+            self.last_time, self.last_share = now, share
+        return due

@@ -1,0 +1,1 @@
+"""Uploading to DATATILE from a task."""

@@ -1,0 +1,1 @@
+"""Waiting for DATATILE from a task."""

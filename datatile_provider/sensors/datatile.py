@@ -1,0 +1,138 @@
+"""DatatileJobSensor: waits until a DATATILE job has finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Job
+from datatile_provider.api.waiting import Wait, seconds
+from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
+from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, job_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class DatatileJobSensor(BaseSensorOperator):
+    """
+    Waits until a DATATILE job has succeeded, and returns it as a dict (``id``, ``state``, ``status``, ``message``,
+    ``details``).
+
+    A job that failed or was cancelled fails the task without retries; ``soft_fail`` skips it.
+
+    :param job_id: the job's id, as an upload returned it. (templated)
+    :param datatile_conn_id: the connection. (templated)
+    :param deferrable: wait in the triggerer, without a worker slot.
+    :param poke_interval: seconds (or a ``timedelta``) between looks. When deferred, the first looks come quicker.
+    :param timeout: seconds (or a ``timedelta``) after which the wait is given up with ``AirflowSensorTimeout``.
+    """
+
+    template_fields: Sequence[str] = ("job_id", "datatile_conn_id")
+    ui_color = "#dfeef7"
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        datatile_conn_id: str = DatatileHook.default_conn_name,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: float | timedelta = POLL_INTERVAL,
+        timeout: float | timedelta = JOB_TIMEOUT,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            poke_interval=seconds("poke_interval", poke_interval),
+            timeout=seconds("timeout", timeout),
+            **kwargs,
+        )
+        self.job_id = job_id
+        self.datatile_conn_id = datatile_conn_id
+        self.deferrable = deferrable
+        self._wait: Wait | None = None
+
+    def execute(self, context: Context) -> Any:
+        """
+        Wait for the job, in the worker or deferred.
+
+        :raises AirflowFailException: the job failed or was cancelled, or the server will not tell about it.
+        :raises AirflowSensorTimeout: it was not finished within ``timeout``.
+        """
+        if not self.deferrable:
+            return super().execute(context)
+        # A job that is finished by now, or that nobody can wait for, needs no triggerer.
+        try:
+            if seen := self.poke(context):
+                return seen.xcom_value
+        except (AirflowFailException, AirflowSensorTimeout) as e:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(e)) from None
+            raise
+        self.defer(
+            trigger=DatatileJobTrigger(
+                job_id=str(self.job_id),
+                datatile_conn_id=self.datatile_conn_id,
+                poll_interval=self.poke_interval,
+                timeout=self.timeout,
+                started=self._wait.started if self._wait else time.time(),
+                status=self._wait.status if self._wait else "",
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout) + SAFETY_NET,
+        )
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look at the job once."""
+        job_id = "" if self.job_id is None else str(self.job_id)
+        try:
+            hook = DatatileHook(self.datatile_conn_id)
+            if self._wait is None:
+                self._wait = self._begin(hook, job_id, context)
+            result: Job | errors.DatatileError
+            try:
+                result = hook.get_job(job_id)
+            except errors.DatatileError as e:
+                result = e
+            job = self._wait.heard(result, time.time())
+        except errors.DatatileError as e:
+            raise airflow_error(e, may_retry=True) from None
+        return PokeReturnValue(job is not None, job.as_dict() if job else None)
+
+    def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait:
+        server = hook.get_conn().server
+        first_poke = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        started = first_poke.timestamp() if first_poke else time.time()
+        wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started)
+        if first_poke:
+            # Each poke is a process of its own: how long a refusal has lasted is not known, only that it could have.
+            wait.refused_since = started
+        else:
+            self.log.info("Waiting for job %s. Processing log: %s", job_id, server.processing_log_url)
+        return wait
+
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+        """
+        Return the job that the triggerer saw succeed.
+
+        :raises AirflowFailException: the job failed or was cancelled, or the server will not tell about it.
+        :raises AirflowSensorTimeout: it was not finished within ``timeout``.
+        :raises AirflowException: the event is missing or odd.
+        """
+        try:
+            job = job_of(event, str(self.job_id))
+        except errors.DatatileError as e:
+            raise airflow_error(e, may_retry=True) from None
+        self.log.info("Job %s has succeeded", job.id)
+        return job.as_dict()
