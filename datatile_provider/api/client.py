@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -84,13 +87,14 @@ class DatatileClient:
         """
         Make sure that server, paths, token and roles are right, without sending or changing anything.
 
-        It appends no file to a database that can't exist, and asks for a job that can't exist.
+        It sends no file to targets that can't exist, and asks for a job that can't exist.
 
         :raises DatatileError: what is wrong.
         """
         server = self._settings.server
         nowhere = "connection-test"
         for method, url in (
+            ("POST", server.upload_url(contract.Action.CREATE, nowhere)),
             ("POST", server.upload_url(contract.Action.APPEND, nowhere)),
             ("GET", server.job_url(nowhere)),
         ):
@@ -186,6 +190,7 @@ class _Sending:
 
     stall_timeout: float
     sock: Any
+    _watchdog: threading.Timer | None = None
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -199,6 +204,23 @@ class _Sending:
             raise
         except OSError as e:
             raise BrokenPipeError(str(e)) from e
+
+    def getresponse(self) -> Any:
+        # A server that drips its answer makes progress forever; this bounds the whole answer.
+        self._watchdog = threading.Timer(self.stall_timeout, self._hang_up, [self.sock])
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        return super().getresponse()  # type: ignore[misc]  # likewise
+
+    def close(self) -> None:
+        if self._watchdog:
+            self._watchdog.cancel()
+        super().close()  # type: ignore[misc]  # likewise
+
+    @staticmethod
+    def _hang_up(sock: Any) -> None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):

@@ -43,10 +43,14 @@ class Dataset:
         with reading(self):
             now = self.current_version()
         if now != self.version:
-            raise DatasetChanged(
-                f"The file {self.location} changed while it was being uploaded (it was {self.version}, now {now})",
-                advice="Nothing was accepted. Let the writer of the file finish, then run the task again.",
-            )
+            raise self.changed(self.version, now)
+
+    def changed(self, before: str, now: str) -> DatasetChanged:
+        """Return the error for a file that is not the one it was."""
+        return DatasetChanged(
+            f"The file {self.location} changed since its upload began (it was {before}, now it is {now})",
+            advice="Nothing was accepted. Let the writer of the file finish, then run the task again.",
+        )
 
 
 class reading(AbstractContextManager[None]):

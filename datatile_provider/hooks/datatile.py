@@ -80,7 +80,11 @@ class DatatileHook(BaseHook):
         *,
         callback_url: str | None = None,
         timeout: float | timedelta = ACCEPT_TIMEOUT,
-        before_retry: Callable[[errors.DatatileError, float], None] | None = None,
+        resend_unknown: bool = False,
+        failures: int = 0,
+        version: str | None = None,
+        before_try: Callable[[Tries], None] = lambda tries: None,
+        before_retry: Callable[[Tries, errors.DatatileError, float], None] = lambda tries, error, delay: None,
     ) -> Job:
         """
         Upload a file and return the job that processes it.
@@ -93,8 +97,12 @@ class DatatileHook(BaseHook):
         :param dataset: a local path, ``file://`` URI, object storage path or URI, or an open binary file.
         :param callback_url: where DATATILE pushes the job's transitions.
         :param timeout: seconds for which to go on trying until the server accepts the file.
-        :param before_retry: called with the failure and the seconds until the next try; what it raises ends the
-            upload.
+        :param resend_unknown: send a create or append again too when its outcome is unknown. It may then be held twice.
+        :param failures: how many tries have failed elsewhere before this call.
+        :param version: the version of the file that those sent; the file must still be that one.
+        :param before_try: called when all input has been checked, before the first byte of each try.
+        :param before_retry: called with the failure and the seconds until the next try. What either of these two
+            raises ends the upload.
         :raises InvalidInput: bad input; nothing was sent.
         :raises Passing: not accepted within the timeout.
         :raises Refused: not accepted, and trying again would change nothing.
@@ -105,16 +113,19 @@ class DatatileHook(BaseHook):
         kind = Action.of(action)
         contract.check_hash(target_hash)
         contract.check_callback_url(callback_url)
-        retrying = Retrying(kind, time.monotonic() + seconds("timeout", timeout))
         settings = self.get_conn()
         file = dataset_of(dataset, settings.max_upload_bytes)
         upload = Upload(kind, target_hash, file.name, file.size)
+        if version not in (None, file.version):
+            raise file.changed(version, file.version)
+        retrying = Retrying(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
         self.log.info("Uploading: %s at %s, from %s", upload, settings.server.url, file.location)
         token_renewed = False
         while True:
             try:
                 if retrying.failures:
                     file.check_unchanged()
+                before_try(Tries(upload, settings.server, retrying.failures, file.version))
                 return self._try(settings, upload, file, callback_url)
             except errors.TokenRefused:
                 old, settings = settings, self.get_conn()
@@ -124,8 +135,7 @@ class DatatileHook(BaseHook):
                 self.log.warning("The token was refused; trying once with the newer one that the connection now holds")
             except errors.DatatileError as e:
                 delay = retrying.after(e, time.monotonic())
-                if before_retry:
-                    before_retry(e, delay)
+                before_retry(Tries(upload, settings.server, retrying.failures, file.version), e, delay)
                 self.log.warning("%s Trying again in %.0f s.", e, delay)
                 time.sleep(delay)
 
@@ -269,6 +279,23 @@ class DatatileHook(BaseHook):
         except (errors.DatatileError, AirflowNotFoundException) as e:
             return False, str(e)
         return True, f"{settings.server.url} accepts the token."
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """
+    The tries of one upload so far.
+
+    :param upload: what is sent where.
+    :param server: the server.
+    :param failures: how many have failed.
+    :param version: the version of the file that they sent.
+    """
+
+    upload: Upload
+    server: contract.Server
+    failures: int
+    version: str
 
 
 @dataclass(slots=True)

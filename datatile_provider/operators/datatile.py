@@ -7,22 +7,36 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    BaseOperator,
+    conf,
+)
 
 from datatile_provider.api import errors
+from datatile_provider.api.contract import Action, JobState
 from datatile_provider.api.waiting import seconds
-from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
-from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, job_of
+from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook, Tries
+from datatile_provider.operators.memory import Memory, Phase, Record, Step, first_step
+from datatile_provider.triggers.datatile import DatatileTurnTrigger, airflow_error, defer_wait, job_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from datatile_provider.hooks.dataset import DatasetLike
 
+#: Seconds up to which waiting for one's turn in the worker costs less than a trigger and another worker start.
+SHORT_WAIT = 10.0
+
 
 class DatatileUploadOperator(BaseOperator):
     """
     Uploads a file to create, reload or append a DATATILE database, and returns the id of the job that processes it.
+
+    A create or append is never sent again when it is unknown whether the server holds it: the task fails, without
+    Airflow's retries, and says where to look.
 
     :param action: ``create`` (makes a new database in a folder), ``reload`` (replaces a database's data) or
         ``append`` (adds to a database). (templated)
@@ -31,10 +45,13 @@ class DatatileUploadOperator(BaseOperator):
     :param callback_url: where DATATILE pushes the job's transitions. (templated)
     :param datatile_conn_id: the connection. (templated)
     :param wait_for_completion: whether to wait until the job has succeeded.
-    :param deferrable: whether to wait in the triggerer, without a worker slot.
+    :param deferrable: whether to wait in the triggerer, without a worker slot: for the job, and for one's turn when
+        the destination is busy or uploads come too fast.
     :param poll_interval: seconds (or a ``timedelta``) between looks at the job, after a few quick first ones.
     :param timeout: seconds (or a ``timedelta``) to wait for the job, from its acceptance.
     :param accept_timeout: seconds (or a ``timedelta``) to go on trying until the server accepts the file.
+    :param resend_unknown: send a create or append again when it is unknown whether the server holds it. The data may
+        then be there twice.
     """
 
     template_fields: Sequence[str] = ("action", "target_hash", "dataset", "callback_url", "datatile_conn_id")
@@ -53,6 +70,7 @@ class DatatileUploadOperator(BaseOperator):
         poll_interval: float | timedelta = POLL_INTERVAL,
         timeout: float | timedelta = JOB_TIMEOUT,
         accept_timeout: float | timedelta = ACCEPT_TIMEOUT,
+        resend_unknown: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -66,47 +84,44 @@ class DatatileUploadOperator(BaseOperator):
         self.poll_interval = seconds("poll_interval", poll_interval)
         self.timeout = seconds("timeout", timeout)
         self.accept_timeout = seconds("accept_timeout", accept_timeout)
+        self.resend_unknown = resend_unknown
+        self._job_id = ""
 
     def execute(self, context: Context) -> str:
         """
-        Upload the file and, if asked to, wait for its job.
+        Upload the file, or take up what an earlier try left behind, and, if asked to, wait for its job.
 
         :raises AirflowFailException: bad input, a refusal, an unknown outcome, or a job that did not succeed.
         :raises AirflowException: not accepted within ``accept_timeout``; Airflow may retry.
         :raises AirflowSensorTimeout: accepted, and the job was not finished within ``timeout``.
         """
-        hook = DatatileHook(self.datatile_conn_id)
+        memory = Memory(context)
         try:
-            job = hook.upload(
-                self.action,
-                self.target_hash,
-                self.dataset,
-                callback_url=self.callback_url,
-                timeout=self.accept_timeout,
+            record = memory.read()
+        except ValueError as e:
+            raise AirflowFailException(f"The task's state store was written by somebody else: {e}") from None
+        step = first_step(record, memory.max_tries, may_send_again=self._may_send_again)
+        if record is None or step is Step.UPLOAD:
+            return self._upload(context, memory, time.time() + self.accept_timeout)
+        if step is Step.RETURN:
+            self.log.info("An earlier try succeeded, and Airflow did not hear of it: %s", record.text)
+            return record.job_id
+        if step is Step.FOLLOW:
+            return self._follow(context, memory, record)
+        text = record.text
+        if step is Step.UNKNOWN:
+            text = (
+                f"It is unknown whether the server holds the {text}: an earlier try ended before the answer was known. "
+                "Look there before it is sent again; clearing this task sends it."
             )
-        except errors.DatatileError as e:
-            raise airflow_error(e, may_retry=True) from None
-        context["ti"].xcom_push(key="job_id", value=job.id)
-        if not self.wait_for_completion:
-            return job.id
-        if self.deferrable:
-            self.defer(
-                trigger=DatatileJobTrigger(
-                    job_id=job.id,
-                    datatile_conn_id=self.datatile_conn_id,
-                    poll_interval=self.poll_interval,
-                    timeout=self.timeout,
-                    started=time.time(),
-                ),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.timeout) + SAFETY_NET,
-            )
-        try:
-            return hook.wait_for_job(job.id, poll_interval=self.poll_interval, timeout=self.timeout).id
-        except errors.DatatileError as e:
-            raise airflow_error(e, may_retry=False) from None
+            self._remember(memory, Phase.TOLD, text)
+        raise AirflowFailException(text)
 
-    def execute_complete(self, context: Context, event: Any = None) -> str:
+    def resume_upload(self, context: Context, deadline: float, failures: int, version: str, event: Any = None) -> str:
+        """Go on trying, after having waited for one's turn in the triggerer."""
+        return self._upload(context, Memory(context), deadline, failures, version)
+
+    def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
         """
         Return the id of the job that the triggerer saw succeed.
 
@@ -114,9 +129,148 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
+        memory = Memory(context)
         try:
             job = job_of(event)
         except errors.DatatileError as e:
-            raise airflow_error(e, may_retry=False) from None
+            raise self._ended(memory, e) from None
         self.log.info("Job %s has succeeded", job.id)
-        return job.id
+        return self._done(memory, job.id, text)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume, and let no broken trigger make an older Airflow upload an accepted file once more."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowException as e:
+            job_id = context["ti"].xcom_pull(task_ids=self.task_id, key="job_id")
+            if next_method != "__fail__" or not job_id or Memory(context).lasts:
+                raise
+            raise AirflowFailException(
+                f"The upload was accepted as job {job_id}, which may go on in DATATILE; the wait for it broke off: {e}"
+            ) from None
+
+    def on_kill(self) -> None:
+        """Say that the job goes on: DATATILE documents no way to cancel it."""
+        if self._job_id:
+            self.log.warning("Job %s goes on in DATATILE; see its processing log", self._job_id)
+
+    @property
+    def _may_send_again(self) -> bool:
+        return self.resend_unknown or self.action == Action.RELOAD.value
+
+    def _upload(
+        self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
+    ) -> str:
+        text = ""
+
+        def before_try(tries: Tries) -> None:
+            nonlocal text
+            now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+            text = f"{tries.upload}, begun {now} (processing log: {tries.server.processing_log_url})"
+            memory.write(Phase.SENDING, text)
+
+        def before_retry(tries: Tries, error: errors.DatatileError, delay: float) -> None:
+            if isinstance(error, errors.OutcomeUnknown):
+                return
+            memory.forget()
+            turn = isinstance(error, (errors.DestinationBusy, errors.RateLimited))
+            if self.deferrable and turn and delay > SHORT_WAIT:
+                self.log.info("%s Waiting for its turn, for %.0f s", error, delay)
+                self.defer(
+                    trigger=DatatileTurnTrigger(until=time.time() + delay),
+                    method_name="resume_upload",
+                    kwargs={"deadline": deadline, "failures": tries.failures, "version": tries.version},
+                )
+
+        try:
+            job = DatatileHook(self.datatile_conn_id).upload(
+                self.action,
+                self.target_hash,
+                self.dataset,
+                callback_url=self.callback_url,
+                # Whoever waited for his turn gets one, be it late.
+                timeout=max(deadline - time.time(), 1.0),
+                resend_unknown=self.resend_unknown,
+                failures=failures,
+                version=version,
+                before_try=before_try,
+                before_retry=before_retry,
+            )
+        except errors.OutcomeUnknown as e:
+            if self._may_send_again:
+                memory.forget()
+                raise AirflowException(str(e)) from None
+            self._remember(memory, Phase.TOLD, str(e))
+            raise airflow_error(e, may_retry=False) from None
+        except errors.DatatileError as e:
+            memory.forget()
+            raise airflow_error(e, may_retry=True) from None
+        except AirflowTaskTimeout:
+            if memory.lasts or self._may_send_again or not text:
+                raise
+            raise AirflowFailException(
+                f"execution_timeout ended the {text} in the middle, and it is unknown whether the server holds it. "
+                "Look there before it is sent again."
+            ) from None
+        self._remember(memory, Phase.ACCEPTED, text, job.id)
+        context["ti"].xcom_push(key="job_id", value=job.id)
+        return self._accepted(context, memory, job.id, text)
+
+    def _follow(self, context: Context, memory: Memory, record: Record) -> str:
+        self.log.info("An earlier try was accepted as job %s; taking that up: %s", record.job_id, record.text)
+        try:
+            job = DatatileHook(self.datatile_conn_id).get_job(record.job_id)
+        except errors.DatatileError as e:
+            # Whatever it is, it is no reason to send the file again.
+            self.log.warning("%s", e)
+        else:
+            if job.state in (JobState.FAILED, JobState.CANCELLED):
+                self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
+                memory.forget()
+                return self._upload(context, memory, time.time() + self.accept_timeout)
+        context["ti"].xcom_push(key="job_id", value=record.job_id)
+        return self._accepted(context, memory, record.job_id, record.text)
+
+    def _accepted(self, context: Context, memory: Memory, job_id: str, text: str) -> str:
+        self._job_id = job_id
+        if not self.wait_for_completion:
+            return self._done(memory, job_id, text)
+        if self.deferrable:
+            defer_wait(
+                self,
+                context,
+                datatile_conn_id=self.datatile_conn_id,
+                job_id=job_id,
+                poll_interval=self.poll_interval,
+                timeout=self.timeout,
+                kwargs={"text": text},
+            )
+        try:
+            hook = DatatileHook(self.datatile_conn_id)
+            hook.wait_for_job(job_id, poll_interval=self.poll_interval, timeout=self.timeout)
+        except errors.DatatileError as e:
+            raise self._ended(memory, e) from None
+        except AirflowTaskTimeout:
+            if memory.lasts:
+                raise
+            raise AirflowFailException(
+                f"execution_timeout ended the wait for job {job_id}, which may go on in DATATILE: {text}"
+            ) from None
+        return self._done(memory, job_id, text)
+
+    def _done(self, memory: Memory, job_id: str, text: str) -> str:
+        self._remember(memory, Phase.DONE, text, job_id)
+        return job_id
+
+    def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:
+        found = airflow_error(error, may_retry=False)
+        if isinstance(found, AirflowTaskTimeout):
+            return found if memory.lasts else AirflowFailException(str(error))
+        self._remember(memory, Phase.TOLD, str(error))
+        return found
+
+    def _remember(self, memory: Memory, phase: Phase, text: str, job_id: str = "") -> None:
+        try:
+            memory.write(phase, text, job_id)
+        except Exception as e:  # the file is at the server: whatever the store raises must not look as if it were not
+            self.log.error("Airflow could not store that the upload is %s (job %s): %s", phase.value, job_id, e)

@@ -20,7 +20,7 @@ from datatile_provider.api import errors
 from datatile_provider.api.contract import Job
 from datatile_provider.api.waiting import Wait, seconds
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
-from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, job_of
+from datatile_provider.triggers.datatile import airflow_error, defer_wait, job_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -80,17 +80,14 @@ class DatatileJobSensor(BaseSensorOperator):
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(e)) from None
             raise
-        self.defer(
-            trigger=DatatileJobTrigger(
-                job_id=str(self.job_id),
-                datatile_conn_id=self.datatile_conn_id,
-                poll_interval=self.poke_interval,
-                timeout=self.timeout,
-                started=self._wait.started if self._wait else time.time(),
-                status=self._wait.status if self._wait else "",
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + SAFETY_NET,
+        defer_wait(
+            self,
+            context,
+            datatile_conn_id=self.datatile_conn_id,
+            job_id=str(self.job_id),
+            poll_interval=self.poke_interval,
+            timeout=self.timeout,
+            status=self._wait.status if self._wait else "",
         )
 
     def poke(self, context: Context) -> PokeReturnValue:

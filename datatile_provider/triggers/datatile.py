@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -12,15 +14,21 @@ from datatile_provider.api import contract, errors
 from datatile_provider.api.contract import Job
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import AirflowException
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 #: The triggerer keeps the deadline itself, and says what it saw last. This much later Airflow ends a wait of
 #: which no triggerer has told anything.
 SAFETY_NET = timedelta(minutes=10)
 
+
+class ExecutionTimeout(errors.JobTimeout):
+    """The task's ``execution_timeout`` passed before the job was finished, or the wait's own timeout was over."""
+
+
 _ENDS = {
     kind.__name__: kind
     for kind in (
+        ExecutionTimeout,
         errors.JobFailed,
         errors.JobCancelled,
         errors.JobTimeout,
@@ -40,6 +48,8 @@ class DatatileJobTrigger(BaseTrigger):
     :param timeout: seconds from ``started`` after which the wait is given up.
     :param started: when the wait began, in seconds since the epoch, so that it lasts no longer over restarts.
     :param status: the status that the task has seen, and logged, already.
+    :param execution_deadline: when the task's ``execution_timeout`` passes, in seconds since the epoch: Airflow 3
+        does not look at it while a task is deferred.
     """
 
     def __init__(
@@ -50,6 +60,7 @@ class DatatileJobTrigger(BaseTrigger):
         timeout: float,
         started: float,
         status: str = "",
+        execution_deadline: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
         self.job_id = job_id
@@ -58,6 +69,7 @@ class DatatileJobTrigger(BaseTrigger):
         self.timeout = timeout
         self.started = started
         self.status = status
+        self.execution_deadline = execution_deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -69,6 +81,7 @@ class DatatileJobTrigger(BaseTrigger):
                 "timeout": self.timeout,
                 "started": self.started,
                 "status": self.status,
+                "execution_deadline": self.execution_deadline,
             },
         )
 
@@ -77,14 +90,18 @@ class DatatileJobTrigger(BaseTrigger):
 
         from datatile_provider.hooks.datatile import DatatileHook
 
+        left = self.timeout if self.execution_deadline is None else self.execution_deadline - self.started
         try:
             job = await DatatileHook(self.datatile_conn_id).wait_for_job_async(
                 self.job_id,
                 poll_interval=self.poll_interval,
-                timeout=self.timeout,
+                timeout=max(min(self.timeout, left), 0.001),
                 started=self.started,
                 status=self.status,
             )
+        except errors.JobTimeout as e:
+            what = f"The task's execution_timeout has passed. {e.what}"
+            event = ended(ExecutionTimeout(what, advice=e.advice) if left < self.timeout else e)
         except errors.DatatileError as e:
             event = ended(e)
         except AirflowNotFoundException as e:
@@ -92,6 +109,63 @@ class DatatileJobTrigger(BaseTrigger):
         else:
             event = {"job": job.as_dict()}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own
+
+    async def on_kill(self) -> None:
+        """Say that the job goes on, when a person ends the task: DATATILE documents no way to cancel it."""
+        self.log.warning("Job %s goes on in DATATILE; see its processing log", self.job_id)
+
+
+class DatatileTurnTrigger(BaseTrigger):
+    """
+    Gives a worker's slot back until it is worth trying an upload again.
+
+    :param until: when that is, in seconds since the epoch.
+    """
+
+    def __init__(self, until: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
+        self.until = until
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"until": self.until}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(max(0.0, self.until - time.time()))
+        yield TriggerEvent({"turn": True})  # type: ignore[no-untyped-call]  # Airflow's own
+
+
+def defer_wait(
+    task: BaseOperator,
+    context: Context,
+    *,
+    datatile_conn_id: str,
+    job_id: str,
+    poll_interval: float,
+    timeout: float,
+    status: str = "",
+    kwargs: dict[str, Any] | None = None,
+) -> NoReturn:
+    """
+    Defer a task until a job has finished; it goes on in its ``execute_complete``.
+
+    :param status: the status that the task has seen already.
+    :param kwargs: what ``execute_complete`` gets besides the event.
+    """
+    begun, limit = context["ti"].start_date, task.execution_timeout
+    task.defer(
+        trigger=DatatileJobTrigger(
+            job_id=job_id,
+            datatile_conn_id=datatile_conn_id,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            started=time.time(),
+            status=status,
+            execution_deadline=(begun + limit).timestamp() if begun and limit else None,
+        ),
+        method_name="execute_complete",
+        kwargs=kwargs,
+        timeout=timedelta(seconds=timeout) + SAFETY_NET,
+    )
 
 
 def ended(error: errors.DatatileError) -> dict[str, Any]:
@@ -131,7 +205,7 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
     )
 
 
-def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> AirflowException:
+def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> BaseException:
     """
     Return what Airflow is to be told about an error.
 
@@ -141,8 +215,11 @@ def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> AirflowExc
         AirflowException,
         AirflowFailException,
         AirflowSensorTimeout,
+        AirflowTaskTimeout,
     )
 
+    if isinstance(error, ExecutionTimeout):
+        return AirflowTaskTimeout(str(error))
     if isinstance(error, errors.JobTimeout):
         return AirflowSensorTimeout(str(error))
     final = isinstance(error, (errors.Refused, errors.InvalidInput, errors.JobError, errors.OutcomeUnknown))

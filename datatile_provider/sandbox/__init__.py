@@ -1,0 +1,149 @@
+"""
+An embedded DATATILE server, for demos, for tests, and for trying DAGs without an account.
+
+``python -m datatile_provider.sandbox`` runs it by itself; :class:`Sandbox` runs it inside a Python process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .options import Options
+from .server import Server
+from .store import Store
+
+__all__ = ["Options", "Sandbox"]
+
+T = TypeVar("T")
+
+
+class Sandbox:
+    """
+    A DATATILE server in a thread of its own, on this machine only.
+
+    .. code-block:: python
+
+        with Sandbox(processing_seconds=0.1) as sandbox:
+            requests.post(f"{sandbox.url}/api/v2/upload/create/{sandbox.folder}", ...)
+
+    :param options: those of :class:`Options`.
+    :raises ValueError: an option cannot work; the message names it.
+    """
+
+    #: The server's address, without a slash at the end.
+    url: str
+
+    def __init__(self, **options: Any) -> None:
+        self._options = Options(**options)
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> Sandbox:
+        """:raises OSError: the port is taken, or a file cannot be read or written."""
+        with ExitStack() as cleanup:
+            directory = self._options.state_dir or Path(
+                cleanup.enter_context(TemporaryDirectory(prefix="datatile-sandbox-"))
+            )
+            directory.mkdir(parents=True, exist_ok=True)
+            self._store = Store(self._options, directory)
+            self._loop = asyncio.new_event_loop()
+            cleanup.callback(self._loop.close)
+            thread = threading.Thread(target=self._loop.run_forever, name="datatile-sandbox", daemon=True)
+            thread.start()
+            cleanup.callback(thread.join)
+            cleanup.callback(self._loop.call_soon_threadsafe, self._loop.stop)
+            self._server = self._call(Server, self._options, self._store, directory / "uploads")
+            cleanup.callback(lambda: self._run(self._server.stop()))
+            self.url = self._run(self._server.start())
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cleanup.close()
+
+    @property
+    def token(self) -> str:
+        """The user's API token, as it is now."""
+        return self._store.token
+
+    @property
+    def folder(self) -> str:
+        """Hash of a folder that databases can be created in."""
+        return self._store.folder
+
+    @property
+    def root(self) -> str:
+        """Hash of the root folder, which refuses ``create``."""
+        return self._store.root
+
+    @property
+    def connection(self) -> dict[str, str]:
+        """The Airflow connection to this server, as ``AIRFLOW_CONN_…`` takes it in JSON."""
+        return {"conn_type": "datatile", "host": self.url, "password": self.token}
+
+    def state(self) -> dict[str, Any]:
+        """All that the sandbox knows, as ``GET /sandbox/state`` answers it."""
+        return self._call(self._store.snapshot)
+
+    def databases(self) -> list[dict[str, Any]]:
+        """The databases: hash, name, folder, rows, variables, …"""
+        return list(self.state()["databases"])
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs, oldest first: job_id, action, hash, filename, state, transitions, …"""
+        return list(self.state()["jobs"])
+
+    def mails(self) -> list[dict[str, str]]:
+        """The mails that would have been sent: to, subject, body, time."""
+        return list(self.state()["mails"])
+
+    def uploads(self) -> list[dict[str, Any]]:
+        """The accepted uploads: action, hash, filename, size, job_id, time."""
+        return list(self.state()["uploads"])
+
+    def callbacks(self) -> list[dict[str, Any]]:
+        """The callbacks made: job_id, url, state, time, and the answer's status or the error."""
+        return list(self.state()["callbacks"])
+
+    def add_database(self, name: str = "Database", rows: int = 0, variables: Sequence[str] = ()) -> str:
+        """Make a database without an upload; its hash."""
+        return self._call(self._store.add_database, name, rows, variables)
+
+    def regenerate_token(self) -> str:
+        """A new token; the old one is refused from now on."""
+        return self._call(self._store.regenerate_token)
+
+    def set_permission(self, target_hash: str, can_edit: bool) -> None:
+        """Whether the user may edit a folder or database."""
+        self._call(self._store.set_permission, target_hash, can_edit)
+
+    def set_roles(self, *roles: str) -> None:
+        """Give the user these roles (``database-creator``, ``data-collector``) and no others."""
+        self._call(self._store.set_roles, roles)
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job, as a person does in the Drive."""
+        self._run(self._server.queue.cancel(job_id))
+
+    def set_word(self, job_id: str, word: str | None) -> None:
+        """Let answers use this word for the job's status, whatever its state; ``None`` ends that."""
+        self._call(lambda: self._store.set_word(self._store.find_job(job_id), word))
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call in the server's thread, which alone touches the store."""
+
+        async def call() -> T:
+            return function(*arguments)
+
+        return self._run(call())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

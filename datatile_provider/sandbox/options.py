@@ -1,0 +1,103 @@
+"""What a sandbox can be told; the command line and :class:`Sandbox` share these."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+#: Role as written on the command line, and as DATATILE calls it.
+ROLES = {"database-creator": "Database creator", "data-collector": "Data collector"}
+
+STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """
+    The sandbox's options.
+
+    :param host: loopback address to listen on.
+    :param port: port to listen on; 0 takes a free one.
+    :param token: the user's API token; made up when not given.
+    :param folder: hash of the ready folder; made up when not given.
+    :param state_dir: where folders, databases, jobs and token live on after a stop; without it, nowhere.
+    :param processing_seconds: how long a job takes from queued to finished, in seconds.
+    :param max_upload_bytes: largest file accepted, in bytes; 0 for no limit.
+    :param uploads_per_minute: uploads accepted per minute, evenly spaced; 0 for no limit.
+    :param roles: the user's roles, keys of :data:`ROLES`.
+    :param tls_cert: PEM certificate; with ``tls_key`` the sandbox serves https.
+    :param tls_key: PEM key of ``tls_cert``.
+    :param job_path: path of a job's status, with ``{job_id}`` in it.
+    :param job_id_field: name of the job's id in answers; dots make nesting.
+    :param status_field: name of the job's status in answers; dots make nesting.
+    :param state_words: the word that answers use for a state, by state; default, the state in lower case.
+    :param callback_field: name of the form field with the callback URL.
+    :raises ValueError: an option cannot work; the message names it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str | None = None
+    folder: str | None = None
+    state_dir: Path | None = None
+    processing_seconds: float = 2.0
+    max_upload_bytes: int = 0
+    uploads_per_minute: float = 0
+    roles: tuple[str, ...] = tuple(ROLES)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    job_path: str = "api/v2/jobs/{job_id}"
+    job_id_field: str = "job_id"
+    status_field: str = "status"
+    state_words: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    callback_field: str = "callback"
+
+    def __post_init__(self) -> None:
+        if not is_loopback(self.host):
+            raise ValueError(f"host: {self.host!r} is not a loopback address of this machine")
+        for name in ("token", "folder"):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+                raise ValueError(f"{name}: letters, digits, - and _ only, not {value!r}")
+        for name in ("port", "processing_seconds", "max_upload_bytes", "uploads_per_minute"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: must be zero or more, not {getattr(self, name)}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key: give both or neither")
+        if self.job_path.count("{job_id}") != 1 or re.search(r"[{}]", self.job_path.replace("{job_id}", "")):
+            raise ValueError(f"job_path: must hold {{job_id}} once, not {self.job_path!r}")
+        for name in ("job_id_field", "status_field", "callback_field"):
+            if not all(getattr(self, name).split(".")):
+                raise ValueError(f"{name}: not a field name: {getattr(self, name)!r}")
+        if f"{self.job_id_field}.".startswith(f"{self.status_field}.") or f"{self.status_field}.".startswith(
+            f"{self.job_id_field}."
+        ):
+            raise ValueError("job_id_field and status_field: one cannot be inside the other")
+        check_roles(self.roles)
+        unknown = set(self.state_words) - set(STATES)
+        if unknown or not all(isinstance(word, str) for word in self.state_words.values()):
+            raise ValueError(f"state_words: words for {', '.join(STATES)}, not {dict(self.state_words)}")
+
+
+def check_roles(roles: object) -> tuple[str, ...]:
+    """
+    Roles, checked.
+
+    :raises ValueError: not a list of known roles.
+    """
+    if not isinstance(roles, (list, tuple)) or not set(roles) <= set(ROLES):
+        raise ValueError(f"roles: a list out of {', '.join(ROLES)}, not {roles!r}")
+    return tuple(roles)

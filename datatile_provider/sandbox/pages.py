@@ -1,0 +1,135 @@
+"""The Drive and the processing log, as a person sees them in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from .store import Folder, Job, Store, mails
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 72rem; margin: 0 auto;
+padding: 0 1.5rem 3rem }
+nav { display: flex; gap: 1.5rem; padding: 1rem 0; border-bottom: 1px solid #e5e7eb } nav b { color: #0f766e }
+a { color: #0f766e } h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .35rem .8rem .35rem 0;
+border-bottom: 1px solid #e5e7eb; vertical-align: top; overflow-wrap: anywhere }
+th { color: #6b7280; font-weight: 500; white-space: nowrap } tr:target { background: #fef9c3 }
+code { font-size: .9em } .state { font-weight: 600 } .SUCCEEDED { color: #15803d } .FAILED { color: #b91c1c }
+.RUNNING { color: #1d4ed8 } .CANCELLED, .QUEUED, .note { color: #6b7280 }
+"""
+
+
+def drive(store: Store) -> str:
+    """Folders and the databases in them."""
+    return _page("Drive", "".join(_folder(store, folder) for folder in store.folders.values()), refresh=True)
+
+
+def processing_log(store: Store) -> str:
+    """All jobs, newest first."""
+    rows = [
+        (
+            f'<tr id="job-{job.job_id}">',
+            _time(job.transitions[0].time),
+            _job_link(job),
+            escape(job.action),
+            escape(job.filename),
+            _target(store, job),
+            _state(job.state),
+            escape(job.transitions[-1].message),
+        )
+        for job in reversed(store.jobs.values())
+    ]
+    head = ("Accepted", "Job", "Action", "File", "Target", "State", "Message")
+    return _page("Processing log", _table(head, rows, "No jobs yet."), refresh=True)
+
+
+def job(store: Store, job: Job) -> str:
+    """One job: what it is, its states in time, the mails about it."""
+    facts: dict[str, Any] = {
+        "Action": job.action,
+        "File": job.filename,
+        "Size": f"{job.size:,} bytes",
+        "Rows in the file": job.rows,
+        "Rows in the database then": job.total_rows,
+        "Callback": job.callback,
+    }
+    known = ((name, value) for name, value in facts.items() if value is not None)
+    rows = [("<tr>", f"<b>{name}</b>", escape(str(value))) for name, value in known]
+    rows.append(("<tr>", "<b>Target</b>", _target(store, job)))
+    steps = [("<tr>", _time(step.time), _state(step.state), escape(step.message)) for step in job.transitions]
+    sent = [
+        ("<tr>", _time(mail["time"]), escape(mail["to"]), escape(mail["subject"]), escape(mail["body"]))
+        for mail in mails(job)
+    ]
+    calls = [
+        ("<tr>", _time(call.time), _state(call.state), escape(str(call.error or f"answered {call.status}")))
+        for call in store.callbacks
+        if call.job_id == job.job_id
+    ]
+    body = (
+        _table((), rows)
+        + f"<h2>States</h2>{_table(('Time', 'State', 'Message'), steps)}"
+        + f"<h2>Mails</h2>{_table(('Time', 'To', 'Subject', 'Text'), sent)}"
+        + (f"<h2>Callbacks</h2>{_table(('Time', 'State', 'Result'), calls)}" if calls else "")
+    )
+    return _page(f"Job {job.job_id}", body, refresh=not job.finished)
+
+
+def _folder(store: Store, folder: Folder) -> str:
+    rows = [
+        (
+            "<tr>",
+            escape(database.name),
+            f"<code>{escape(database.hash)}</code>",
+            f"{database.rows:,}",
+            f'<span title="{escape(", ".join(database.variables))}">{len(database.variables)}</span>',
+            _time(database.updated_at),
+            "yes" if database.can_edit else "no",
+        )
+        for database in store.databases.values()
+        if database.folder == folder.hash
+    ]
+    title = f"<h2>{escape(folder.name)} <code>{escape(folder.hash)}</code></h2>"
+    if folder.hash == store.root:
+        return f'{title}<p class="note">The root folder takes no databases.</p>'
+    note = "" if folder.can_edit else '<p class="note">You may not edit this folder.</p>'
+    head = ("Database", "Hash", "Rows", "Variables", "Updated", "May edit")
+    return title + note + _table(head, rows, "No databases yet.")
+
+
+def _target(store: Store, job: Job) -> str:
+    database = store.databases.get(job.database or "")
+    name = database.name if database else store.folders[job.hash].name
+    return f"{escape(name)} <code>{escape(job.hash)}</code>"
+
+
+def _job_link(job: Job) -> str:
+    return f'<a href="/processing-log/{job.job_id}"><code>{job.job_id[:8]}</code></a>'
+
+
+def _state(state: str) -> str:
+    return f'<span class="state {state}">{state.lower()}</span>'
+
+
+def _time(time: str) -> str:
+    return f'<time datetime="{time}">{time[:19].replace("T", " ")}</time>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str = "") -> str:
+    """Each row is its opening tag, then its cells, which are HTML."""
+    body = "".join(f"{tag}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for tag, *cells in rows)
+    if not body:
+        return f'<p class="note">{empty}</p>'
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{body}</table>"
+
+
+def _page(title: str, body: str, *, refresh: bool) -> str:
+    reload = '<meta http-equiv="refresh" content="2">' if refresh else ""
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"{reload}<title>{escape(title)} - DATATILE sandbox</title><style>{STYLE}</style>"
+        '<nav><b>DATATILE sandbox</b><a href="/">Drive</a><a href="/processing-log">Processing log</a></nav>'
+        f"<h1>{escape(title)}</h1>{body}</html>"
+    )

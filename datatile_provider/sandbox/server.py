@@ -1,0 +1,237 @@
+"""The sandbox's HTTP face: the Data Collector API, the pages, and what tests need besides."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import BodyPartReader, web
+
+from . import pages
+from .jobs import Queue, answer, receipt
+from .options import Options, is_loopback
+from .store import Job, Rejection, Store
+
+# What a multipart request may hold besides the file's bytes.
+ENVELOPE = 16 * 1024
+CHUNK = 1024 * 1024
+# A name as browsers, curl and requests send it: three characters as %22, %0D and %0A, all others as they are.
+PLAIN_FILENAME = re.compile(r';\s*filename="([^"]*)"\s*(?:;|$)')
+
+
+class Server:
+    """
+    Serves a store over HTTP.
+
+    :param directory: where received files are kept until their job is finished.
+    """
+
+    def __init__(self, options: Options, store: Store, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._options = options
+        self._store = store
+        self.queue = Queue(options, store, directory)
+        app = web.Application(middlewares=[_rejections])
+        app.add_routes(
+            [
+                web.post("/api/v2/upload/{action}/{hash}", self._upload),
+                web.get("/" + options.job_path.lstrip("/"), self._job),
+                web.get("/", self._drive_page),
+                web.get("/processing-log", self._log_page),
+                web.get("/processing-log/{job_id}", self._job_page),
+                web.get("/sandbox/state", self._state),
+                web.post("/sandbox/token", self._regenerate_token),
+                web.post("/sandbox/databases", self._add_database),
+                web.post("/sandbox/permissions", self._set_permission),
+                web.post("/sandbox/roles", self._set_roles),
+                web.post("/sandbox/jobs/{job_id}/cancel", self._cancel),
+                web.post("/sandbox/jobs/{job_id}/state", self._set_word),
+            ]
+        )
+        # An upload refused early is read on for a while, so that the client gets to read the answer.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, lingering_time=0.5, read_bufsize=CHUNK)
+
+    async def start(self) -> str:
+        """
+        Begin to serve.
+
+        :return: the server's URL.
+        :raises OSError: the port is taken, or the certificate cannot be read.
+        """
+        host = self._options.host
+        tls = None
+        if self._options.tls_cert:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(self._options.tls_cert, self._options.tls_key)
+        await self._runner.setup()
+        bind = "127.0.0.1" if host == "localhost" else host
+        await web.TCPSite(self._runner, bind, self._options.port, ssl_context=tls).start()
+        self.queue.start()
+        port = self._runner.addresses[0][1]
+        return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def stop(self) -> None:
+        """Serve no more."""
+        await self.queue.stop()
+        await self._runner.cleanup()
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        action, target = request.match_info["action"], request.match_info["hash"]
+        length = max(0, (request.content_length or 0) - ENVELOPE)
+        with self._store.receiving(request.headers.get("token"), action, target, length):
+            job_id = uuid.uuid4().hex
+            path = self.queue.path(job_id)
+            try:
+                filename, callback = await self._receive(request, path)
+                job = Job(job_id, action, target, filename, path.stat().st_size, callback)
+                self._store.accept(job)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        self.queue.add(job)
+        return web.json_response(receipt(self._options, job))
+
+    async def _receive(self, request: web.Request, path: Path) -> tuple[str, str | None]:
+        """The file into ``path``; its name and the callback URL."""
+        if request.content_type != "multipart/form-data":
+            raise Rejection(400, "The request is not multipart/form-data")
+        filename = callback = None
+        try:
+            parts = await request.multipart()
+            while (part := await parts.next()) is not None:
+                if not isinstance(part, BodyPartReader):
+                    raise Rejection(400, "A part holds parts")
+                if part.name == "dataset":
+                    if filename is not None:
+                        raise Rejection(400, "There are several parts named dataset")
+                    filename = _filename(part)
+                    await self._write(part, path)
+                elif part.name == self._options.callback_field:
+                    callback = _callback((await part.read()).decode())
+            # Only what came whole, to the last byte of the request, is accepted.
+            while not request.content.at_eof():
+                await request.content.readany()
+        # Older releases of aiohttp assert that a body is well-formed.
+        except (ValueError, AssertionError) as error:
+            raise Rejection(400, f"The body is not well-formed multipart/form-data: {error}") from error
+        if filename is None:
+            raise Rejection(400, "The part named dataset, with the file, is missing")
+        return filename, callback
+
+    async def _write(self, part: BodyPartReader, path: Path) -> None:
+        size = 0
+        with path.open("wb") as file:
+            while not part.at_eof():
+                size += file.write(await part.read_chunk(CHUNK))
+                self._store.check_size(size)
+        if not size:
+            raise Rejection(400, "The file is empty")
+
+    async def _job(self, request: web.Request) -> web.Response:
+        self._store.check_token(request.headers.get("token"))
+        return web.json_response(answer(self._options, self._store.find_job(request.match_info["job_id"])))
+
+    async def _drive_page(self, request: web.Request) -> web.Response:
+        return _html(pages.drive(self._store))
+
+    async def _log_page(self, request: web.Request) -> web.Response:
+        return _html(pages.processing_log(self._store))
+
+    async def _job_page(self, request: web.Request) -> web.Response:
+        return _html(pages.job(self._store, self._store.find_job(request.match_info["job_id"])))
+
+    async def _state(self, request: web.Request) -> web.Response:
+        return web.json_response(self._store.snapshot())
+
+    async def _regenerate_token(self, request: web.Request) -> web.Response:
+        return web.json_response({"token": self._store.regenerate_token()})
+
+    async def _add_database(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        name, rows, variables = body.get("name", "Database"), body.get("rows", 0), body.get("variables", [])
+        if not isinstance(name, str) or type(rows) is not int or rows < 0 or not isinstance(variables, list):
+            raise Rejection(400, "A database has a name, a number of rows and a list of variables")
+        return web.json_response({"hash": self._store.add_database(name, rows, list(map(str, variables)))})
+
+    async def _set_permission(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        if not isinstance(body.get("can_edit"), bool):
+            raise Rejection(400, "can_edit must be true or false")
+        self._store.set_permission(str(body.get("hash")), body["can_edit"])
+        return web.json_response({})
+
+    async def _set_roles(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        try:
+            self._store.set_roles(body.get("roles", ()))
+        except ValueError as error:
+            raise Rejection(400, str(error)) from error
+        return web.json_response({})
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        job = await self.queue.cancel(request.match_info["job_id"])
+        return web.json_response(answer(self._options, job))
+
+    async def _set_word(self, request: web.Request) -> web.Response:
+        word = (await _body(request)).get("word")
+        job = self._store.find_job(request.match_info["job_id"])
+        if word is not None and not isinstance(word, str):
+            raise Rejection(400, "word must be text, or null for the state's own")
+        self._store.set_word(job, word)
+        return web.json_response(answer(self._options, job))
+
+
+@web.middleware
+async def _rejections(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Rejection as error:
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        response = web.json_response({"error": str(error)}, status=error.status, headers=headers)
+        if not request.content.at_eof():
+            response.force_close()
+        return response
+
+
+def _html(page: str) -> web.Response:
+    return web.Response(text=page, content_type="text/html")
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        body = await request.json() if request.can_read_body else {}
+        if isinstance(body, dict):
+            return body
+    raise Rejection(400, "The body is not a JSON object")
+
+
+def _filename(part: BodyPartReader) -> str:
+    header = part.headers.get("Content-Disposition", "")
+    plain = None if "filename*=" in header else PLAIN_FILENAME.search(header)
+    if plain:
+        filename = plain[1]
+        for escaped, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+            filename = filename.replace(escaped, character)
+    else:
+        filename = part.filename or ""
+    filename = filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "")
+    if not filename:
+        raise Rejection(400, "The part named dataset has no file name")
+    return filename
+
+
+def _callback(url: str) -> str | None:
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not is_loopback(parts.hostname):
+        raise Rejection(400, "The sandbox calls back to http URLs on this machine only")
+    return url

@@ -1,0 +1,304 @@
+"""The sandbox's world: one user, folders, databases, jobs, and the rules of what is let in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path, PurePath
+from typing import Any
+
+from .options import ROLES, Options, check_roles
+
+TARGETS = {"create": "folder", "reload": "database", "append": "database"}
+FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
+USER = "researcher@datatile.example"
+
+
+class Rejection(Exception):
+    """A request is not let in; ``status`` is the HTTP status, and the text says why."""
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+@dataclasses.dataclass
+class Folder:
+    hash: str
+    name: str
+    can_edit: bool = True
+
+
+@dataclasses.dataclass
+class Database:
+    hash: str
+    name: str
+    folder: str
+    updated_at: str
+    rows: int = 0
+    variables: list[str] = dataclasses.field(default_factory=list)
+    can_edit: bool = True
+
+
+@dataclasses.dataclass
+class Transition:
+    state: str
+    time: str
+    message: str
+
+
+@dataclasses.dataclass
+class Job:
+    job_id: str
+    action: str
+    hash: str
+    filename: str
+    size: int
+    callback: str | None
+    database: str | None = None
+    rows: int | None = None
+    total_rows: int | None = None
+    word: str | None = None
+    transitions: list[Transition] = dataclasses.field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        return self.transitions[-1].state
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINAL
+
+
+@dataclasses.dataclass
+class Callback:
+    job_id: str
+    url: str
+    state: str
+    time: str
+    status: int | None
+    error: str | None
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+class Store:
+    """
+    Everything that the sandbox knows, kept in one JSON file.
+
+    :param options: the sandbox's options.
+    :param directory: where the file is, or will be; a store that it holds is taken up.
+    """
+
+    def __init__(self, options: Options, directory: Path) -> None:
+        self._options = options
+        self._file = directory / "state.json"
+        self._busy: set[str] = set()
+        self._next_upload = 0.0
+        kept = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
+        self.token: str = options.token or kept.get("token") or secrets.token_hex(20)
+        self.root: str = kept.get("root") or secrets.token_hex(8)
+        self.folder: str = options.folder or kept.get("folder") or secrets.token_hex(8)
+        self.roles = options.roles
+        self.folders = {row["hash"]: Folder(**row) for row in kept.get("folders", ())}
+        self.folders.setdefault(self.root, Folder(self.root, "Root"))
+        self.folders.setdefault(self.folder, Folder(self.folder, "Surveys"))
+        self.databases = {row["hash"]: Database(**row) for row in kept.get("databases", ())}
+        self.jobs: dict[str, Job] = {}
+        for row in kept.get("jobs", ()):
+            transitions = [Transition(**transition) for transition in row.pop("transitions")]
+            self.jobs[row["job_id"]] = Job(**row, transitions=transitions)
+        self.callbacks = [Callback(**row) for row in kept.get("callbacks", ())]
+        self.save()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {
+            "token": self.token,
+            "root": self.root,
+            "folder": self.folder,
+            "roles": list(self.roles),
+            "folders": [dataclasses.asdict(folder) for folder in self.folders.values()],
+            "databases": [dataclasses.asdict(database) for database in self.databases.values()],
+            "jobs": [dataclasses.asdict(job) | {"state": job.state} for job in self.jobs.values()],
+            "mails": [mail for job in self.jobs.values() for mail in mails(job)],
+            "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
+            "uploads": [upload(job) for job in self.jobs.values()],
+        }
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        kept = {
+            "token": self.token,
+            "root": self.root,
+            "folder": self.folder,
+            "folders": [dataclasses.asdict(folder) for folder in self.folders.values()],
+            "databases": [dataclasses.asdict(database) for database in self.databases.values()],
+            "jobs": [dataclasses.asdict(job) for job in self.jobs.values()],
+            "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
+        }
+        draft = self._file.with_suffix(".new")
+        draft.write_text(json.dumps(kept), "utf-8")
+        os.replace(draft, self._file)
+
+    def check_token(self, token: str | None) -> None:
+        """:raises Rejection: the token is missing, wrong or no longer valid."""
+        if not secrets.compare_digest((token or "").encode("utf-8", "surrogateescape"), self.token.encode()):
+            raise Rejection(401, "The token is missing, wrong, or replaced by a newer one")
+
+    def check_upload(self, token: str | None, action: str, target: str, size: int) -> None:
+        """
+        Whether an upload would be let in now.
+
+        :param size: bytes of the file, as far as known.
+        :raises Rejection: it would not.
+        """
+        self.check_token(token)
+        if action not in TARGETS:
+            raise Rejection(404, f"No such action: {action}. There are {', '.join(TARGETS)}")
+        role = "database-creator" if action == "create" else "data-collector"
+        if role not in self.roles:
+            raise Rejection(403, f"{action} needs the role {ROLES[role]}")
+        found = self.folders.get(target) or self.databases.get(target)
+        if found is None:
+            raise Rejection(404, f"No folder or database has the hash {target}")
+        kind = "folder" if target in self.folders else "database"
+        if kind != TARGETS[action]:
+            raise Rejection(422, f"{action} needs the hash of a {TARGETS[action]}; {target} is a {kind}")
+        if target == self.root:
+            raise Rejection(422, "create needs a folder other than the root folder")
+        if not found.can_edit:
+            raise Rejection(403, f"You may not edit the {kind} {found.name}")
+        self.check_size(size)
+        if target in self._busy or any(job.hash == target and not job.finished for job in self.jobs.values()):
+            raise Rejection(409, f"The previous upload to the {kind} {found.name} is still in progress")
+        wait = self._next_upload - time.monotonic()
+        if wait > 0:
+            raise Rejection(429, "Too many uploads; try again later", retry_after=math.ceil(wait))
+
+    def check_size(self, size: int) -> None:
+        """:raises Rejection: a file of ``size`` bytes is too large."""
+        limit = self._options.max_upload_bytes
+        if limit and size > limit:
+            raise Rejection(413, f"The file is larger than {limit} bytes")
+
+    @contextlib.contextmanager
+    def receiving(self, token: str | None, action: str, target: str, size: int) -> Iterator[None]:
+        """Let an upload in, and keep its destination busy while its body arrives."""
+        self.check_upload(token, action, target, size)
+        if self._options.uploads_per_minute:
+            self._next_upload = time.monotonic() + 60 / self._options.uploads_per_minute
+        self._busy.add(target)
+        try:
+            yield
+        finally:
+            self._busy.discard(target)
+
+    def accept(self, job: Job) -> None:
+        """An upload has arrived whole: queue its job."""
+        job.database = job.hash if job.hash in self.databases else None
+        self.jobs[job.job_id] = job
+        self.move(job, "QUEUED")
+
+    def move(self, job: Job, state: str, message: str = "") -> None:
+        """Bring a job into a state; ``message`` says why."""
+        job.transitions.append(Transition(state, now(), message))
+        self.save()
+
+    def finish(self, job: Job, rows: int, variables: Sequence[str]) -> None:
+        """The job's file was read: bring it into the database, or fail the job."""
+        if job.action == "create":
+            database = Database(secrets.token_hex(8), PurePath(job.filename).stem, job.hash, now())
+        else:
+            database = self.databases[job.hash]
+        kept = database.variables if job.action == "append" else []
+        if kept and not set(kept) & set(variables):
+            self.move(job, "FAILED", f"{job.filename} has no variable in common with {database.name}")
+            return
+        database.variables = list(dict.fromkeys([*kept, *variables]))
+        database.rows = rows + (database.rows if job.action == "append" else 0)
+        database.updated_at = now()
+        self.databases[database.hash] = database
+        job.database, job.rows, job.total_rows = database.hash, rows, database.rows
+        self.move(job, "SUCCEEDED", f"{rows} rows read, {database.rows} in {database.name}")
+
+    def find_job(self, job_id: str) -> Job:
+        """:raises Rejection: there is no such job."""
+        if job_id not in self.jobs:
+            raise Rejection(404, f"No such job: {job_id}")
+        return self.jobs[job_id]
+
+    def find_target(self, target: object) -> Folder | Database:
+        """:raises Rejection: there is no such folder or database."""
+        found = self.folders.get(str(target)) or self.databases.get(str(target))
+        if found is None:
+            raise Rejection(404, f"No folder or database has the hash {target}")
+        return found
+
+    def add_database(self, name: str, rows: int, variables: Sequence[str]) -> str:
+        """Make a database without an upload; its hash."""
+        database = Database(secrets.token_hex(8), name, self.folder, now(), rows, list(variables))
+        self.databases[database.hash] = database
+        self.save()
+        return database.hash
+
+    def regenerate_token(self) -> str:
+        """A new token; the old one is invalid from now on."""
+        self.token = secrets.token_hex(20)
+        self.save()
+        return self.token
+
+    def set_permission(self, target: str, can_edit: bool) -> None:
+        """Whether the user may edit a folder or database."""
+        self.find_target(target).can_edit = can_edit
+        self.save()
+
+    def set_roles(self, roles: Sequence[str]) -> None:
+        """Give the user these roles and no others."""
+        self.roles = check_roles(roles)
+
+    def set_word(self, job: Job, word: str | None) -> None:
+        """Let answers use this word for the job's status, whatever its state; ``None`` ends that."""
+        job.word = word
+        self.save()
+
+    def called_back(self, job_id: str, url: str, state: str, status: int | None, error: str | None) -> None:
+        """Note what became of a callback."""
+        self.callbacks.append(Callback(job_id, url, state, now(), status, error))
+        self.save()
+
+
+def mails(job: Job) -> list[dict[str, str]]:
+    """The mails that DATATILE would have sent about a job, oldest first."""
+    return [
+        {
+            "to": USER,
+            "subject": f"DATATILE: {job.action} {job.filename}: {transition.state.lower()}",
+            "body": f"Job {job.job_id} is {transition.state.lower()}. {transition.message}".strip(),
+            "time": transition.time,
+        }
+        for transition in job.transitions
+    ]
+
+
+def upload(job: Job) -> dict[str, Any]:
+    """The accepted upload that a job came from."""
+    return {
+        "action": job.action,
+        "hash": job.hash,
+        "filename": job.filename,
+        "size": job.size,
+        "job_id": job.job_id,
+        "time": job.transitions[0].time,
+    }

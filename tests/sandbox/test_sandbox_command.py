@@ -1,0 +1,142 @@
+"""``python -m datatile_provider.sandbox``, as a process."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+COMMAND = [sys.executable, "-m", "datatile_provider.sandbox"]
+CSV = b"respondent,vote\n1,0\n2,1\n"
+
+
+@contextmanager
+def running(*options):
+    """The command with ``--json``, and what it printed."""
+    with subprocess.Popen([*COMMAND, "--json", *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def end(process, signum=signal.SIGTERM):
+    process.send_signal(signum)
+    assert process.wait(3) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_prints_one_line_of_json_and_ends_on_a_signal(signum):
+    with running("--role", "data-collector") as (process, told):
+        assert set(told) == {"url", "token", "folder", "root", "connection"}
+        assert told["connection"] == {"conn_type": "datatile", "host": told["url"], "password": told["token"]}
+        url = f"{told['url']}/api/v2/upload/create/{told['folder']}"
+        files = {"dataset": ("a.csv", CSV)}
+        assert requests.post(url, headers={"token": told["token"]}, files=files, timeout=5).status_code == 403
+        end(process, signum)
+        assert process.stdout.read() == ""
+
+
+def test_greeting_holds_lines_to_paste(tmp_path):
+    file = tmp_path / "wave.csv"
+    file.write_bytes(CSV)
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            lines = []
+            while not (lines and lines[-1].startswith("curl ")):
+                lines.append(process.stdout.readline())
+                assert lines[-1]
+            (export,) = [line for line in lines if line.startswith("export AIRFLOW_CONN_DATATILE_DEFAULT=")]
+            connection = json.loads(shlex.split(export)[1].partition("=")[2])
+            curl = [argument.replace("FILE", str(file)) for argument in shlex.split(lines[-1])]
+            answer = subprocess.run(curl, capture_output=True, check=True, timeout=10).stdout
+            job_id = json.loads(answer)["job_id"]
+            state = requests.get(f"{connection['host']}/sandbox/state", timeout=5).json()
+            assert state["token"] == connection["password"]
+            assert [upload["job_id"] for upload in state["uploads"]] == [job_id]
+            end(process)
+        finally:
+            process.kill()
+
+
+def test_killed_and_started_again(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = (
+        "--state-dir",
+        str(tmp_path / "new" / "dir"),
+        "--port",
+        str(port),
+        "--processing-seconds",
+        "0.5",
+    )
+    with running(*options) as (process, told):
+        url = f"{told['url']}/api/v2/upload/create/{told['folder']}"
+        job_id = requests.post(
+            url, headers={"token": told["token"]}, files={"dataset": ("a.csv", CSV)}, timeout=5
+        ).json()["job_id"]
+        process.kill()
+        process.wait(3)
+    with running(*options) as (process, again):
+        assert again == told
+        deadline = time.monotonic() + 10
+        while not (databases := requests.get(f"{told['url']}/sandbox/state", timeout=5).json()["databases"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert [database["rows"] for database in databases] == [2]
+        job = requests.get(f"{told['url']}/api/v2/jobs/{job_id}", headers={"token": told["token"]}, timeout=5)
+        assert job.json()["status"] == "succeeded"
+        end(process)
+
+
+def test_https(tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-out", str(cert), "-keyout", str(key)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with running("--tls-cert", str(cert), "--tls-key", str(key)) as (process, told):
+        assert told["url"].startswith("https://127.0.0.1:")
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(told["url"], timeout=5)
+        assert requests.get(told["url"], verify=str(cert), timeout=5).status_code == 200
+        end(process)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "not a loopback address"),
+        (["--state-words", "[]"], "not a JSON object"),
+        (["--state-words", "{"], "not JSON"),
+        (["--tls-cert", "none.pem", "--tls-key", "none.pem"], "cannot start"),
+    ],
+)
+def test_refuses_options_that_cannot_work(options, message):
+    ended = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=10)
+    assert ended.returncode != 0
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        options = ["--port", str(taken.getsockname()[1])]
+        ended = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=10)
+    assert ended.returncode != 0
+    assert ended.stderr.startswith("The sandbox cannot start: ")
