@@ -7,20 +7,23 @@ Nothing here knows what an upload or a job is; :mod:`.contract` does.
 from __future__ import annotations
 
 import email.utils
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import quote
 
 #: The most bytes of an answer that a client reads; an honest one is far smaller.
 MAX_ANSWER_BYTES = 1 << 20
 _MAX_SAID = 500
 _MAX_DEPTH = 8
-_WRAPPERS = ("data", "result", "response", "job")
+#: Names under which answers wrap what they are about.
+WRAPPERS = ("data", "result", "response", "job")
 _MESSAGES = ("message", "error", "errors", "detail", "details", "reason", "description", "title")
+_MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
 
 
 def _now() -> datetime:
@@ -50,13 +53,12 @@ class Answer:
         # Shorter "secrets" would blot out ordinary words; Airflow's own masker draws the same line.
         if len(secret) < 5:
             return self
-        return Answer(
-            self.status,
-            self.body.replace(secret.encode(), b"***"),
-            self.retry_after,
-            self.location.replace(secret, "***"),
-            self.at,
-        )
+        body, location = self.body, self.location
+        # As it is, and as JSON, PHP's JSON, HTML and a URL write it.
+        in_json = json.dumps(secret)[1:-1]
+        for spelling in (secret, in_json, in_json.replace("/", r"\/"), html.escape(secret), quote(secret, safe="")):
+            body, location = body.replace(spelling.encode(), b"***"), location.replace(spelling, "***")
+        return Answer(self.status, body, self.retry_after, location, self.at)
 
 
 def seconds_to_wait(answer: Answer) -> float | None:
@@ -95,7 +97,7 @@ def _storable(value: Any, depth: int) -> Any:
 
 def _text(value: str) -> str:
     # Databases refuse NUL, and no stream can write a lone surrogate.
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def layers(value: Any) -> list[Mapping[str, Any]]:
@@ -103,7 +105,7 @@ def layers(value: Any) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     while isinstance(value, dict):
         found.append(value)
-        value = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), dict)), None)
+        value = next((value[name] for name in WRAPPERS if isinstance(value.get(name), dict)), None)
     return found
 
 
@@ -117,7 +119,7 @@ def dig(value: Any, path: str) -> Any:
 def word(value: Any) -> str:
     """Return a JSON string or whole number as trimmed text; anything else is no word and gives ``""``."""
     if isinstance(value, str):
-        return " ".join(_printable(value).split())
+        return _shorten(value)
     if isinstance(value, int) and not isinstance(value, bool):
         # json.loads takes no integer that str() would refuse.
         return str(value)
@@ -133,7 +135,7 @@ def inner_error(value: Any) -> str:
     for layer in layers(value):
         for name in ("error", "errors"):
             if layer.get(name):
-                return _message(layer) or str(layer[name])[:_MAX_SAID]
+                return _message(layer) or _shorten(str(layer[name]))
         if layer.get("success") is False or layer.get("ok") is False:
             return _message(layer) or "success: false"
     return ""
@@ -157,12 +159,12 @@ def said(answer: Answer) -> str:
     if answer.body and not text:
         return f"{len(answer.body)} bytes that are not text"
     if re.search(r"<\s*(!doctype|html|head|body|h1|p|title)\b", text, re.IGNORECASE):
-        text = _HtmlText.of(text)
+        text = _visible(text)
     return _shorten(text)
 
 
 def _message(layer: Mapping[str, Any]) -> str:
-    return next(filter(None, (" ".join(_strings(layer.get(name))) for name in _MESSAGES)), "")
+    return _shorten(next(filter(None, (" ".join(_strings(layer.get(name))) for name in _MESSAGES)), ""))
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -180,30 +182,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_SAID else text[: _MAX_SAID - 1] + "…"
 
 
-class _HtmlText(HTMLParser):
-    """Collects the visible text of a page."""
-
-    @classmethod
-    def of(cls, page: str) -> str:
-        parser = cls()
-        try:
-            parser.feed(page)
-            parser.close()
-        except AssertionError:  # html.parser's way to say that a declaration is malformed
-            return page
-        return " ".join(parser.texts)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in ("script", "style") and self._hidden > 0
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.texts.append(data)
+def _visible(page: str) -> str:
+    # No html.parser: it takes time by the square of some pages' length. And an entity of thousands of digits is an
+    # error to Python, hence the cut.
+    return html.unescape(" ".join(_MARKUP.sub(" ", page).split())[:4_000])

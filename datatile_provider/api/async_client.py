@@ -19,7 +19,7 @@ from datatile_provider.api import contract, errors
 from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer
 from datatile_provider.api.client import CONNECT_TIMEOUT, reason, untrusted
 from datatile_provider.api.contract import Job
-from datatile_provider.api.settings import Settings
+from datatile_provider.api.settings import Settings, trusting
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -123,9 +123,10 @@ def _ssl_context(verify: bool | str) -> ssl.SSLContext:
         return context
     # As requests does it, so that uploads and waits trust the same servers.
     given = verify if isinstance(verify, str) else _environment_bundle()
-    if given and os.path.isdir(given):
-        return ssl.create_default_context(capath=given)
-    return ssl.create_default_context(cafile=given or certifi.where())
+    try:
+        return trusting(given or certifi.where())
+    except OSError as e:
+        raise errors.InvalidInput(f"The CA bundle {given} of the environment cannot be used ({e})") from e
 
 
 def _environment_bundle() -> str | None:

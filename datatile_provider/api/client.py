@@ -60,7 +60,8 @@ class DatatileClient:
                 data=body,
                 headers={"Content-Type": body.content_type},
             )
-        except requests.RequestException as e:
+        # Those of requests are OSErrors too; a CA bundle of the environment that is not there gives a plain one.
+        except OSError as e:
             if body.complete:
                 why = f"the whole file was sent, then {reason(e)}"
                 raise contract.unknown_outcome(server, upload, why) from e
@@ -79,7 +80,7 @@ class DatatileClient:
         url = server.job_url(contract.check_job_id(job_id))
         try:
             answer = self._ask("GET", url)
-        except requests.RequestException as e:
+        except OSError as e:
             raise self._failure(e, f"The question for job {job_id} did not get through") from e
         return contract.read_job(server, job_id, answer)
 
@@ -100,14 +101,14 @@ class DatatileClient:
         ):
             try:
                 answer = self._ask(method, url)
-            except requests.RequestException as e:
+            except OSError as e:
                 raise self._failure(e, "The connection test did not get through") from e
             contract.read_probe(server, url, answer)
 
     def _ask(self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None) -> Answer:
         settings = self._settings
         # A connection of its own: one kept alive may be closed by the server under the first byte.
-        with requests.Session() as session:
+        with _Session() as session:
             # Any auth of ours keeps requests from sending what it finds for the host in a .netrc.
             session.auth = lambda request: request
             adapter = _Adapter(settings.timeout)
@@ -119,7 +120,6 @@ class DatatileClient:
                 data=data,
                 headers={"token": settings.token, **(headers or {})},
                 timeout=(min(CONNECT_TIMEOUT, settings.timeout), settings.timeout),
-                allow_redirects=False,
                 stream=True,
                 # At the request, not the session: there the environment's bundle would win over the connection's.
                 verify=settings.verify,
@@ -137,7 +137,7 @@ class DatatileClient:
                     response.headers.get("Location", ""),
                 ).without(settings.token)
 
-    def _failure(self, error: requests.RequestException, what: str, note: str = "") -> errors.DatatileError:
+    def _failure(self, error: OSError, what: str, note: str = "") -> errors.DatatileError:
         what = f"{what} to {self._settings.server.url}: {reason(error)}{note}"
         if _certificate_error(error):
             return untrusted(what)
@@ -178,6 +178,13 @@ def _certificate_error(error: BaseException) -> bool:
             return True
         error = inner
     return False
+
+
+class _Session(requests.Session):
+    """Follows no redirect; told not to, requests would still read it whole, and trip over an odd address."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 class _Sending:

@@ -76,7 +76,8 @@ _STATE_WORDS = {
 _STATES = {w: state for state, words in _STATE_WORDS.items() for w in words.split()}
 _JOB_IDS = ("job_id", "jobId", "job", "id", "task_id", "taskId")
 _STATUSES = ("status", "state", "job_status", "jobStatus")
-_ID = re.compile(r"[^\s/?#<>\"'{}\\]{1,200}")
+_HASH = re.compile(r"[A-Za-z0-9._~-]{1,200}")
+_ID = re.compile(r"[^\s/?#<>\"'{}\[\]\\]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,8 @@ def check_hash(target_hash: str) -> str:
 
     :raises InvalidInput: it is empty or holds anything but letters, digits, ``-``, ``_``, ``.`` and ``~``.
     """
-    if re.fullmatch(r"[A-Za-z0-9._~-]{1,200}", target_hash) and ".." not in target_hash and target_hash != ".":
+    # A template or an XCom may have given anything.
+    if isinstance(target_hash, str) and _HASH.fullmatch(target_hash) and ".." not in target_hash and target_hash != ".":
         return target_hash
     found = "is empty" if not target_hash else f"{target_hash!r} is not one"
     raise errors.InvalidInput(
@@ -189,7 +191,7 @@ def check_job_id(job_id: str) -> str:
 
     :raises InvalidInput: it is empty, or cannot be an id.
     """
-    if _ID.fullmatch(job_id) and job_id.isprintable() and job_id not in (".", "..", "None"):
+    if isinstance(job_id, str) and _ID.fullmatch(job_id) and job_id.isprintable() and job_id not in (".", "..", "None"):
         return job_id
     found = "is empty" if not job_id else f"{job_id!r} is not one"
     raise errors.InvalidInput(
@@ -360,13 +362,14 @@ def _state(server: Server, value: Any) -> tuple[JobState, str]:
     if server.status_field:
         status = answers.word(answers.dig(value, server.status_field))
         return _state_of(server, status), status
-    found = answers.layers(value)
-    for layer in reversed(found):
+    for layer in reversed(answers.layers(value)):
         for name in _STATUSES:
             if status := answers.word(layer.get(name)):
                 state = _state_of(server, status)
-                # {"status": "success", "data": {…}} says that the request went well, not the job.
-                if state is JobState.SUCCEEDED and layer is not found[-1]:
+                # {"status": "success", "data": …} says that the request went well, not the job; with the job's id
+                # beside it, {"id": …, "status": "success", "result": …}, it says so of the job.
+                is_envelope = any(n in layer for n in answers.WRAPPERS) and not any(n in layer for n in _JOB_IDS)
+                if state is JobState.SUCCEEDED and is_envelope:
                     state = JobState.UNKNOWN
                 return state, status
     return JobState.UNKNOWN, ""

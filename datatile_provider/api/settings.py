@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import json
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +100,7 @@ class _Options:
         self._known: list[str] = []
         try:
             self._given = json.loads(extra) if extra and extra.strip() else {}
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise InvalidInput(f"{where} has an extra that is not JSON ({e})") from None
         if not isinstance(self._given, dict):
             raise InvalidInput(f"{where} has an extra that is not a JSON object")
@@ -111,8 +113,8 @@ class _Options:
             return default
         try:
             return read(value)
-        except (ValueError, TypeError, OverflowError) as e:
-            raise InvalidInput(f"{self._where} has a wrong {name!r} in its extra: {e}, not {value!r}") from None
+        except ValueError as e:
+            raise InvalidInput(f"{self._where} has a wrong {name!r} in its extra: {e}") from None
 
     def check_all_taken(self) -> None:
         for name in self._given:
@@ -160,19 +162,25 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not 0 < float(value) <= 86_400:
-        raise ValueError("it must be a number of seconds over 0, at most 86400")
-    return float(value)
+    # What float() and int() say of a text repeats it.
+    with contextlib.suppress(ValueError, OverflowError):
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool) and 0 < float(value) <= 86_400:
+            return float(value)
+    raise ValueError("it must be a number of seconds over 0, at most 86400")
 
 
 def _bytes(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or int(value) <= 0:
-        raise ValueError("it must be a whole number of bytes over 0")
-    return int(value)
+    with contextlib.suppress(ValueError):
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and int(value) > 0:
+            return int(value)
+    raise ValueError("it must be a whole number of bytes over 0")
 
 
 def _object(value: Any) -> dict[str, str]:
-    found = json.loads(value) if isinstance(value, str) else value
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise ValueError("it must be a JSON object of texts")
     return found
@@ -196,8 +204,22 @@ def _verify(value: Any) -> bool | str:
     if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
         return _flag(value)
     if isinstance(value, str) and os.path.exists(value):
+        try:
+            trusting(value)
+        except OSError as e:
+            raise ValueError(f"the CA bundle cannot be used ({e})") from None
         return value
     raise ValueError("it must be true, false, or the path of a CA bundle that exists here")
+
+
+def trusting(bundle: str) -> ssl.SSLContext:
+    """
+    Return a TLS context that trusts the authorities of a CA bundle, a file or a folder.
+
+    :raises OSError: it can't be read, or is none.
+    """
+    is_folder = os.path.isdir(bundle)
+    return ssl.create_default_context(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
 
 
 def _web_address(value: Any) -> str:
@@ -215,12 +237,14 @@ def _server_url(where: str, host: str | None, schema: str | None, port: int | No
     try:
         parts = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
         port = parts.port or port
+        if port and not 0 < port < 65_536:
+            raise ValueError
     except ValueError:
         parts = urlsplit("")
     odd = any(c.isspace() or not c.isprintable() for c in host) or parts.query or parts.fragment or "@" in host
     if parts.scheme not in ("http", "https") or not parts.hostname or odd:
         raise InvalidInput(
-            f"{where} has a host that is no server's address: {host!r}",
+            f"{where} has a host that is no server's address: {host.rpartition('@')[2]!r}",
             advice="Give a name, with scheme, port and path where needed, as https://datatile.example.com:8443/base.",
         )
     if schema and schema != parts.scheme:

@@ -86,11 +86,12 @@ class Wait:
 
     def delay(self, now: float) -> float:
         """Return the seconds to wait before the next look; the last one is at the deadline."""
-        gap = min(max(self._gap, self._retry_after), max(self.poll_interval, self._retry_after))
+        gap = min(self._gap, self.poll_interval) * random.uniform(1 - _JITTER, 1 + _JITTER)
+        gap = max(gap, self._retry_after)
         self._gap, self._retry_after = min(self._gap * _GROWTH, self.poll_interval), 0.0
         if self.refused_since is not None:
             gap = min(gap, GRACE / 4)
-        return max(0.0, min(gap * random.uniform(1 - _JITTER, 1 + _JITTER), self.started + self.timeout - now))
+        return max(0.0, min(gap, self.started + self.timeout - now))
 
     def timed_out(self) -> errors.JobTimeout:
         """Return the error for a deadline that has passed, with the last thing seen."""

@@ -53,7 +53,8 @@ def _dataset_of(given: DatasetLike) -> Dataset:
         if parts.netloc not in ("", "localhost"):
             raise InvalidInput(f"The file {given} is on another machine", advice="Use file:///path/of/the/file.")
         return _local(Path(url2pathname(parts.path)))
-    if hasattr(given, "fs") and hasattr(given, "protocol"):
+    # Asked of the class: the path itself would look for its store, and raise when there is none.
+    if hasattr(type(given), "fs"):
         return _stored(given)
     if isinstance(given, (str, os.PathLike)) and str(given).strip():
         return _local(Path(given))

@@ -1,0 +1,203 @@
+"""A real Airflow for tests and the demo: every component a process, on loopback, in a throw-away home."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.support.airflow_api import AirflowApi, Run, TaskInstance
+from tests.support.processes import Session, end
+
+# The log servers of the scheduler's workers and of the triggerer bind to every interface and take no other
+# address. Here all components read and write the same folder, so nobody misses them.
+COMPONENTS = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+}
+
+
+class RealAirflow:
+    """
+    Airflow's components as processes; ``with`` starts and ends them.
+
+    :param dags: the folder of the DAG files.
+    :param env: further environment variables, as connections and variables.
+    :param home: an AIRFLOW_HOME that is kept; None makes one, which is removed unless something failed.
+    """
+
+    def __init__(self, dags: Path, *, env: Mapping[str, str] | None = None, home: Path | None = None) -> None:
+        self._keep_home = home is not None
+        self.home = home or Path(tempfile.mkdtemp(prefix="datatile-airflow-"))
+        self.home.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.api = AirflowApi(self.url)
+        self._env = _environment(self.home, dags, port) | dict(env or {})
+        self._sessions: dict[str, Session] = {}
+
+    def __enter__(self) -> RealAirflow:
+        try:
+            self.start()
+        except BaseException:
+            self._keep_home = True
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._keep_home |= kind is not None and issubclass(kind, Exception)
+        self.stop()
+
+    def start(self, timeout: float = 120) -> None:
+        """
+        Make the database, start every component, and return when all are healthy.
+
+        :param timeout: seconds for each of the two.
+        :raises NotStarted: something is not up in time; the message says which, and where its log is.
+        """
+        self.run_cli("db", "migrate", timeout=timeout)
+        for name in COMPONENTS:
+            self.start_component(name)
+        self.wait_until_healthy(*COMPONENTS, timeout=timeout)
+
+    def stop(self) -> None:
+        """End every process, and remove the home unless it is to be kept."""
+        end(self._sessions.values())
+        self._sessions.clear()
+        if not self._keep_home:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def run_cli(self, *arguments: str, timeout: float = 120) -> str:
+        """
+        Return what ``airflow ARGUMENTS`` printed.
+
+        :param timeout: seconds.
+        :raises NotStarted: it failed, or took too long.
+        """
+        session = self._spawn(f"airflow {' '.join(arguments)}", arguments)
+        try:
+            status = session.wait(timeout)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            end([session])
+        if status != 0:
+            raise session.failure("failed")
+        return session.log.read_text(errors="replace")
+
+    def start_component(self, component: str, name: str | None = None) -> None:
+        """
+        Start a component, perhaps again or beside another; return at once.
+
+        :param component: a key of :data:`COMPONENTS`.
+        :param name: what it is called here, for a second one of its kind.
+        """
+        self._sessions[name or component] = self._spawn(name or component, COMPONENTS[component])
+
+    def wait_until_healthy(self, *names: str, timeout: float = 120) -> None:
+        """
+        Return when each of these has had a heartbeat since it was started.
+
+        :param timeout: seconds.
+        :raises NotStarted: one ended, or has none in time.
+        """
+        deadline = time.monotonic() + timeout
+        while waited_for := [n for n in names if not self._has_beaten(n)]:
+            for session in self._sessions.values():
+                if not session.running:
+                    raise session.failure("did not stay up")
+            if time.monotonic() > deadline:
+                raise self._sessions[waited_for[0]].failure(f"was not healthy within {timeout:.0f} s")
+            time.sleep(0.2)
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a component with all its children (the scheduler's are the workers)."""
+        self._sessions[name].signal(number)
+
+    def pids(self, name: str) -> list[int]:
+        """Return the pids of a component, its own first, then those of its children."""
+        return [p.pid for p in self._sessions[name].processes()]
+
+    def worker_pids(self, task: TaskInstance) -> list[int]:
+        """Return the pids that run a task now: the worker that watches over it, and the task's own."""
+        found = (p for p in self._sessions["scheduler"].processes() if task.id in " ".join(p.cmdline()))
+        return [p.pid for p in sorted(found, key=lambda p: p.create_time())]
+
+    def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, timeout: float = 120) -> Run:
+        """
+        Run a DAG and return its run, or how it stands when the time is over.
+
+        :param conf: the run's configuration.
+        :param timeout: seconds.
+        """
+        return self.api.wait_for_run(dag_id, self.api.trigger(dag_id, conf), timeout)
+
+    def _spawn(self, name: str, arguments: Sequence[str]) -> Session:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        log = self.home / f"{name.replace(' ', '-')}.log"
+        return Session(name, command, log, env=self._env)
+
+    def _has_beaten(self, name: str) -> bool:
+        try:
+            if name == "api-server":
+                self.api.log_in()
+                return True
+            beat = self.api.heartbeats().get(name)
+        except requests.RequestException:
+            return False
+        return beat is not None and datetime.fromisoformat(beat).timestamp() > self._sessions[name].started
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
+    """Return the environment of the processes: this one's without its Airflow, and the settings."""
+    settings = {
+        "CORE__DAGS_FOLDER": str(dags),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "8",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "CORE__FERNET_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port),
+        "API__BASE_URL": f"http://127.0.0.1:{port}",
+        "API__SECRET_KEY": secrets.token_hex(),
+        "API_AUTH__JWT_SECRET": secrets.token_hex(),
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+        "LOGGING__COLORED_CONSOLE_LOG": "False",
+    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    # A proxy of the environment would be asked for loopback addresses too.
+    return (
+        inherited
+        | {"AIRFLOW_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}
+        | {f"AIRFLOW__{name}": value for name, value in settings.items()}
+    )

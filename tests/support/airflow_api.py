@@ -1,0 +1,161 @@
+"""Airflow's REST API, as far as tests and the demo ask it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInstance:
+    """One task of a run, as Airflow tells it; ``seconds`` is None until it has ended."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    id: str
+    state: str | None
+    try_number: int
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+
+    @property
+    def path(self) -> str:
+        return f"dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/{self.task_id}"
+
+
+_SAME_NAME = ("dag_id", "task_id", "map_index", "id", "state", "try_number")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A DAG run with its task instances, in the order in which they started."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    tasks: tuple[TaskInstance, ...]
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("success", "failed")
+
+    def task(self, task_id: str, map_index: int = -1) -> TaskInstance:
+        return next(t for t in self.tasks if (t.task_id, t.map_index) == (task_id, map_index))
+
+
+class AirflowApi:
+    """
+    A client of the REST API of Airflow 3.
+
+    :param url: the API server's address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = requests.Session()
+        # The environment's proxies do not know this loopback server.
+        self._http.trust_env = False
+
+    def log_in(self) -> None:
+        """Take the token that the simple auth manager gives to anyone when all are admins."""
+        answer = self._http.get(f"{self.url}/auth/token", timeout=10)
+        answer.raise_for_status()
+        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def call(self, method: str, path: str, *, timeout: float = 30, **request: Any) -> Any:
+        """
+        Return the JSON answer of a call under ``/api/v2``.
+
+        :raises requests.HTTPError: the answer is an error; the message holds its text.
+        """
+        answer = self._http.request(method, f"{self.url}/api/v2/{path}", timeout=timeout, **request)
+        if not answer.ok:
+            raise requests.HTTPError(
+                f"{method} {path} was answered {answer.status_code}: {answer.text[:2000]}", response=answer
+            )
+        return answer.json() if answer.content else None
+
+    def heartbeats(self) -> dict[str, str]:
+        """Return the last heartbeat (ISO time) of each component that has one, by the component's name."""
+        health = self.call("GET", "monitor/health", timeout=5)
+        beats = {name: parts.get(f"latest_{name}_heartbeat") for name, parts in health.items()}
+        return {name.replace("_", "-"): beat for name, beat in beats.items() if beat}
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
+        """Return when the DAG processor has read the DAG."""
+        deadline = time.monotonic() + timeout
+        while True:
+            if errors := self.call("GET", "importErrors")["import_errors"]:
+                raise RuntimeError("\n".join(f"{e['filename']}: {e['stack_trace']}" for e in errors))
+            try:
+                self.call("GET", f"dags/{dag_id}")
+                return
+            except requests.HTTPError as e:
+                if e.response.status_code != 404 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run of a DAG and return its id."""
+        self.wait_for_dag(dag_id)
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        run: dict[str, str] = self.call("POST", f"dags/{dag_id}/dagRuns", json=body)
+        return run["dag_run_id"]
+
+    def run(self, dag_id: str, run_id: str) -> Run:
+        """Return how a run stands."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}"
+        state = self.call("GET", path)["state"]
+        rows = self.call("GET", f"{path}/taskInstances", params={"order_by": "start_date", "limit": 1000})
+        tasks = tuple(
+            TaskInstance(seconds=row["duration"], run_id=run_id, **{name: row[name] for name in _SAME_NAME})
+            for row in rows["task_instances"]
+        )
+        return Run(dag_id, run_id, state, tasks)
+
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float) -> Run:
+        """
+        Return the run when it is over, or as it stands when the time is over.
+
+        :param timeout: seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not (run := self.run(dag_id, run_id)).finished and time.monotonic() < deadline:
+            time.sleep(0.3)
+        return run
+
+    def log(self, task: TaskInstance, try_number: int | None = None) -> str:
+        """Return the log of a try of a task, the last unless told, as lines with all their fields."""
+        return "\n".join(_line(entry) for entry in self._log(task, try_number or task.try_number))
+
+    def error(self, task: TaskInstance) -> str:
+        """Return what the last exception in a task's log says."""
+        details = [e["error_detail"] for e in self._log(task, task.try_number) if e.get("error_detail")]
+        return str(details[-1][0]["exc_value"]) if details else "nothing of an error"
+
+    def xcoms(self, task: TaskInstance) -> dict[str, Any]:
+        """Return what a task has pushed, by key."""
+        path, where = f"{task.path}/xcomEntries", {"map_index": task.map_index}
+        keys = [entry["key"] for entry in self.call("GET", path, params=where)["xcom_entries"]]
+        return {key: self.call("GET", f"{path}/{key}", params=where)["value"] for key in keys}
+
+    def _log(self, task: TaskInstance, try_number: int) -> list[dict[str, Any]]:
+        params = {"map_index": task.map_index, "full_content": True}
+        answer = self.call("GET", f"{task.path}/logs/{try_number}", params=params)
+        entries: list[dict[str, Any]] = answer["content"]
+        return entries
+
+
+def _line(entry: dict[str, Any]) -> str:
+    rest = {k: v for k, v in entry.items() if k not in ("timestamp", "event") and v is not None}
+    return f"{entry.get('timestamp') or ''} {entry['event']} {json.dumps(rest, ensure_ascii=False)}".strip()

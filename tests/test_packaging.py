@@ -1,0 +1,66 @@
+"""What Airflow and pip get to see of the package."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+
+from datatile_provider import __version__
+from datatile_provider.get_provider_info import get_provider_info
+from tests.support.airflow import RealAirflow
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "airflow-provider-datatile"
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory):
+    home = tmp_path_factory.mktemp("airflow")
+    not_started = RealAirflow(home / "dags", home=home)
+    return lambda *arguments: json.loads(not_started.run_cli(*arguments, "--output", "json"))
+
+
+def test_airflow_lists_the_provider(cli):
+    (mine,) = [p for p in cli("providers", "list") if p["package_name"] == PACKAGE]
+    assert mine["version"] == __version__
+
+
+def test_airflow_lists_the_hook(cli):
+    (mine,) = [h for h in cli("providers", "hooks") if h["connection_type"] == "datatile"]
+    assert mine["class"] == "datatile_provider.hooks.datatile.DatatileHook"
+    assert mine["package_name"] == PACKAGE
+
+
+def test_the_provider_info_is_valid_by_airflows_schema():
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+    assert get_provider_info()["package-name"] == PACKAGE
+
+
+def test_every_name_of_the_provider_info_can_be_imported():
+    info = get_provider_info()
+    kinds = ("hooks", "operators", "sensors", "triggers")
+    modules = [module for kind in kinds for entry in info[kind] for module in entry["python-modules"]]
+    assert len(modules) >= len(kinds)
+    for module in modules:
+        importlib.import_module(module)
+    for connection in info["connection-types"]:
+        module, name = connection["hook-class-name"].rsplit(".", 1)
+        assert getattr(importlib.import_module(module), name).conn_type == connection["connection-type"]
+
+
+def test_the_wheel_holds_the_package_alone(tmp_path):
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    info = f"airflow_provider_datatile-{__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"datatile_provider", info}
+    assert {"datatile_provider/py.typed", f"{info}/licenses/LICENSE"} <= set(names)
