@@ -135,5 +135,4 @@ def _environment_bundle() -> str | None:
 
 def _proxy(settings: Settings) -> str | None:
     url = settings.server.url
-    proxies = dict(settings.proxies) or get_environ_proxies(url)
-    return select_proxy(url, proxies)
+    return select_proxy(url, {**get_environ_proxies(url), **settings.proxies})

@@ -213,8 +213,9 @@ class _Sending:
             raise BrokenPipeError(str(e)) from e
 
     def getresponse(self) -> Any:
-        # A server that drips its answer makes progress forever; this bounds the whole answer.
-        self._watchdog = threading.Timer(self.stall_timeout, self._hang_up, [self.sock])
+        # A server that drips its answer makes progress forever; this bounds the whole answer. A silence is ended by
+        # the socket's own timeout, which says what it was; hence twice.
+        self._watchdog = threading.Timer(2 * self.stall_timeout, self._hang_up, [self.sock])
         self._watchdog.daemon = True
         self._watchdog.start()
         return super().getresponse()  # type: ignore[misc]  # likewise

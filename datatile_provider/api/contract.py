@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -206,7 +207,7 @@ def check_callback_url(callback_url: str | None) -> str | None:
 
     :raises InvalidInput: it is no http or https address.
     """
-    if callback_url is None or is_web_address(callback_url):
+    if callback_url is None or (isinstance(callback_url, str) and is_web_address(callback_url)):
         return callback_url
     raise errors.InvalidInput(
         f"The callback URL {callback_url!r} is no http or https address",
@@ -219,6 +220,7 @@ def is_web_address(value: str) -> bool:
     try:
         parts = urlsplit(value)
         port_is_valid = parts.port is None or parts.port > 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
         return False
     plain = value.isprintable() and not any(c.isspace() for c in value)
@@ -269,8 +271,9 @@ def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_se
 
 def unknown_outcome(server: Server, upload: Upload, why: str, answer: Answer | None = None) -> errors.OutcomeUnknown:
     """Return the error that says that an upload may or may not have been accepted."""
+    at = answer.at if answer else datetime.now(timezone.utc)
     return errors.OutcomeUnknown(
-        f"It is unknown whether the server holds the {upload}: {why}",
+        f"It is unknown whether the server holds the {upload}: {why}, at {at:%Y-%m-%d %H:%M:%S} UTC",
         said=answers.said(answer) if answer else "",
         advice=f"Look for it in the processing log ({server.processing_log_url}) before it is sent again.",
         status=answer.status if answer else None,

@@ -54,8 +54,11 @@ class DatatileError(Exception):
         self.advice = advice
         self.status = status
         self.retry_after = retry_after
-        quoted = f' The server said: "{said}".' if said else ""
-        super().__init__(f"{what}.{quoted}{' ' + advice if advice else ''}")
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        quoted = f' The server said: "{self.said}".' if self.said else ""
+        return f"{self.what}.{quoted}{' ' + self.advice if self.advice else ''}"
 
 
 class InvalidInput(DatatileError, ValueError):

@@ -40,6 +40,7 @@ class Retrying:
         # Half of it at random, so that the tasks of one mapped DAG do not come back all at once.
         delay = max(backoff * random.uniform(0.5, 1.0), error.retry_after or 0.0)
         if now + delay > self.deadline:
+            error.what += f"; that was try {self.failures + 1}, and the time to go on trying is over"
             raise error
         self.failures += 1
         return delay

@@ -26,7 +26,7 @@ class Settings:
     :param token: the API token; never shown by ``repr``.
     :param timeout: seconds without any progress after which a request is given up.
     :param verify: whether the server's certificate is checked, or the path of the CA bundle to check it with.
-    :param proxies: proxy URLs by scheme (``http``, ``https``); empty takes them from the environment.
+    :param proxies: proxy URLs by scheme (``http``, ``https``); those not given are the environment's.
     :param max_upload_bytes: the largest file that is sent; None sends any.
     """
 
@@ -229,7 +229,7 @@ def _web_address(value: Any) -> str:
 
 
 def _server_url(where: str, host: str | None, schema: str | None, port: int | None, allow_http: bool) -> str:
-    host, schema = (host or "").strip().rstrip("/"), (schema or "").strip().lower()
+    host, schema = (host or "").strip(), (schema or "").strip().lower()
     if not host:
         raise InvalidInput(f"{where} holds no host", advice="Put the address of your DATATILE server there.")
     if schema not in ("", "http", "https"):
@@ -237,8 +237,11 @@ def _server_url(where: str, host: str | None, schema: str | None, port: int | No
     try:
         parts = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
         port = parts.port or port
-        if port and not 0 < port < 65_536:
+        # A colon without a port is "https:/name", mistyped.
+        if parts.netloc.endswith(":") or (port and not 0 < port < 65_536):
             raise ValueError
+        # A name that can't be asked for: an empty label, or one that is too long.
+        (parts.hostname or "").encode("idna")
     except ValueError:
         parts = urlsplit("")
     odd = any(c.isspace() or not c.isprintable() for c in host) or parts.query or parts.fragment or "@" in host

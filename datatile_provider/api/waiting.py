@@ -80,7 +80,7 @@ class Wait:
                 raise self._failure(result)
         else:
             self._stumbled(result, now)
-        if now - self.started >= self.timeout:
+        if now >= self.started + self.timeout:
             raise self.timed_out()
         return None
 

@@ -52,6 +52,8 @@ def _dataset_of(given: DatasetLike) -> Dataset:
             return _stored(_storage_path(given))
         if parts.netloc not in ("", "localhost"):
             raise InvalidInput(f"The file {given} is on another machine", advice="Use file:///path/of/the/file.")
+        if parts.query or parts.fragment:
+            raise InvalidInput(f"The URI {given} has a query or a fragment", advice="Write '?' as %3F and '#' as %23.")
         return _local(Path(url2pathname(parts.path)))
     # Asked of the class: the path itself would look for its store, and raise when there is none.
     if hasattr(type(given), "fs"):

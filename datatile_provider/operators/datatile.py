@@ -117,8 +117,17 @@ class DatatileUploadOperator(BaseOperator):
             self._remember(memory, Phase.TOLD, text)
         raise AirflowFailException(text)
 
-    def resume_upload(self, context: Context, deadline: float, failures: int, version: str, event: Any = None) -> str:
+    def resume_upload(
+        self,
+        context: Context,
+        deadline: float | None = None,
+        failures: int = 0,
+        version: str | None = None,
+        event: Any = None,
+    ) -> str:
         """Go on trying, after having waited for one's turn in the triggerer."""
+        # `dag.test()` passes on nothing but the event.
+        deadline = deadline or time.time() + self.accept_timeout
         return self._upload(context, Memory(context), deadline, failures, version)
 
     def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
@@ -131,7 +140,7 @@ class DatatileUploadOperator(BaseOperator):
         """
         memory = Memory(context)
         try:
-            job = job_of(event)
+            job = job_of(event, self._pushed_job_id(context))
         except errors.DatatileError as e:
             raise self._ended(memory, e) from None
         self.log.info("Job %s has succeeded", job.id)
@@ -142,7 +151,7 @@ class DatatileUploadOperator(BaseOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowException as e:
-            job_id = context["ti"].xcom_pull(task_ids=self.task_id, key="job_id")
+            job_id = self._pushed_job_id(context)
             if next_method != "__fail__" or not job_id or Memory(context).lasts:
                 raise
             raise AirflowFailException(
@@ -153,6 +162,11 @@ class DatatileUploadOperator(BaseOperator):
         """Say that the job goes on: DATATILE documents no way to cancel it."""
         if self._job_id:
             self.log.warning("Job %s goes on in DATATILE; see its processing log", self._job_id)
+
+    def _pushed_job_id(self, context: Context) -> str | None:
+        ti = context["ti"]
+        found: str | None = ti.xcom_pull(task_ids=self.task_id, key="job_id", map_indexes=ti.map_index)
+        return found
 
     @property
     def _may_send_again(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -24,6 +25,9 @@ from datatile_provider.triggers.datatile import airflow_error, defer_wait, job_o
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+
+_STATUS = "datatile_status"
 
 
 class DatatileJobSensor(BaseSensorOperator):
@@ -103,8 +107,9 @@ class DatatileJobSensor(BaseSensorOperator):
             except errors.DatatileError as e:
                 result = e
             job = self._wait.heard(result, time.time())
+            self._remember(context, self._wait.status)
         except errors.DatatileError as e:
-            raise airflow_error(e, may_retry=True) from None
+            raise self._airflow_error(e) from None
         return PokeReturnValue(job is not None, job.as_dict() if job else None)
 
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait:
@@ -115,9 +120,31 @@ class DatatileJobSensor(BaseSensorOperator):
         if first_poke:
             # Each poke is a process of its own: how long a refusal has lasted is not known, only that it could have.
             wait.refused_since = started
+            wait.status = self._remembered(context)
         else:
             self.log.info("Waiting for job %s. Processing log: %s", job_id, server.processing_log_url)
         return wait
+
+    def _remembered(self, context: Context) -> str:
+        store: Any = context.get("task_state_store")
+        status = ""
+        # What is only for a tidier log must not end a wait.
+        with contextlib.suppress(Exception):
+            status = store.get(_STATUS, "") if store is not None else ""
+        return status if isinstance(status, str) else ""
+
+    def _remember(self, context: Context, status: str) -> None:
+        """Keep what was logged for the next poke's process, where Airflow (3.3 and later) can keep it."""
+        store: Any = context.get("task_state_store") if self.reschedule else None
+        if store is not None and status and status != self._remembered(context):
+            with contextlib.suppress(Exception):
+                store.set(_STATUS, status)
+
+    def _airflow_error(self, error: errors.DatatileError) -> BaseException:
+        if self.soft_fail or self.never_fail:
+            # Airflow would only tell that it skips, not why.
+            self.log.error("%s", error)
+        return airflow_error(error, may_retry=True)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """
@@ -130,6 +157,6 @@ class DatatileJobSensor(BaseSensorOperator):
         try:
             job = job_of(event, str(self.job_id))
         except errors.DatatileError as e:
-            raise airflow_error(e, may_retry=True) from None
+            raise self._airflow_error(e) from None
         self.log.info("Job %s has succeeded", job.id)
         return job.as_dict()

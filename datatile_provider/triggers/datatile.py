@@ -189,19 +189,20 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
         what, said, advice = (str(found.get(name) or "") for name in ("what", "said", "advice"))
         raise kind(what, said=said, advice=advice)
     told = found["job"] if isinstance(found.get("job"), dict) else {}
+    told_id, details = told.get("id"), told.get("details")
     succeeded = told.get("state") == contract.JobState.SUCCEEDED.value
-    if not succeeded or not told.get("id") or (job_id is not None and told["id"] != job_id):
+    if not succeeded or not told_id or not isinstance(told_id, str) or (job_id is not None and told_id != job_id):
         about = f" for job {job_id}" if job_id else ""
         raise errors.DatatileError(
             f"The triggerer told nothing that can be read{about}: {event!r}",
             advice="The job may have ended well: look in DATATILE's processing log.",
         )
     return Job(
-        told["id"],
+        told_id,
         contract.JobState.SUCCEEDED,
         str(told.get("status") or ""),
         str(told.get("message") or ""),
-        told.get("details") or {},
+        details if isinstance(details, dict) else {},
     )
 
 
