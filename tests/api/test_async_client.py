@@ -1,0 +1,276 @@
+"""Waits' questions over real sockets: one session for all, and the same answers as the other client gives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import certifi
+import pytest
+
+from datatile_provider.api import async_client, errors
+from datatile_provider.api.async_client import connected
+from datatile_provider.api.client import DatatileClient
+from datatile_provider.api.contract import Job, JobState
+from datatile_provider.sandbox import Sandbox
+from tests.support.clients import GARBAGE, MIB, TOKEN, Proxy, drip, drip_head, settings_for
+from tests.support.rawserver import Peer, RawServer
+
+
+async def ask(url: str, job_id: str = "7", **given: object) -> Job:
+    async with connected(settings_for(url, **given)) as client:
+        return await client.get_job(job_id)
+
+
+async def failure(url: str, job_id: str = "7", **given: object) -> errors.DatatileError:
+    with pytest.raises(errors.DatatileError) as caught:
+        await ask(url, job_id, **given)
+    assert TOKEN not in str(caught.value)
+    return caught.value
+
+
+def serving(status: int, body: bytes, *headers: str, heads: list[str] | None = None):
+    """Return what answers every request of a connection alike."""
+
+    def handle(peer: Peer) -> None:
+        while True:
+            head, _ = peer.request()
+            if heads is not None:
+                heads.append(head)
+            peer.answer(status, body, *headers)
+
+    return handle
+
+
+RUNNING = b'{"job_id": 7, "status": "running"}'
+
+
+async def test_what_is_asked():
+    heads: list[str] = []
+    with RawServer(serving(200, RUNNING, heads=heads)) as server:
+        assert (await ask(server.url + "/base", "a%2e:ö")).state is JobState.RUNNING
+    (head,) = heads
+    assert head.startswith("GET /base/api/v2/jobs/a%252e%3A%C3%B6 HTTP/1.1\r\n")
+    assert f"\r\ntoken: {TOKEN}" in head
+
+
+async def test_against_the_sandbox():
+    with Sandbox(token=TOKEN) as sandbox:
+        assert isinstance(await failure(sandbox.url, "nope"), errors.NotFound)
+        sandbox.regenerate_token()
+        assert isinstance(await failure(sandbox.url, "nope"), errors.TokenRefused)
+
+
+async def test_fifty_waits_share_one_session():
+    def handle(peer: Peer) -> None:
+        while True:
+            peer.request()
+            time.sleep(0.01)
+            peer.answer(200, RUNNING)
+
+    with RawServer(handle) as server:
+        settings = settings_for(server.url)
+
+        async def wait() -> None:
+            async with connected(settings) as client:
+                for _ in range(3):
+                    assert (await client.get_job("7")).state is JobState.RUNNING
+
+        await asyncio.gather(*(wait() for _ in range(50)))
+        assert 1 < server.connections <= 8
+        assert await asyncio.to_thread(server.wait_until_left)
+
+
+async def test_session_is_closed_when_the_last_leaves():
+    with RawServer(serving(200, RUNNING)) as server:
+        settings = settings_for(server.url)
+        async with connected(settings) as first:
+            await first.get_job("7")
+            async with connected(settings) as second:
+                await second.get_job("7")
+            await first.get_job("7")
+            assert (server.connections, server.open_connections) == (1, 1)
+        assert await asyncio.to_thread(server.wait_until_left)
+        await ask(server.url)
+        assert server.connections == 2
+
+
+async def test_session_is_closed_after_a_failure_and_a_cancellation():
+    with RawServer(Peer.drain) as server:
+        assert isinstance(await failure(server.url, timeout=0.2), errors.Passing)
+        waiting = asyncio.create_task(ask(server.url))
+        while server.connections < 2:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await asyncio.to_thread(server.wait_until_left)
+
+
+async def test_waits_of_several_tokens_do_not_mix():
+    heads: list[str] = []
+    with RawServer(serving(200, RUNNING, heads=heads)) as server:
+        one, two = settings_for(server.url), async_client.Settings(settings_for(server.url).server, "another-token")
+        async with connected(one) as first, connected(two) as second:
+            await first.get_job("1")
+            await second.get_job("2")
+    assert [("another-token" in head, TOKEN in head) for head in heads] == [(False, True), (True, False)]
+
+
+def test_loop_after_loop():
+    """A session of a loop that is over is not used in the next."""
+    with RawServer(serving(200, RUNNING)) as server:
+        for _ in range(3):
+            assert asyncio.run(ask(server.url)).state is JobState.RUNNING
+
+
+async def test_no_connection():
+    with RawServer(Peer.reset) as server:
+        url = server.url
+    error = await failure(url)
+    assert type(error) is errors.Passing
+    assert url in str(error)
+
+
+@pytest.mark.parametrize("host", ["datatile.invalid", "xn--.invalid", "-"])
+async def test_name_that_leads_nowhere(host):
+    error = await failure(f"https://{host}")
+    assert type(error) is errors.Passing
+    assert host in str(error)
+
+
+@pytest.mark.parametrize("handle", [Peer.reset, Peer.head, lambda peer: (peer.head(), peer.reset())])
+async def test_break(handle):
+    with RawServer(handle) as server:
+        assert type(await failure(server.url)) is errors.Passing
+
+
+async def test_connection_closed_between_two_looks():
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.answer(200, RUNNING)
+
+    with RawServer(handle) as server:
+        async with connected(settings_for(server.url)) as client:
+            for _ in range(5):
+                assert (await client.get_job("7")).state is JobState.RUNNING
+                await asyncio.to_thread(server.wait_until_left)
+
+
+@pytest.mark.parametrize("how", [Peer.drain, drip, drip_head])
+async def test_silence_and_slow_drip_are_ended(how):
+    with RawServer(how) as server:
+        started = time.monotonic()
+        assert isinstance(await failure(server.url, timeout=0.3), errors.Passing)
+        assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage(answer):
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer)
+
+    with RawServer(handle) as server:
+        assert isinstance(await failure(server.url), (errors.Passing, errors.Refused))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirect_is_not_followed(status):
+    with RawServer(serving(200, RUNNING)) as elsewhere:
+        location = f"Location: {elsewhere.url}/?token={TOKEN}"
+        with RawServer(serving(status, b"", location)) as server:
+            error = await failure(server.url)
+        assert elsewhere.connections == 0
+    assert type(error) is errors.Refused
+    assert elsewhere.url in str(error)
+
+
+async def test_netrc_and_cookies(netrc):
+    heads: list[str] = []
+    with RawServer(serving(200, RUNNING, "Set-Cookie: a=b; Path=/", heads=heads)) as server:
+        async with connected(settings_for(server.url)) as client:
+            await client.get_job("7")
+            await client.get_job("7")
+    assert len(heads) == 2
+    assert not any("authorization" in head.lower() or "cookie" in head.lower() for head in heads)
+
+
+async def test_certificates(certificates, monkeypatch, tmp_path):
+    verify = str(certificates.authority)
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    with RawServer(serving(200, RUNNING), certificates.server_context()) as server:
+        error = await failure(server.url)
+        assert isinstance(error, errors.Untrusted)
+        assert "Set verify" in str(error)
+        assert (await ask(server.url, verify=verify)).state is JobState.RUNNING
+        assert (await ask(server.url, verify=False)).state is JobState.RUNNING
+        assert isinstance(await failure(server.url, verify=str(folder)), errors.Untrusted)
+        assert isinstance(await failure(server.url.replace("127.0.0.1", "localhost"), verify=verify), errors.Untrusted)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+        assert (await ask(server.url, verify=verify)).state is JobState.RUNNING
+        assert isinstance(await failure(server.url), errors.Untrusted)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", verify)
+        assert (await ask(server.url)).state is JobState.RUNNING
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle")
+        error = await failure(server.url)
+        assert isinstance(error, errors.InvalidInput)
+        assert "/no/such/bundle" in str(error)
+
+
+async def test_answer_is_read_up_to_a_limit():
+    sent = []
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n")
+        for _ in range(200):
+            peer.send(b"x" * MIB)
+            sent.append(1)
+
+    with RawServer(handle) as server:
+        error = await failure(server.url)
+        assert await asyncio.to_thread(server.wait_until_left)
+    assert (type(error), error.status) == (errors.Passing, 500)
+    assert len(sent) < 100
+    assert len(str(error)) < 2_000
+
+
+async def test_proxy():
+    proxy = Proxy()
+    with RawServer(proxy) as server:
+        found = await ask("http://datatile.invalid:81/base", proxies={"http": server.url})
+    assert found.state is JobState.SUCCEEDED
+    assert [head.split(" HTTP")[0] for head in proxy.heads] == ["GET http://datatile.invalid:81/base/api/v2/jobs/7"]
+
+
+async def test_tunnel_through_a_proxy(certificates):
+    proxy = Proxy()
+    with RawServer(serving(200, RUNNING), certificates.server_context()) as server, RawServer(proxy) as middle:
+        found = await ask(server.url, proxies={"https": middle.url}, verify=str(certificates.authority))
+    assert found.state is JobState.RUNNING
+    (head,) = proxy.heads
+    assert head.startswith(f"CONNECT {server.address} HTTP/1.")
+    assert TOKEN not in head
+
+
+@pytest.mark.parametrize("proxies", [{}, {"https": "http://127.0.0.1:1"}], ids=["none given", "another scheme's given"])
+@pytest.mark.parametrize("excepted", ["", "datatile.invalid"])
+async def test_proxy_of_the_environment(monkeypatch, proxies, excepted):
+    """Both clients go the same way."""
+    proxy = Proxy()
+    with RawServer(proxy) as server:
+        monkeypatch.setenv("http_proxy", server.url)
+        monkeypatch.setenv("no_proxy", excepted)
+        settings = settings_for("http://datatile.invalid", proxies=proxies)
+        for call in (
+            asyncio.to_thread(DatatileClient(settings).get_job, "7"),
+            ask(settings.server.url, proxies=proxies),
+        ):
+            if excepted:
+                with pytest.raises(errors.Passing):
+                    await call
+            else:
+                assert (await call).state is JobState.SUCCEEDED
+    assert len(proxy.heads) == (0 if excepted else 2)

@@ -1,0 +1,423 @@
+"""Uploads and questions over real sockets, to servers that behave and to servers that don't."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import threading
+import time
+from contextlib import nullcontext
+
+import certifi
+import pytest
+
+from datatile_provider.api import client as client_module
+from datatile_provider.api import errors
+from datatile_provider.api.answers import MAX_ANSWER_BYTES
+from datatile_provider.api.client import DatatileClient
+from datatile_provider.api.contract import Action, Job, JobState, Upload
+from datatile_provider.api.multipart import Dataset
+from datatile_provider.sandbox import Sandbox
+from tests.support.clients import (
+    GARBAGE,
+    MIB,
+    TOKEN,
+    Proxy,
+    dataset_of_size,
+    drip,
+    drip_head,
+    settings_for,
+    upload_of,
+)
+from tests.support.rawserver import Peer, RawServer
+
+
+def send(url: str, size: int = 100, action: Action = Action.APPEND, **given: object) -> Job:
+    dataset = dataset_of_size(size)
+    return DatatileClient(settings_for(url, **given)).upload(upload_of(dataset, action), dataset)
+
+
+def ask(url: str, job_id: str = "7", **given: object) -> Job:
+    return DatatileClient(settings_for(url, **given)).get_job(job_id)
+
+
+def failure(call, *arguments: object, **given: object) -> errors.DatatileError:
+    with pytest.raises(errors.DatatileError) as caught:
+        call(*arguments, **given)
+    assert TOKEN not in str(caught.value)
+    return caught.value
+
+
+def test_what_is_sent():
+    seen = []
+
+    def handle(peer: Peer) -> None:
+        seen.append(peer.request())
+        peer.answer(200, b'{"job_id": 5, "status": "queued"}')
+
+    with RawServer(handle) as server:
+        job = send(server.url + "/base")
+        ask(server.url)
+    assert (job.id, job.state) == ("5", JobState.QUEUED)
+    (head, body), (question, _) = seen
+    assert head.startswith("POST /base/api/v2/upload/append/abc123 HTTP/1.1\r\n")
+    assert f"\r\ntoken: {TOKEN}" in head
+    assert "transfer-encoding" not in head.lower()
+    assert body.count(b'name="dataset"') == 1
+    assert question.startswith("GET /api/v2/jobs/7 HTTP/1.1\r\n")
+    assert f"\r\ntoken: {TOKEN}" in question
+
+
+def test_against_the_sandbox():
+    with Sandbox(token=TOKEN, processing_seconds=0.05) as sandbox:
+        content = b"a,b\n1,2\n"
+        file = Dataset("w.csv", len(content), "1", "here", lambda: nullcontext(io.BytesIO(content)), lambda: "1")
+        client = DatatileClient(settings_for(sandbox.url))
+        upload = Upload(Action.CREATE, sandbox.folder, file.name, file.size)
+        job = client.upload(upload, file)
+        deadline = time.monotonic() + 10
+        while not (job := client.get_job(job.id)).state.finished and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert job.state is JobState.SUCCEEDED
+        assert [(u["filename"], u["size"]) for u in sandbox.uploads()] == [("w.csv", len(content))]
+        client.probe()
+        assert isinstance(failure(client.upload, upload_of(file), file), errors.NotFound)
+        assert isinstance(failure(client.get_job, "nope"), errors.NotFound)
+        sandbox.regenerate_token()
+        assert isinstance(failure(client.get_job, job.id), errors.TokenRefused)
+        assert len(sandbox.uploads()) == 1
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("polite", [False, True], ids=["closes at once", "reads on"])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(413, errors.FileTooLarge), (401, errors.TokenRefused), (409, errors.Passing)]
+)
+def test_early_answer_is_read(certificates, tls, polite, status, kind):
+    """A server may answer before it has the body, and close under what is still being sent."""
+
+    def handle(peer: Peer) -> None:
+        peer.head()
+        peer.read(100_000)
+        peer.answer(status, b'{"error": "said early"}', "Connection: close")
+        if polite:
+            peer.drain()
+        else:
+            # A reset at once could overtake the answer in the server's own queue, and nobody could read it.
+            time.sleep(0.2)
+
+    with RawServer(handle, certificates.server_context() if tls else None) as server:
+        error = failure(send, server.url, 32 * MIB, verify=str(certificates.authority))
+    assert isinstance(error, kind)
+    assert error.status == status
+    assert "said early" in str(error)
+
+
+def test_early_success_is_not_believed():
+    def handle(peer: Peer) -> None:
+        peer.head()
+        peer.answer(200, b'{"job_id": "1"}', "Connection: close")
+
+    with RawServer(handle) as server:
+        assert type(failure(send, server.url, 32 * MIB)) is errors.Passing
+
+
+def test_connection_refused():
+    with RawServer(Peer.reset) as server:
+        url = server.url
+    for call in (send, ask):
+        error = failure(call, url)
+        assert type(error) is errors.Passing
+        assert "Connection refused" in str(error)
+        assert url in str(error)
+
+
+@pytest.mark.parametrize("host", ["datatile.invalid", "xn--.invalid", "-"])
+def test_name_that_leads_nowhere(host):
+    for call in (send, ask):
+        error = failure(call, f"https://{host}")
+        assert type(error) is errors.Passing
+        assert host in str(error)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_reset_in_mid_body(certificates, tls):
+    def handle(peer: Peer) -> None:
+        peer.head()
+        peer.read(100_000)
+        peer.reset()
+
+    with RawServer(handle, certificates.server_context() if tls else None) as server:
+        error = failure(send, server.url, 32 * MIB, verify=str(certificates.authority))
+    assert type(error) is errors.Passing
+    assert "bytes were sent, so nothing was accepted" in str(error)
+    sent, size = (int(word.replace(",", "")) for word in str(error).split("; ")[1].split()[0:3:2])
+    assert sent < size
+    assert 32 * MIB < size < 32 * MIB + 1_000
+
+
+def test_close_in_mid_body():
+    def handle(peer: Peer) -> None:
+        peer.head()
+        peer.read(100_000)
+
+    with RawServer(handle) as server:
+        assert type(failure(send, server.url, 32 * MIB)) is errors.Passing
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("end", [Peer.reset, lambda peer: None, lambda peer: peer.send(b"HTTP/1.1 2")])
+def test_break_after_the_last_byte(certificates, tls, end):
+    def handle(peer: Peer) -> None:
+        peer.request()
+        end(peer)
+
+    with RawServer(handle, certificates.server_context() if tls else None) as server:
+        error = failure(send, server.url, 2 * MIB, verify=str(certificates.authority))
+    assert isinstance(error, errors.OutcomeUnknown)
+    assert "the whole file was sent" in str(error)
+    assert f"{server.url}/" in str(error)
+
+
+def test_silence_after_the_last_byte():
+    with RawServer(Peer.drain) as server:
+        error = failure(send, server.url, timeout=0.3)
+    assert isinstance(error, errors.OutcomeUnknown)
+    assert "timed out" in str(error)
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_breakdown_after_the_last_byte(status):
+    with RawServer(lambda peer: (peer.request(), peer.answer(status))) as server:
+        assert isinstance(failure(send, server.url), errors.OutcomeUnknown)
+        assert type(failure(ask, server.url)) is errors.Passing
+
+
+def test_server_that_stops_reading():
+    stopped = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.head()
+        stopped.wait(8)
+
+    with RawServer(handle) as server:
+        started = time.monotonic()
+        error = failure(send, server.url, 32 * MIB, timeout=0.5)
+        stopped.set()
+    assert type(error) is errors.Passing
+    assert time.monotonic() - started < 5
+
+
+def test_slow_line_is_no_failure(monkeypatch):
+    """One block takes longer than is allowed for connecting."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.2)
+    size = 12 * MIB
+
+    def handle(peer: Peer) -> None:
+        peer.head()
+        left = size
+        for _ in range(3):
+            time.sleep(0.4)
+            peer.read(MIB // 2)
+            left -= MIB // 2
+        peer.read(left)
+        peer.answer(200, b'{"job_id": "slow"}')
+
+    with RawServer(handle) as server:
+        assert send(server.url, size).id == "slow"
+
+
+@pytest.mark.parametrize("call", [send, ask])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_not_followed(call, status):
+    with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"id": 1, "status": "done"}'))) as elsewhere:
+        location = f"Location: {elsewhere.url}/?token={TOKEN}"
+        with RawServer(lambda peer: (peer.request(), peer.answer(status, b"", location))) as server:
+            error = failure(call, server.url)
+            assert server.connections == 1
+        assert elsewhere.connections == 0
+    assert type(error) is errors.Refused
+    assert elsewhere.url in str(error)
+
+
+def test_large_redirect_is_not_read_whole():
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(f"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
+        while True:
+            peer.send(bytes(MIB))
+
+    with RawServer(handle) as server:
+        assert type(failure(ask, server.url)) is errors.Refused
+
+
+def test_netrc_is_not_sent(netrc):
+    heads = []
+
+    def handle(peer: Peer) -> None:
+        heads.append(peer.request()[0])
+        peer.answer(200, b'{"job_id": 1, "status": "queued"}')
+
+    with RawServer(handle) as server:
+        send(server.url)
+        ask(server.url)
+    assert len(heads) == 2
+    assert not any("authorization" in head.lower() for head in heads)
+
+
+def test_cookies_are_not_kept():
+    heads = []
+
+    def handle(peer: Peer) -> None:
+        heads.append(peer.request()[0])
+        peer.answer(200, b'{"job_id": 1, "status": "queued"}', "Set-Cookie: a=b; Path=/")
+
+    with RawServer(handle) as server:
+        client = DatatileClient(settings_for(server.url))
+        client.get_job("1")
+        client.get_job("1")
+    assert len(heads) == 2
+    assert not any("cookie" in head.lower() for head in heads)
+
+
+def _job_over_tls(peer: Peer) -> None:
+    peer.request()
+    peer.answer(200, b'{"job_id": 1, "status": "running"}')
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_untrusted_certificate(certificates):
+    with RawServer(_job_over_tls, certificates.server_context()) as server:
+        for call in (send, ask):
+            error = failure(call, server.url)
+            assert isinstance(error, errors.Untrusted)
+            assert "Set verify" in str(error)
+            assert "certificate verify failed" in str(error)
+        assert ask(server.url, verify=False).state is JobState.RUNNING
+
+
+def test_certificate_of_another_host(certificates):
+    with RawServer(_job_over_tls, certificates.server_context()) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        error = failure(ask, url, verify=str(certificates.authority))
+    assert isinstance(error, errors.Untrusted)
+    assert "localhost" in str(error)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_bundle_of_the_connection_and_of_the_environment(certificates, monkeypatch, name):
+    with RawServer(_job_over_tls, certificates.server_context()) as server:
+        monkeypatch.setenv(name, certifi.where())
+        for call in (send, ask):
+            assert call(server.url, verify=str(certificates.authority)).state is JobState.RUNNING
+            assert isinstance(failure(call, server.url), errors.Untrusted)
+        monkeypatch.setenv(name, str(certificates.authority))
+        assert ask(server.url).state is JobState.RUNNING
+        monkeypatch.setenv(name, "/no/such/bundle")
+        assert "/no/such/bundle" in str(failure(ask, server.url))
+
+
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+def test_garbage(answer):
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer)
+
+    with RawServer(handle) as server:
+        assert isinstance(failure(ask, server.url), (errors.Passing, errors.Refused))
+        assert isinstance(failure(send, server.url), (errors.OutcomeUnknown, errors.Refused, errors.RateLimited))
+
+
+def test_answer_is_read_up_to_a_limit():
+    sent = []
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n")
+        for _ in range(200):
+            peer.send(b"x" * MIB)
+            sent.append(1)
+
+    with RawServer(handle) as server:
+        error = failure(ask, server.url)
+        assert server.wait_until_left()
+    assert (type(error), error.status) == (errors.Passing, 500)
+    assert len(sent) < 100
+    assert len(str(error)) < 2_000
+
+
+def test_packed_answer_is_unpacked_up_to_a_limit():
+    bomb = gzip.compress(b" " * (64 * MIB))
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.answer(200, bomb, "Content-Encoding: gzip")
+
+    with RawServer(handle) as server:
+        assert isinstance(failure(ask, server.url), errors.OddAnswer)
+    assert len(bomb) < MAX_ANSWER_BYTES
+
+
+@pytest.mark.parametrize("how", [drip, drip_head])
+def test_slow_drip_is_ended(how):
+    with RawServer(how) as server:
+        started = time.monotonic()
+        assert isinstance(failure(ask, server.url, timeout=0.5), errors.Passing)
+        assert 0.9 < time.monotonic() - started < 3
+
+
+def test_proxy():
+    proxy = Proxy()
+    with RawServer(proxy) as server:
+        proxies = {"http": server.url}
+        assert send("http://datatile.invalid", proxies=proxies).id == "by-proxy"
+        assert ask("http://datatile.invalid:81/base", proxies=proxies).state is JobState.SUCCEEDED
+    assert [head.split(" HTTP")[0] for head in proxy.heads] == [
+        "POST http://datatile.invalid/api/v2/upload/append/abc123",
+        "GET http://datatile.invalid:81/base/api/v2/jobs/7",
+    ]
+
+
+@pytest.mark.parametrize("status", [200, 413])
+def test_tunnel_through_a_proxy(certificates, status):
+    """The token and the file pass through the tunnel only, and an early answer is read there too."""
+
+    def handle(peer: Peer) -> None:
+        if status == 200:
+            peer.request()
+        else:
+            peer.head()
+            peer.read(100_000)
+        peer.answer(status, b'{"job_id": "inside"}', "Connection: close")
+
+    proxy = Proxy()
+    with RawServer(handle, certificates.server_context()) as server, RawServer(proxy) as middle:
+        given = {"proxies": {"https": middle.url}, "verify": str(certificates.authority)}
+        if status == 200:
+            assert send(server.url, 2 * MIB, **given).id == "inside"
+        else:
+            assert isinstance(failure(send, server.url, 32 * MIB, **given), errors.FileTooLarge)
+    (head,) = proxy.heads
+    assert head.startswith(f"CONNECT {server.address} HTTP/1.")
+    assert TOKEN not in head
+
+
+def test_proxy_that_refuses(certificates):
+    with RawServer(lambda peer: (peer.request(), peer.answer(403))) as server:
+        error = failure(send, "https://datatile.invalid", proxies={"https": server.url})
+    assert type(error) is errors.Passing
+    assert "403" in str(error)
+
+
+def test_no_thread_stays_behind():
+    with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"id": 1, "status": "queued"}'))) as server:
+        send(server.url)
+        ask(server.url)
+        before = threading.active_count()
+        for _ in range(5):
+            ask(server.url, timeout=60.0)
+        assert server.wait_until_left()
+        deadline = time.monotonic() + 2
+        while threading.active_count() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threading.active_count() <= before

@@ -1,0 +1,267 @@
+"""What the contract makes of answers of the usual shapes, and what it takes as a hash, a job id and a URL."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+
+from datatile_provider.api import answers, contract, errors
+from datatile_provider.api.answers import Answer
+from datatile_provider.api.contract import Action, JobState, Server
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, said
+
+
+@pytest.mark.parametrize(
+    ("body", "job_id"),
+    [
+        ({"job_id": "a-1"}, "a-1"),
+        ({"jobId": 17}, "17"),
+        ({"job": "x"}, "x"),
+        ({"id": 0}, "0"),
+        ({"task_id": "t"}, "t"),
+        ({"taskId": "t"}, "t"),
+        ({"id": "target", "job_id": "j"}, "j"),
+        ({"data": {"id": 5}}, "5"),
+        ({"result": {"job": {"id": "deep"}}}, "deep"),
+        ({"id": "outer", "job": {"id": "inner"}}, "inner"),
+        ({"status": "success", "data": {"jobId": "j1"}}, "j1"),
+        ('"42ab"', "42ab"),
+        ("42ab\n", "42ab"),
+        ("\ufeff42", "42"),
+        ("1234", "1234"),
+        ("550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440000"),
+    ],
+)
+def test_job_ids_that_are_read(body, job_id):
+    assert outcome(contract.read_upload, SERVER, UPLOAD, said(body)).id == job_id
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        "OK",
+        '"queued"',
+        "true",
+        "null",
+        "NaN",
+        "[1]",
+        "[1",
+        '{"job_id": "1',
+        {},
+        {"id": None},
+        {"id": True},
+        {"id": 1.5},
+        {"id": ["1"]},
+        {"id": "a b"},
+        {"id": "a/b"},
+        {"id": "../x"},
+        {"id": ".."},
+        {"id": "?x=1"},
+        {"id": ""},
+        {"id": "x" * 201},
+        {"status": "queued"},
+        [{"id": 1}],
+        "<html><body>1234</body></html>",
+        "<p>7</p>",
+        "two words 2",
+        "żółć1",
+    ],
+)
+def test_no_job_id(body):
+    error = outcome(contract.read_upload, SERVER, UPLOAD, said(body))
+    assert isinstance(error, errors.OutcomeUnknown)
+    for part in ("wave.sav", "abc123", SERVER.processing_log_url):
+        assert part in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"job_id": "1", "error": "no such variable"},
+        {"job_id": "1", "errors": ["no such variable"]},
+        {"data": {"job_id": "1", "error": {"message": "no such variable"}}},
+        {"job_id": "1", "success": False, "message": "no such variable"},
+        {"ok": False, "detail": "no such variable"},
+    ],
+)
+def test_error_inside_a_200_is_refused(body):
+    error = outcome(contract.read_upload, SERVER, UPLOAD, said(body))
+    assert type(error) is errors.Refused
+    assert "no such variable" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        *(({"status": word}, JobState.SUCCEEDED) for word in SUCCESS_WORDS),
+        *(({"status": word}, JobState.QUEUED) for word in ("queued", "Pending", "IN QUEUE", "waiting", "NEW")),
+        *(({"status": word}, JobState.RUNNING) for word in ("running", "In progress", "in-progress", "IN_PROGRESS")),
+        *(({"status": word}, JobState.FAILED) for word in ("failed", "ERROR", "Rejected", "failure")),
+        *(({"status": word}, JobState.CANCELLED) for word in ("cancelled", "Canceled", "ABORTED", "revoked")),
+        *(({"status": word}, JobState.UNKNOWN) for word in ("ok", "200", "frobnicated", "not finished", "готово")),
+        ({"state": "SUCCEEDED"}, JobState.SUCCEEDED),
+        ({"jobStatus": " Done. "}, JobState.SUCCEEDED),
+        ({"data": {"status": "success"}}, JobState.SUCCEEDED),
+        ({"status": "success", "data": {"status": "running"}}, JobState.RUNNING),
+        ({"status": "success", "data": {}}, JobState.UNKNOWN),
+        ({"status": "success", "data": None}, JobState.UNKNOWN),
+        ({"status": "success", "data": []}, JobState.UNKNOWN),
+        ({"task_id": "7", "status": "SUCCESS", "result": {"rows": 3}}, JobState.SUCCEEDED),
+        ({"status": "done", "error": "disk full"}, JobState.FAILED),
+        ({"status": "done", "success": False}, JobState.FAILED),
+        ({"status": "done", "errors": []}, JobState.SUCCEEDED),
+        ({"status": 3}, JobState.UNKNOWN),
+    ],
+)
+def test_states(body, state):
+    assert outcome(contract.read_job, SERVER, "7", said(body)).state is state
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", "done", '"done"', ["done"], 1, {}, {"status": None}, {"status": True}, {"status": {}}, "<h1>done</h1>"],
+)
+def test_no_status(body):
+    error = outcome(contract.read_job, SERVER, "7", said(body))
+    assert isinstance(error, errors.OddAnswer)
+    assert "status_field" in str(error)
+
+
+def test_own_words_and_places():
+    server = Server(
+        "https://x", status_field="info.phase", status_map={"Fertig": JobState.SUCCEEDED, "done": JobState.RUNNING}
+    )
+    body = {"status": "failed", "info": {"phase": "FERTIG"}}
+    assert contract.read_job(server, "7", said(body)).state is JobState.SUCCEEDED
+    assert contract.read_job(server, "7", said({"info": {"phase": "done"}})).state is JobState.RUNNING
+    assert isinstance(outcome(contract.read_job, server, "7", said({"status": "done"})), errors.OddAnswer)
+    placed = Server("https://x", job_id_field="answer.number")
+    assert contract.read_upload(placed, UPLOAD, said({"id": "no", "answer": {"number": 9}})).id == "9"
+    assert isinstance(outcome(contract.read_upload, placed, UPLOAD, said({"id": "no"})), errors.OutcomeUnknown)
+
+
+FINAL, UNKNOWN, PASSING = errors.Refused, errors.OutcomeUnknown, errors.Passing
+
+
+@pytest.mark.parametrize(
+    ("status", "sent_whole", "broken_off"),
+    [
+        (200, UNKNOWN, PASSING),
+        (302, FINAL, FINAL),
+        (400, FINAL, FINAL),
+        (401, errors.TokenRefused, errors.TokenRefused),
+        (403, errors.RoleMissing, errors.RoleMissing),
+        (404, errors.NotFound, errors.NotFound),
+        (408, PASSING, PASSING),
+        (409, errors.DestinationBusy, errors.DestinationBusy),
+        (413, errors.FileTooLarge, errors.FileTooLarge),
+        (422, FINAL, FINAL),
+        (423, errors.DestinationBusy, errors.DestinationBusy),
+        (425, PASSING, PASSING),
+        (429, errors.RateLimited, errors.RateLimited),
+        (500, UNKNOWN, PASSING),
+        (502, UNKNOWN, PASSING),
+        (503, errors.RateLimited, errors.RateLimited),
+        (504, UNKNOWN, PASSING),
+    ],
+)
+def test_statuses(status, sent_whole, broken_off):
+    for whole, kind in ((True, sent_whole), (False, broken_off)):
+        answer = said("Say what?", status, retry_after="7")
+        error = outcome(contract.read_upload, SERVER, UPLOAD, answer, whole_body_sent=whole)
+        assert type(error) is kind
+        assert error.status == status
+        assert str(UPLOAD) in str(error)
+        if status != 200:
+            assert "Say what?" in str(error)
+        if kind in (errors.DestinationBusy, errors.RateLimited):
+            assert error.retry_after == 7
+    asked = outcome(contract.read_job, SERVER, "7", said("Say what?", status))
+    assert type(asked) is (errors.OddAnswer if status == 200 else PASSING if sent_whole is UNKNOWN else sent_whole)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", 30),
+        ("Wed, 21 Oct 2026 09:28:30 +0200", 30),
+        ("Wed, 21 Oct 2026 07:00:00 GMT", 0),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("99999999999999999999", None),
+    ],
+)
+def test_retry_after(value, seconds):
+    at = datetime(2026, 10, 21, 7, 28, tzinfo=timezone.utc)
+    assert answers.seconds_to_wait(Answer(429, retry_after=value, at=at)) == seconds
+
+
+@pytest.mark.parametrize("good", ["a", "0f3b", "A-b_c.d~e", "x" * 200])
+def test_hashes(good):
+    assert contract.check_hash(good) == good
+
+
+@pytest.mark.parametrize(
+    "bad", ["", ".", "..", "a..b", "a/b", "/", "a b", " a", "a\n", "a?b", "a#b", "a%2Fb", "хэш", "x" * 201, None, 7]
+)
+def test_bad_hashes(bad):
+    with pytest.raises(errors.InvalidInput, match="hash"):
+        contract.check_hash(bad)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", ".", "..", "None", "a/b", "a b", "a\n", "a?b", "[7]", "{'a': 1}", "\ud800", None, 7]
+)
+def test_bad_job_ids(bad):
+    with pytest.raises(errors.InvalidInput, match="job id"):
+        contract.check_job_id(bad)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "x", "//x/y", "ftp://x", "http://", "http://a b", "http://a:99999", "http://a\r\nb", "http://["]
+)
+def test_bad_callback_urls(bad):
+    with pytest.raises(errors.InvalidInput, match="callback URL"):
+        contract.check_callback_url(bad)
+
+
+def test_actions():
+    assert [Action.of(name) for name in ("create", "reload", "append")] == list(Action)
+    assert [action for action in Action if action.repeatable] == [Action.RELOAD]
+    for bad in ("", "Create", "delete", "create "):
+        with pytest.raises(errors.InvalidInput, match="Use one of: create, reload, append"):
+            Action.of(bad)
+
+
+def test_urls():
+    server = Server("https://x:8/base", api_path="api/v3", job_path="{api_path}/status?job={job_id}")
+    assert server.upload_url(Action.RELOAD, "h") == "https://x:8/base/api/v3/upload/reload/h"
+    assert server.job_url("a&b=ö") == "https://x:8/base/api/v3/status?job=a%26b%3D%C3%B6"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"message": "no space\nleft"}, "no space left"),
+        ({"error": {"detail": "no space"}}, "no space"),
+        ({"errors": ["one", {"message": "two"}]}, "one two"),
+        ({"data": {"reason": "inner"}, "message": "outer"}, "inner"),
+        ({"odd": 1}, '{"odd": 1}'),
+        (
+            "<html><head><title>502</title><style>p{}</style></head><body><h1>Bad &amp; worse</h1></body>",
+            "502 Bad & worse",
+        ),
+        ("plain", "plain"),
+        ("", ""),
+        (b"\xff\x00", "2 bytes that are not text"),
+    ],
+)
+def test_what_the_server_said(body, words):
+    assert answers.said(said(body, 500)) == words

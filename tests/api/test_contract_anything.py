@@ -1,0 +1,184 @@
+"""Whatever a server says is a job or an error of ours, by property."""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from datetime import timezone
+from urllib.parse import quote, unquote, urlsplit
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from datatile_provider.api import answers, contract, errors
+from datatile_provider.api.answers import Answer
+from datatile_provider.api.contract import Job, JobState, Server
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, said
+
+text = st.text(max_size=30) | st.sampled_from([*SUCCESS_WORDS, "running", "failed", "ok", "true", "7", "<p>done</p>"])
+names = (
+    st.sampled_from(
+        ["id", "job_id", "job", "status", "state", "data", "result", "error", "errors", "message", "success"]
+    )
+    | text
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
+trees = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5), max_leaves=15
+)
+bodies = (
+    st.binary(max_size=200)
+    | trees.map(lambda value: json.dumps(value).encode())
+    | trees.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    | text.map(lambda value: value.encode("utf-8", "surrogatepass"))
+    | text.map(lambda value: f"<html><body><h1>{value}</h1></body></html>".encode("utf-8", "surrogatepass"))
+)
+any_answer = st.builds(
+    Answer, status=st.integers(100, 599), body=bodies, retry_after=st.text(max_size=40), location=st.text(max_size=300)
+)
+fields = st.none() | st.sampled_from(["status", "data.status", "result.id", "id", "a.b.c"])
+servers = st.builds(
+    Server,
+    st.just("https://datatile.example.com/base"),
+    job_id_field=fields,
+    status_field=fields,
+    status_map=st.dictionaries(text, st.sampled_from(list(JobState)[:5]), max_size=3),
+)
+
+
+@given(servers, any_answer, st.booleans())
+def test_upload(server, answer, whole):
+    found = outcome(contract.read_upload, server, UPLOAD, answer, whole_body_sent=whole)
+    if isinstance(found, Job):
+        assert whole
+        assert 200 <= answer.status < 300
+        assert contract.check_job_id(found.id) == found.id
+    if not whole:
+        assert isinstance(found, (errors.Passing, errors.Refused))
+    if not 200 <= answer.status < 300:
+        assert not isinstance(found, Job)
+
+
+@given(servers, any_answer)
+def test_job(server, answer):
+    found = outcome(contract.read_job, server, "7", answer)
+    assert isinstance(found, (Job, errors.Passing, errors.Refused))
+    if isinstance(found, Job):
+        assert found.id == "7"
+        assert found.status
+        assert 200 <= answer.status < 300
+
+
+@given(any_answer)
+def test_probe(answer):
+    found = outcome(contract.read_probe, SERVER, "/jobs/x", answer)
+    assert found is None or isinstance(found, (errors.Passing, errors.Refused))
+    if found is None:
+        assert answer.status in (400, 404, 409, 422, 429)
+        assert isinstance(json.loads(answer.body), dict)
+
+
+@given(trees, st.sampled_from([None, "status", "data.status"]))
+def test_success_is_a_known_word_where_the_status_is(value, status_field):
+    server = Server("https://x", status_field=status_field)
+    found = outcome(contract.read_job, server, "7", said(value))
+    if not isinstance(found, Job) or found.state is not JobState.SUCCEEDED:
+        return
+    assert isinstance(value, dict)
+    assert "".join(c for c in found.status.casefold() if c.isalnum()) in SUCCESS_WORDS
+    layers = answers.layers(value)
+    if status_field:
+        assert answers.word(answers.dig(value, status_field)) == found.status
+    else:
+        assert any(answers.word(layer.get(n)) == found.status for layer in layers for n in ("status", "state"))
+    assert not any(layer.get("error") or layer.get("errors") for layer in layers)
+    assert not any(layer.get("success") is False for layer in layers)
+
+
+@given(trees.filter(lambda value: not isinstance(value, dict)) | st.sampled_from(SUCCESS_WORDS))
+def test_no_success_outside_an_object(value):
+    for body in (json.dumps(value), f"<html><body>{value}</body></html>", str(value)):
+        assume(not body.lstrip().startswith("{"))
+        assert isinstance(
+            outcome(contract.read_job, SERVER, "7", said(body.encode("utf-8", "replace"))), errors.OddAnswer
+        )
+
+
+@given(
+    st.sampled_from(SUCCESS_WORDS),
+    trees.filter(lambda v: not isinstance(v, dict) or not {"status", "state", "data", "result", "job"} & set(v)),
+)
+def test_envelope_is_no_success(word, data):
+    assert outcome(contract.read_job, SERVER, "7", said({"status": word, "data": data})).state is JobState.UNKNOWN
+
+
+@given(st.text("abcXYZ019+/=<&\"'\\%~", min_size=5, max_size=30), st.integers(100, 599), st.booleans())
+@example("ab/cd", 500, True)
+@example('q"uo\\te', 500, True)
+def test_token_is_blotted_out(token, status, ascii_only):
+    assume(token not in "*** The server said: append of 'wave.sav' (10 bytes) to abc123")
+    echoed = f"you sent {token} as the token"
+    bodies = [
+        echoed.encode(),
+        json.dumps({"message": echoed}, ensure_ascii=ascii_only).encode(),
+        json.dumps({"message": echoed}).replace("/", r"\/").encode(),
+        json.dumps({"error": {token: [echoed]}, "id": "1"}).encode(),
+        f"<html><body>{html.escape(echoed)}</body></html>".encode(),
+        f"https://x/?token={quote(token, safe='')}".encode(),
+    ]
+    for body in bodies:
+        answer = Answer(status, body, location=f"https://x/{token}").without(token)
+        for found in (
+            outcome(contract.read_upload, SERVER, UPLOAD, answer),
+            outcome(contract.read_job, SERVER, "7", answer),
+            outcome(contract.read_probe, SERVER, "/", answer),
+        ):
+            assert token not in str(found)
+            assert token not in repr(found)
+            if isinstance(found, Job):
+                assert token not in json.dumps(found.as_dict(), ensure_ascii=False)
+
+
+@given(st.text(max_size=30) | st.sampled_from(["%2e%2e", "a%2Fb", "..%2f", "7;x", "a:b@c", "…"]))
+def test_job_id_stays_in_its_place(job_id):
+    if isinstance(outcome(contract.check_job_id, job_id), errors.InvalidInput):
+        return
+    parts = urlsplit(SERVER.job_url(job_id))
+    assert parts.path.startswith("/api/v2/jobs/")
+    last = parts.path.removeprefix("/api/v2/jobs/")
+    assert unquote(last) == job_id
+    assert "/" not in last
+    assert last not in (".", "..")
+    assert (parts.query, parts.fragment, parts.netloc) == ("", "", "datatile.example.com")
+
+
+@given(st.text(max_size=60), st.datetimes(timezones=st.just(timezone.utc)))
+def test_retry_after(value, at):
+    wait = answers.seconds_to_wait(Answer(503, retry_after=value, at=at))
+    assert wait is None or 0 <= wait < float("inf")
+
+
+@pytest.mark.parametrize(
+    "piece", ["<!--", "<a ", "<p ' ", "<script>", "</", "<![", "<style", "&#9", '{"a":', "[", "\x00"]
+)
+def test_largest_answer_is_read_quickly(piece):
+    body = ("<html>" + piece * answers.MAX_ANSWER_BYTES)[: answers.MAX_ANSWER_BYTES].encode()
+    started = time.process_time()
+    for whole in (body, body[6:]):
+        outcome(contract.read_upload, SERVER, UPLOAD, Answer(500, whole))
+        outcome(contract.read_job, SERVER, "7", Answer(200, whole))
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("digits", [4_000, 5_000, 100_000])
+def test_endless_numbers(digits):
+    for body in ("9" * digits, f"<html>&#{'9' * digits};</html>", f'{{"id": {"9" * digits}}}'):
+        assert isinstance(outcome(contract.read_upload, SERVER, UPLOAD, said(body)), errors.OutcomeUnknown)
+
+
+@pytest.mark.parametrize("name", ["message", "status", "error", "reason"])
+def test_endless_texts_are_cut(name):
+    for read in (lambda a: contract.read_job(SERVER, "7", a), lambda a: contract.read_upload(SERVER, UPLOAD, a)):
+        outcome(read, said({"id": 1, "status": "failed", name: "long\n" * 10_000}))

@@ -1,0 +1,245 @@
+"""A connection's fields: each one right, and each one wrong with a message that names it."""
+
+from __future__ import annotations
+
+import json
+
+import certifi
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datatile_provider.api.contract import JobState
+from datatile_provider.api.errors import InvalidInput
+from datatile_provider.api.settings import Settings
+
+TOKEN = "s3cret-token/+="
+
+
+def made(host: str | None = "datatile.example.com", *, token: str | None = TOKEN, **given: object) -> Settings:
+    extra = given.pop("extra", None)
+    if extra is not None and not isinstance(extra, str):
+        extra = json.dumps(extra)
+    return Settings.of("study", host=host, token=token, extra=extra, **given)
+
+
+def refused(*arguments: object, **given: object) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        made(*arguments, **given)
+    message = str(caught.value)
+    assert "The connection 'study'" in message
+    assert TOKEN not in message
+    assert message.isprintable()
+    return message
+
+
+def test_usual():
+    settings = made()
+    assert settings.server.url == "https://datatile.example.com"
+    assert settings.server.processing_log_url == "https://datatile.example.com/"
+    assert (settings.timeout, settings.verify, settings.max_upload_bytes) == (120.0, True, None)
+    assert TOKEN not in repr(settings)
+    assert settings.token == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": "srv"}, "https://srv"),
+        ({"host": " srv/ "}, "https://srv"),
+        ({"host": "srv", "port": 8443}, "https://srv:8443"),
+        ({"host": "srv:8443", "port": 1}, "https://srv:8443"),
+        ({"host": "srv/base/"}, "https://srv/base"),
+        ({"host": "https://srv:8443/base"}, "https://srv:8443/base"),
+        ({"host": "HTTPS://Srv"}, "https://srv"),
+        ({"host": "https://srv", "schema": "https"}, "https://srv"),
+        ({"host": "[::1]:8000", "schema": "http"}, "http://[::1]:8000"),
+        ({"host": "http://[2001:db8::1]", "extra": {"allow_http": True}}, "http://[2001:db8::1]"),
+        ({"host": "localhost", "schema": "http", "port": 80}, "http://localhost:80"),
+        ({"host": "http://127.9.9.9"}, "http://127.9.9.9"),
+        ({"host": "srv", "schema": "HTTP", "extra": {"allow_http": "true"}}, "http://srv"),
+    ],
+)
+def test_addresses(fields, url):
+    assert made(**fields).server.url == url
+
+
+@pytest.mark.parametrize("host", [None, "", "  "])
+def test_no_host(host):
+    assert "host" in refused(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"https://user:{TOKEN}@srv",
+        "user@srv",
+        "srv?x=1",
+        "srv#x",
+        "ftp://srv",
+        "https://",
+        "https:/srv",
+        "srv:",
+        "https:///path",
+        "srv:port",
+        "srv:99999",
+        "a b",
+        "srv\n.evil",
+        "::1",
+        "[::1",
+        "\u202esrv",
+        "a..b",
+        "x" * 70,
+    ],
+)
+def test_odd_hosts(host):
+    assert "host that is no server's address" in refused(host)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 10**9])
+def test_odd_ports(port):
+    assert "no server's address" in refused("srv", port=port)
+
+
+def test_schema():
+    assert "'ftp'" in refused("srv", schema="ftp")
+    assert "says 'http'" in refused("http://localhost", schema="https")
+
+
+@pytest.mark.parametrize("host", ["srv", "10.0.0.1", "localhost.example.com", "127.0.0.1.example.com", "[::2]"])
+def test_plain_http_must_be_asked_for(host):
+    message = refused(host, schema="http")
+    assert "allow_http" in message
+    assert "unencrypted" in message
+    refused(host, schema="http", extra={"allow_http": False})
+    assert made(host, schema="http", extra={"allow_http": True}).server.url.startswith("http://")
+
+
+@pytest.mark.parametrize("token", [None, "", "two words", " padded", "line\n", "ключ", "nul\0"])
+def test_odd_tokens(token):
+    with pytest.raises(InvalidInput, match=r"'study' holds .* token") as caught:
+        made(token=token)
+    assert not token or token not in str(caught.value)
+
+
+# Each option with values that are taken, and what they are then.
+TAKEN = {
+    "allow_http": [(True, None), ("False", None)],
+    "api_path": [("api/v3", "api/v3"), ("/api/v3/", "api/v3")],
+    "job_path": [("jobs/{job_id}", "jobs/{job_id}"), ("/{api_path}/j?id={job_id}", "{api_path}/j?id={job_id}")],
+    "job_id_field": [("result.id", "result.id")],
+    "status_field": [(" job.phase ", "job.phase")],
+    "status_map": [
+        ({"Fertig": "SUCCEEDED"}, {"Fertig": JobState.SUCCEEDED}),
+        ('{"Fertig": "FAILED"}', {"Fertig": JobState.FAILED}),
+    ],
+    "callback_field": [("hook", "hook")],
+    "processing_log_url": [("https://srv/log", "https://srv/log")],
+    "timeout": [(5, 5.0), ("2.5", 2.5), (0.1, 0.1)],
+    "verify": [(False, False), ("true", True), ("False", False), (certifi.where(), certifi.where())],
+    "proxies": [
+        ({"https": "http://proxy:1"}, {"https": "http://proxy:1"}),
+        ('{"http": "http://p"}', {"http": "http://p"}),
+    ],
+    "max_upload_bytes": [(5, 5), ("7", 7)],
+}
+NOT_TAKEN = {
+    "allow_http": [1, "yes", [], TOKEN],
+    "api_path": [1, "/", "../x", "http://x", "a b", "a?b", "a#b", " ", "a\0b"],
+    "job_path": [1, "jobs", "http://x/{job_id}", "../{job_id}", "a b/{job_id}", "{job_id}#x"],
+    "job_id_field": [1, "a..b", "a b", ".", ["id"]],
+    "status_field": [True, "a.", {}],
+    "status_map": [1, "done", {"done": "OK"}, {"done": 1}, {"done": "UNKNOWN"}, ["done"], "[" * 10_000],
+    "callback_field": [1, "a b"],
+    "processing_log_url": [1, "srv/log", "ftp://srv", "javascript:alert(1)"],
+    "timeout": [0, -1, True, "soon", TOKEN, "nan", 1e9, 10**400, [], {}],
+    "verify": [1, "/no/such/bundle", [], "maybe", __file__, "a\0b"],
+    "proxies": [
+        1,
+        "http://p",
+        {"ftp": "http://p"},
+        {"http": "p:1"},
+        {"http": f"ftp://u:{TOKEN}@p"},
+        {"http": 1},
+        {"http": "http://a..b"},
+        [],
+    ],
+    "max_upload_bytes": [0, -5, 1.5, True, "1e9", TOKEN, "9" * 5_000, []],
+}
+PLACES = {"processing_log_url": "log_url"}
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [(n, *pair) for n, pairs in TAKEN.items() for pair in pairs])
+def test_options(name, value, expected):
+    settings = made(extra={name: value})
+    if name != "allow_http":
+        holder = settings if hasattr(settings, name) else settings.server
+        assert getattr(holder, PLACES.get(name, name)) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, value) for n, values in NOT_TAKEN.items() for value in values])
+def test_wrong_options(name, value):
+    assert f"{name!r} in its extra: " in refused(extra={name: value})
+
+
+@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("untouched", ["", None])
+def test_untouched_options_are_as_usual(name, untouched):
+    assert made(extra={name: untouched}) == made()
+
+
+def test_options_of_a_uri_connection():
+    extra = {"timeout": "30", "verify": "false", "max_upload_bytes": "100", "status_map": '{"ok": "RUNNING"}'}
+    settings = made(extra=extra)
+    assert (settings.timeout, settings.verify, settings.max_upload_bytes) == (30.0, False, 100)
+    assert settings.server.status_map == {"ok": JobState.RUNNING}
+
+
+def test_unknown_options():
+    assert "Did you mean 'timeout'?" in refused(extra={"timeuot": 5})
+    message = refused(extra={"zzz": TOKEN})
+    assert "'zzz'" in message
+    assert all(name in message for name in TAKEN)
+
+
+@pytest.mark.parametrize("extra", ["{", "[]", "1", '"x"', "null", "{'a': 1}", "[" * 100_000])
+def test_extra_that_is_no_object(extra):
+    assert "extra that is not" in refused(extra=extra)
+
+
+@pytest.mark.parametrize("extra", [None, "", "  ", "{}"])
+def test_no_extra(extra):
+    assert made(extra=extra) == made()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*TAKEN]), json_values, max_size=3).map(json.dumps)
+    | json_values.map(json.dumps)
+    | st.text(max_size=50)
+)
+def test_any_extra(extra):
+    try:
+        made(extra=extra)
+    except InvalidInput as e:
+        assert "'study'" in str(e)  # noqa: PT017 - either way is right
+
+
+@given(
+    st.text(max_size=40) | st.from_regex(r"https?://[a-z\[\]:@/.0-9]{0,20}"), st.none() | st.integers(), st.booleans()
+)
+def test_any_host(host, port, allow_http):
+    try:
+        url = made(host, port=port, extra={"allow_http": allow_http}).server.url
+    except InvalidInput:
+        return
+    assert url.startswith(("http://", "https://"))
+    assert url.isprintable()
+    assert not set(url) & set(" @?#")
+    assert made(url, extra={"allow_http": True}).server.url == url

@@ -1,0 +1,234 @@
+"""How a job is waited for, told on a simulated clock."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Job, JobState, Server
+from datatile_provider.api.waiting import GRACE, QUICK, Wait, seconds
+
+SERVER = Server("https://datatile.example.com")
+
+
+class Clock:
+    """A wait, the time, and what was logged."""
+
+    def __init__(self, poll_interval: float = 30.0, timeout: float = 1_000.0, **given: object) -> None:
+        self.now = 5_000.0
+        self.lines: list[tuple[int, str]] = []
+        self.wait = Wait(
+            SERVER, "7", poll_interval, timeout, self.now, lambda level, text: self.lines.append((level, text)), **given
+        )
+
+    def hear(self, *results: Job | errors.DatatileError | str, after: float = 1.0) -> Job | None:
+        found = None
+        for result in results:
+            self.now += after
+            heard = Job("7", _STATES.get(result, JobState.UNKNOWN), result) if isinstance(result, str) else result
+            found = self.wait.heard(heard, self.now)
+        return found
+
+    def run(self, result: Job | errors.DatatileError | str, looks: int = 10_000) -> list[float]:
+        """Hear the same over and over; return the delays."""
+        delays = []
+        for _ in range(looks):
+            self.hear(result, after=0.0)
+            delays.append(self.wait.delay(self.now))
+            self.now += delays[-1]
+        return delays
+
+    def texts(self, level: int = logging.DEBUG) -> list[str]:
+        return [text for at, text in self.lines if at >= level]
+
+
+_STATES = {"queued": JobState.QUEUED, "running": JobState.RUNNING, "done": JobState.SUCCEEDED}
+_STATES |= {"failed": JobState.FAILED, "cancelled": JobState.CANCELLED}
+
+
+def test_success_at_once():
+    clock = Clock()
+    assert clock.hear("done").state is JobState.SUCCEEDED
+    assert clock.texts() == ["Job 7 is SUCCEEDED (1.0 s)"]
+
+
+@pytest.mark.parametrize(("word", "kind"), [("failed", errors.JobFailed), ("cancelled", errors.JobCancelled)])
+def test_end_without_success(word, kind):
+    clock = Clock()
+    clock.hear("running")
+    with pytest.raises(kind) as caught:
+        clock.hear(Job("7", _STATES[word], word, "row 3 is broken"))
+    assert f"(its status is {word!r})" in str(caught.value)
+    assert 'The server said: "row 3 is broken"' in str(caught.value)
+    assert SERVER.processing_log_url in str(caught.value)
+
+
+def test_success_after_the_deadline_is_still_success():
+    clock = Clock(timeout=10)
+    assert clock.hear("done", after=50).state is JobState.SUCCEEDED
+
+
+def test_each_transition_is_logged_once():
+    clock = Clock()
+    clock.hear("queued", "queued", "running", errors.Passing("x", status=502), "running", "running", "done")
+    assert [line.split(" (")[0] for line in clock.texts() if line.startswith("Job")] == [
+        "Job 7 is QUEUED",
+        "Job 7 is RUNNING",
+        "Job 7 is SUCCEEDED",
+    ]
+
+
+def test_transition_seen_before_is_not_logged_again():
+    clock = Clock(status="running")
+    clock.hear("running")
+    assert clock.texts() == []
+
+
+def test_unknown_word_is_told_of_once_with_what_to_do():
+    clock = Clock()
+    clock.hear('frobni"cating', 'frobni"cating')
+    (warning,) = clock.texts(logging.WARNING)
+    assert r'{"frobni\"cating": "RUNNING"}' in warning
+    assert "status_map" in warning
+    clock.hear("done")
+
+
+def test_trouble_is_logged_once_per_kind_with_a_count():
+    clock = Clock()
+    clock.hear(*[errors.Passing("Bad gateway", status=502)] * 5, *[errors.Passing("Reset")] * 3, "running")
+    warnings = clock.texts(logging.WARNING)
+    assert [w.split(".")[0].split(":")[0] for w in warnings] == [
+        "Bad gateway",
+        "That was 5 looks in a row",
+        "Reset",
+        "That was 3 looks in a row",
+    ]
+    assert warnings[1].endswith("Passing 502")
+
+
+def test_single_trouble_needs_no_count():
+    clock = Clock()
+    clock.hear(errors.Passing("Reset"), "running")
+    assert clock.texts(logging.WARNING) == ["Reset. Asking again."]
+
+
+def test_passing_trouble_never_ends_a_wait_before_its_deadline():
+    clock = Clock(timeout=86_400)
+    with pytest.raises(errors.JobTimeout):
+        clock.run(errors.Passing("Reset"))
+    assert clock.now == 5_000 + 86_400
+
+
+def test_token_refused_ends_it_at_once():
+    with pytest.raises(errors.TokenRefused):
+        Clock().hear(errors.TokenRefused("no"))
+
+
+@pytest.mark.parametrize("kind", [errors.InvalidInput, errors.OutcomeUnknown])
+def test_what_is_no_passing_trouble_ends_it_at_once(kind):
+    with pytest.raises(kind):
+        Clock().hear(kind("no"))
+
+
+@pytest.mark.parametrize("kind", [errors.NotFound, errors.RoleMissing, errors.Refused, errors.Untrusted])
+@pytest.mark.parametrize("poll_interval", [1.0, 30.0, 3_600.0])
+def test_refusal_ends_it_when_it_has_lasted(kind, poll_interval):
+    clock = Clock(poll_interval=poll_interval, timeout=86_400)
+    clock.hear("running")
+    with pytest.raises(kind):
+        clock.run(kind("no", retry_after=1_000))
+    assert GRACE <= clock.now - 5_001 <= GRACE * 1.3
+
+
+@pytest.mark.parametrize("between", ["running", errors.Passing("Reset")])
+def test_refusal_counts_from_its_beginning_anew(between):
+    clock = Clock()
+    refusal = errors.NotFound("no", status=404)
+    for _ in range(5):
+        clock.hear(refusal, refusal, after=GRACE * 0.4)
+        clock.hear(between)
+
+
+def test_passing_trouble_long_after_a_refusal_is_no_refusal():
+    clock = Clock()
+    clock.hear(errors.NotFound("no", status=404))
+    clock.hear(errors.Passing("Reset"), after=2 * GRACE)
+
+
+def test_refusals_of_two_kinds_are_one_time_of_refusal():
+    clock = Clock()
+    clock.hear(errors.NotFound("no", status=404), after=0)
+    clock.hear(errors.RoleMissing("no", status=403), after=GRACE / 2)
+    with pytest.raises(errors.NotFound):
+        clock.hear(errors.NotFound("no", status=404), after=GRACE / 2)
+
+
+def test_refusal_that_began_before_this_wait():
+    clock = Clock(refused_since=5_000 - GRACE)
+    with pytest.raises(errors.NotFound):
+        clock.hear(errors.NotFound("no"))
+
+
+def test_deadline_tells_the_last_thing_seen():
+    clock = Clock(timeout=100)
+    clock.hear("importing 3 of 7")
+    with pytest.raises(errors.JobTimeout) as caught:
+        clock.run(errors.OddAnswer("HTML", status=200))
+    message = str(caught.value)
+    assert "within 100 s" in message
+    assert "'importing 3 of 7'" in message
+    assert "OddAnswer 200" in message
+    assert SERVER.processing_log_url in message
+    with pytest.raises(errors.JobTimeout, match="no look at it told its status"):
+        Clock(timeout=1).hear(errors.Passing("x"))
+
+
+def test_looks_are_quick_first_and_slow_down():
+    clock = Clock(poll_interval=30)
+    delays = clock.run("running", 15)
+    assert delays[0] == pytest.approx(QUICK, rel=0.11)
+    assert delays[:7] == sorted(delays[:7])
+    assert all(27 <= delay <= 33 for delay in delays[9:])
+
+
+@given(
+    poll_interval=st.floats(0.01, 5_000),
+    timeout=st.floats(0.01, 50_000),
+    heard=st.lists(
+        st.sampled_from(["queued", "running", "odd"])
+        | st.builds(errors.Passing, st.just("x"), retry_after=st.none() | st.floats(0, 5_000))
+        | st.builds(errors.NotFound, st.just("x")),
+        max_size=30,
+    ),
+)
+def test_delays(poll_interval, timeout, heard):
+    """No wait is too long, none is shorter than the server asked for, and the last look is at the deadline."""
+    clock = Clock(poll_interval, timeout)
+    for result in heard:
+        try:
+            clock.hear(result, after=0.0)
+        except (errors.JobTimeout, errors.NotFound):
+            return
+        delay = clock.wait.delay(clock.now)
+        left = 5_000 + timeout - clock.now
+        asked = 0.0 if isinstance(result, str) else result.retry_after or 0.0
+        assert min(asked, left) <= delay <= left
+        assert delay <= max(asked, poll_interval * 1.1)
+        assert delay > 0
+        clock.now += delay
+
+
+@pytest.mark.parametrize(("given", "expected"), [(5, 5.0), (0.5, 0.5), (timedelta(minutes=2), 120.0)])
+def test_lengths_of_time(given, expected):
+    assert seconds("timeout", given) == expected
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, float("nan"), float("inf"), "5", None, timedelta(0), timedelta(-1)])
+def test_bad_lengths_of_time(bad):
+    with pytest.raises(errors.InvalidInput, match="poll_interval must be"):
+        seconds("poll_interval", bad)

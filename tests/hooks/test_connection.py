@@ -1,0 +1,107 @@
+"""What a test of a connection finds out, and a server that speaks another dialect."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import JobState
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.sandbox import Sandbox
+from tests.support.clients import TOKEN, finished, scripted
+from tests.support.rawserver import Peer, RawServer
+
+
+class TestOfTheConnection:
+    def test_works(self, sandbox, hook):
+        assert hook.test_connection() == (True, f"{sandbox.url} accepts the token.")
+        assert sandbox.uploads() == []
+
+    def test_token_refused(self, sandbox, hook):
+        sandbox.regenerate_token()
+        works, message = hook.test_connection()
+        assert not works
+        assert "the token is not valid" in message
+
+    @pytest.mark.parametrize("left", [[], ["database-creator"], ["data-collector"]])
+    def test_role_missing(self, sandbox, hook, left):
+        sandbox.set_roles(*left)
+        works, message = hook.test_connection()
+        assert not works
+        assert "the user may not do this" in message
+
+    @pytest.mark.parametrize("extra", [{"api_path": "api/v9"}, {"job_path": "nowhere/{job_id}"}])
+    def test_wrong_path(self, sandbox, connect, extra):
+        works, message = connect(sandbox.url, **extra).test_connection()
+        assert not works
+        assert "not as DATATILE's API would" in message
+        assert next(iter(extra)) in message
+
+    @pytest.mark.parametrize("status", [200, 404, 405])
+    def test_wrong_server(self, connect, status):
+        with RawServer(scripted((status, b"<html><h1>Welcome</h1></html>", ""), requests=[])) as server:
+            works, message = connect(server.url).test_connection()
+        assert not works
+        assert "host" in message or "refused" in message
+
+    def test_unreachable(self, connect):
+        with RawServer(Peer.reset) as server:
+            hook = connect(server.url)
+        works, message = hook.test_connection()
+        assert not works
+        assert "Connection refused" in message
+
+    def test_name_that_leads_nowhere(self, connect):
+        works, message = connect("datatile.invalid").test_connection()
+        assert not works
+        assert "datatile.invalid" in message
+
+    def test_untrusted(self, connect, certificates):
+        with Sandbox(token=TOKEN, tls_cert=certificates.certificate, tls_key=certificates.key) as sandbox:
+            works, message = connect(sandbox.url).test_connection()
+            assert not works
+            assert "Set verify" in message
+            assert connect(sandbox.url, verify=str(certificates.authority)).test_connection()[0]
+
+    def test_bad_connection(self, connect):
+        assert connect("http://datatile.example.com").test_connection()[0] is False
+        works, message = DatatileHook("no_such_connection").test_connection()
+        assert not works
+        assert "no_such_connection" in message
+
+
+async def test_other_dialect_by_extra_alone(connect, wave):
+    """Job path, id field, status field, state words and callback field are all other ones."""
+    words = {"QUEUED": "Eingereiht", "RUNNING": "Läuft", "SUCCEEDED": "Fertig", "FAILED": "Kaputt"}
+    dialect = {
+        "job_path": "jobs/v7/{job_id}/zustand",
+        "job_id_field": "antwort.vorgang.nummer",
+        "status_field": "antwort.lage",
+        "callback_field": "rueckruf",
+    }
+    told = []
+
+    def handle(peer: Peer) -> None:
+        told.append(json.loads(peer.request()[1])["antwort"]["lage"])
+        peer.answer(200)
+
+    with (
+        Sandbox(token=TOKEN, processing_seconds=0.1, state_words=words, **dialect) as sandbox,
+        RawServer(handle) as there,
+    ):
+        hook = connect(sandbox.url, status_map={word.upper(): state for state, word in words.items()}, **dialect)
+        assert hook.test_connection()[0]
+        job = hook.upload("create", sandbox.folder, wave, callback_url=there.url)
+        assert (job.id, job.state, job.status) == (sandbox.jobs()[0]["job_id"], JobState.QUEUED, "Eingereiht")
+        done = finished(hook, job)
+        assert (done.state, done.status, done.details["total_rows"]) == (JobState.SUCCEEDED, "Fertig", 3)
+        again = await hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=5, started=time.time())
+        assert again.state is JobState.SUCCEEDED
+        broken = wave.with_suffix(".sav")
+        broken.write_bytes(b"no SPSS file")
+        with pytest.raises(errors.JobFailed, match="cannot be read"):
+            finished(hook, hook.upload("create", sandbox.folder, broken))
+    assert told[:3] == ["Eingereiht", "Läuft", "Fertig"]

@@ -1,0 +1,271 @@
+"""What a user may name as a file, and what is told of what can't be uploaded."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from datatile_provider.api.errors import DatasetChanged, DatasetUnreadable, InvalidInput
+from datatile_provider.api.multipart import Dataset
+from datatile_provider.hooks.dataset import dataset_of
+
+try:
+    from airflow.sdk.io import attach
+except ImportError:  # Airflow 2
+    from airflow.io import attach
+
+CONTENT = b"respondent,vote\n1,0\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "wave 1.csv"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def store() -> Iterator[MemoryFileSystem]:
+    """An object store in this process, as ``memory://``."""
+    found = MemoryFileSystem()
+    attach("memory", fs=found)
+    found.pipe("/bucket/wave 1.csv", CONTENT)
+    yield found
+    found.store.clear()
+
+
+def content(dataset: Dataset) -> bytes:
+    with dataset.open() as opened:
+        return opened.read()
+
+
+def refused(given: object, **limits: int) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        dataset_of(given, **limits)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["file://", "file://localhost"])
+@pytest.mark.parametrize("name", ["wave 1.csv", "Опрос.csv", "100%.csv", "a#b?c.csv", "🙂.csv"])
+def test_uris_of_local_files(tmp_path, scheme, name):
+    path = tmp_path / name
+    path.write_bytes(CONTENT)
+    dataset = dataset_of(scheme + path.as_uri().removeprefix("file://"))
+    assert (dataset.name, dataset.size, content(dataset)) == (name, len(CONTENT), CONTENT)
+
+
+def test_local_files(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    for given in (str(file), file, "wave 1.csv", Path("wave 1.csv"), f"file://{file.parent}/wave%201.csv"):
+        dataset = dataset_of(given)
+        assert (dataset.name, dataset.size) == ("wave 1.csv", len(CONTENT))
+        assert content(dataset) == content(dataset) == CONTENT
+        dataset.check_unchanged()
+
+
+def test_object_storage(store):
+    for given in (ObjectStoragePath("memory://bucket/wave 1.csv"), "memory://bucket/wave 1.csv"):
+        dataset = dataset_of(given)
+        assert (dataset.name, dataset.size, dataset.location) == ("wave 1.csv", len(CONTENT), f"{str(given)!r}")
+        assert content(dataset) == content(dataset) == CONTENT
+        dataset.check_unchanged()
+
+
+def test_object_storage_on_this_machine(file):
+    dataset = dataset_of(ObjectStoragePath(file.as_uri().replace("%20", " ")))
+    assert (dataset.name, content(dataset)) == ("wave 1.csv", CONTENT)
+    os.utime(file, (1, 1))
+    with pytest.raises(DatasetChanged):
+        dataset.check_unchanged()
+
+
+def test_object_that_changes(store):
+    dataset = dataset_of("memory://bucket/wave 1.csv")
+    store.pipe("/bucket/wave 1.csv", CONTENT + b"2,1\n")
+    with pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
+        dataset.check_unchanged()
+    store.rm("/bucket/wave 1.csv")
+    with pytest.raises(DatasetUnreadable, match=r"wave 1\.csv"):
+        dataset.check_unchanged()
+
+
+class Failing(MemoryFileSystem):
+    """A store that does not answer now."""
+
+    cachable = False
+
+    def info(self, path: str, **given: object) -> dict[str, object]:
+        raise ConnectionError("the store is down")
+
+
+def test_store_that_does_not_answer():
+    attach("memory", "failing", fs=Failing())
+    with pytest.raises(DatasetUnreadable, match="the store is down"):
+        dataset_of("memory://failing@bucket/x.csv")
+
+
+class Caching(MemoryFileSystem):
+    """A store that looks things up once, as most do."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, dict[str, object]] = {}
+
+    def info(self, path: str, **given: object) -> dict[str, object]:
+        return self.known.setdefault(path, super().info(path, **given))
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.known.clear()
+
+
+def test_object_that_changes_behind_a_cache(store):
+    attach("memory", "caching", fs=Caching())
+    dataset = dataset_of("memory://caching@bucket/wave 1.csv")
+    store.pipe("/bucket/wave 1.csv", CONTENT + b"2,1\n")
+    with pytest.raises(DatasetChanged):
+        dataset.check_unchanged()
+
+
+class Silent(MemoryFileSystem):
+    """A store that does not tell sizes."""
+
+    cachable = False
+
+    def info(self, path: str, **given: object) -> dict[str, object]:
+        return {"name": path, "type": "file", "size": None}
+
+
+def test_store_that_tells_no_size():
+    attach("memory", "silent", fs=Silent())
+    assert "does not tell its size" in refused("memory://silent@bucket/x.csv")
+
+
+def test_open_files(file):
+    with file.open("rb") as opened:
+        dataset = dataset_of(opened)
+        assert (dataset.name, dataset.size) == ("wave 1.csv", len(CONTENT))
+        assert content(dataset) == content(dataset) == CONTENT
+        dataset.check_unchanged()
+        assert not opened.closed
+    nameless = dataset_of(io.BytesIO(CONTENT))
+    assert (nameless.name, content(nameless)) == ("dataset", CONTENT)
+    with tempfile.TemporaryFile() as numbered:
+        numbered.write(CONTENT)
+        numbered.seek(0)
+        assert dataset_of(numbered).name == "dataset"
+
+
+def test_open_file_is_sent_from_where_it_stands():
+    opened = io.BytesIO(b"skipped" + CONTENT)
+    opened.seek(7)
+    dataset = dataset_of(opened)
+    assert dataset.size == len(CONTENT)
+    assert content(dataset) == content(dataset) == CONTENT
+
+
+def test_no_such_file(tmp_path, store):
+    for given in (tmp_path / "x.csv", f"file://{tmp_path}/x.csv", "memory://bucket/x.csv", file_in_a_file(tmp_path)):
+        message = refused(given)
+        assert "x.csv" in message
+        assert "Nothing was sent." in message
+
+
+def file_in_a_file(folder: Path) -> Path:
+    (folder / "f").write_bytes(b"1")
+    return folder / "f" / "x.csv"
+
+
+def test_directories(tmp_path, store):
+    for given in (tmp_path, str(tmp_path), tmp_path.as_uri(), "memory://bucket", ObjectStoragePath("memory://bucket")):
+        assert "is a directory" in refused(given)
+
+
+def test_empty_files(tmp_path, store):
+    (tmp_path / "empty.csv").touch()
+    store.touch("/bucket/empty.csv")
+    for given in (tmp_path / "empty.csv", "memory://bucket/empty.csv", io.BytesIO()):
+        assert "is empty" in refused(given)
+    at_its_end = io.BytesIO(CONTENT)
+    at_its_end.seek(0, os.SEEK_END)
+    assert "is empty" in refused(at_its_end)
+
+
+def test_too_large_files(file, store):
+    for given in (file, "memory://bucket/wave 1.csv", io.BytesIO(CONTENT)):
+        assert "max_upload_bytes" in refused(given, max_bytes=len(CONTENT) - 1)
+        assert dataset_of(given, len(CONTENT)).size == len(CONTENT)
+
+
+def test_what_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    assert "no regular file" in refused(tmp_path / "fifo")
+    assert "no regular file" in refused("/dev/zero")
+
+
+def test_file_that_may_not_be_read(tmp_path):
+    """In a process without the rights of root, should the tests have them."""
+    path = tmp_path / "x.csv"
+    path.write_bytes(CONTENT)
+    path.chmod(0)
+    tmp_path.chmod(0o755)
+    script = (
+        "import os, sys\n"
+        "from datatile_provider.api.errors import InvalidInput\n"
+        "from datatile_provider.hooks.dataset import dataset_of\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.geteuid() or os.seteuid(65534)\n"
+        "try:\n    dataset_of('x.csv')\n"
+        "except InvalidInput as e:\n    print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "Permission denied" in done.stdout
+
+
+def test_open_files_that_cannot_be_sent(file):
+    with file.open("rb") as closed:
+        pass
+    assert "can't be read" in refused(closed)
+    with file.open() as text:
+        assert "open as text" in refused(text)
+    assert "open as text" in refused(io.StringIO("x"))
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb"):
+        assert "can't be rewound" in refused(pipe)
+    with file.open("ab") as write_only:
+        assert "can't be read" in refused(write_only)
+
+
+@pytest.mark.parametrize("given", ["", "  ", None, 7, b"wave.csv", [], {}])
+def test_what_names_no_file(given):
+    assert "A file is needed" in refused(given)
+
+
+def test_uris_that_name_no_file(file):
+    assert "on another machine" in refused(f"file://server{file}")
+    assert "no object storage URI" in refused("nosuch://bucket/x.csv")
+    assert "query or a fragment" in refused(f"file://{file}?x")
+    assert "query or a fragment" in refused(f"file://{file}#x")
+    refused("x\0.csv")
+    refused("x" * 5_000)
+
+
+def test_store_that_cannot_be_reached_from_here():
+    """The library that it needs is not installed."""
+    uri = "smb://server/folder/x.csv"
+    for given in (uri, ObjectStoragePath(uri)):
+        message = refused(given)
+        assert "x.csv" in message
+        assert "can't be reached from here" in message

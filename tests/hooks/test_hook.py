@@ -1,0 +1,312 @@
+"""Uploads and waits through a connection, counted in a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, ObjectStoragePath
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Job, JobState
+from datatile_provider.hooks.datatile import DatatileHook
+from tests.support.clients import finished, scripted
+from tests.support.rawserver import Peer, RawServer
+
+
+def test_create_append_reload(sandbox, hook, wave):
+    created = finished(hook, hook.upload("create", sandbox.folder, wave))
+    database = created.details["database"]
+    assert (created.state, created.details["total_rows"]) == (JobState.SUCCEEDED, 3)
+    assert finished(hook, hook.upload("append", database, wave.as_uri())).details["total_rows"] == 6
+    with wave.open("rb") as opened:
+        assert finished(hook, hook.upload("reload", database, opened)).details["total_rows"] == 3
+    stored = ObjectStoragePath(f"file://{wave}")
+    assert finished(hook, hook.upload("append", database, stored)).details["total_rows"] == 6
+    assert [(u["action"], u["filename"]) for u in sandbox.uploads()] == [
+        (action, "wave 1.csv") for action in ("create", "append", "reload", "append")
+    ]
+    assert hook.get_job(created.id).state is JobState.SUCCEEDED
+
+
+async def test_asynchronous_questions(sandbox, hook, wave):
+    job = hook.upload("create", sandbox.folder, wave)
+    assert (await hook.get_job_async(job.id)).id == job.id
+    done = await hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=10, started=time.time())
+    assert done.state is JobState.SUCCEEDED
+
+
+def test_callback(sandbox, hook, wave):
+    told = []
+
+    def handle(peer: Peer) -> None:
+        told.append(json.loads(peer.request()[1])["status"])
+        peer.answer(200)
+
+    with RawServer(handle) as listener:
+        finished(hook, hook.upload("create", sandbox.folder, wave, callback_url=f"{listener.url}/hook"))
+        deadline = time.monotonic() + 5
+        while len(told) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert told == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"action": "delete"},
+        {"target_hash": ""},
+        {"target_hash": "../x"},
+        {"target_hash": None},
+        {"dataset": "/no/such/file"},
+        {"callback_url": "nowhere"},
+        {"timeout": 0},
+        {"timeout": "long"},
+    ],
+)
+def test_bad_input_is_told_before_a_byte_is_sent(connect, wave, wrong):
+    with RawServer(Peer.reset) as server:
+        given = {"action": "append", "target_hash": "abc", "dataset": wave} | wrong
+        with pytest.raises(errors.InvalidInput):
+            connect(server.url).upload(**given)
+        assert server.connections == 0
+
+
+def test_bad_connections(connect, wave):
+    with RawServer(Peer.reset) as server:
+        with pytest.raises(AirflowNotFoundException):
+            DatatileHook("no_such_connection").upload("append", "abc", wave)
+        with pytest.raises(errors.InvalidInput, match=r"'study' .* 'timeout'"):
+            connect(server.url, timeout="soon").upload("append", "abc", wave)
+        with pytest.raises(errors.InvalidInput, match="max_upload_bytes"):
+            connect(server.url, max_upload_bytes=5).upload("append", "abc", wave)
+        assert server.connections == 0
+
+
+def test_refusals_are_final(sandbox, hook, wave):
+    started = time.monotonic()
+    for target, kind in ((sandbox.root, errors.Refused), ("nosuch", errors.NotFound)):
+        with pytest.raises(kind):
+            hook.upload("create", target, wave)
+    sandbox.set_permission(sandbox.folder, False)
+    with pytest.raises(errors.RoleMissing):
+        hook.upload("create", sandbox.folder, wave)
+    assert sandbox.uploads() == []
+    assert time.monotonic() - started < 1
+
+
+class TestToken:
+    def test_newer_one_is_taken_up(self, sandbox, hook, connect, wave, monkeypatch):
+        """The token is regenerated, and then put into the connection, while an upload is refused with the old one."""
+        newer = sandbox.regenerate_token()
+        read = DatatileHook.get_conn
+
+        def read_then_renew(self: DatatileHook):
+            settings = read(self)
+            connect(sandbox.url, newer)
+            return settings
+
+        monkeypatch.setattr(DatatileHook, "get_conn", read_then_renew)
+        assert hook.upload("create", sandbox.folder, wave).id
+        assert len(sandbox.uploads()) == 1
+
+    def test_second_refusal_is_final(self, connect, wave, monkeypatch):
+        requests: list[str] = []
+        tokens = iter(["first-token", "second-token", "third-token"])
+        read = DatatileHook.get_conn
+
+        def read_newer(self: DatatileHook):
+            connect(server.url, next(tokens))
+            return read(self)
+
+        monkeypatch.setattr(DatatileHook, "get_conn", read_newer)
+        with (
+            RawServer(scripted((401, b"", ""), requests=requests)) as server,
+            pytest.raises(errors.TokenRefused, match="at once invalidates the old one"),
+        ):
+            connect(server.url).upload("append", "abc", wave)
+        assert [head.split("token: ")[1].split("\r\n")[0] for head in requests] == ["first-token", "second-token"]
+
+    def test_same_token_is_not_tried_again(self, sandbox, hook, wave):
+        sandbox.regenerate_token()
+        with pytest.raises(errors.TokenRefused):
+            hook.upload("create", sandbox.folder, wave)
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    async def test_newer_one_is_taken_up_by_a_wait(self, sandbox, connect, hook, wave, asynchronous):
+        job = hook.upload("create", sandbox.folder, wave)
+        newer = sandbox.regenerate_token()
+        waiting = connect(sandbox.url)
+        read = waiting.get_conn()
+        connect(sandbox.url, newer)
+        assert read.token != newer
+        if asynchronous:
+            done = await waiting.wait_for_job_async(job.id, poll_interval=0.05, timeout=10, started=time.time())
+        else:
+            done = waiting.wait_for_job(job.id, poll_interval=0.05, timeout=10)
+        assert done.state is JobState.SUCCEEDED
+
+
+class TestTryingAgain:
+    def test_busy_destination(self, sandbox, hook, wave):
+        created = finished(hook, hook.upload("create", sandbox.folder, wave))
+        database = created.details["database"]
+        first = hook.upload("append", database, wave)
+        tries = []
+        second = hook.upload("append", database, wave, before_retry=lambda *what: tries.append(what))
+        finished(hook, first)
+        assert finished(hook, second).details["total_rows"] == 9
+        assert len(sandbox.uploads()) == 3
+        ((made, error, delay),) = tries
+        assert isinstance(error, errors.DestinationBusy)
+        assert 0 < delay <= 1
+        assert made.failures == 1
+
+    def test_retry_after(self, connect, wave):
+        requests: list[str] = []
+        answers = ((429, b"", "Retry-After: 2"), (200, b'{"job_id": "1"}', ""))
+        with RawServer(scripted(*answers, requests=requests)) as server:
+            started = time.monotonic()
+            assert connect(server.url).upload("append", "abc", wave).id == "1"
+        assert 2 <= time.monotonic() - started < 4
+
+    def test_deadline(self, connect, wave):
+        requests: list[str] = []
+        with RawServer(scripted((503, b"", "Retry-After: 60"), requests=requests)) as server:
+            started = time.monotonic()
+            with pytest.raises(errors.RateLimited):
+                connect(server.url).upload("append", "abc", wave, timeout=30)
+        assert len(requests) == 1
+        assert time.monotonic() - started < 2
+
+    @pytest.mark.parametrize("action", ["create", "append"])
+    def test_unknown_outcome_is_not_sent_again(self, connect, wave, action):
+        requests: list[str] = []
+        with (
+            RawServer(scripted((500, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server,
+            pytest.raises(errors.OutcomeUnknown),
+        ):
+            connect(server.url).upload(action, "abc", wave)
+        assert len(requests) == 1
+
+    @pytest.mark.parametrize(("action", "given"), [("reload", {}), ("append", {"resend_unknown": True})])
+    def test_unknown_outcome_is_sent_again(self, connect, wave, action, given):
+        requests: list[str] = []
+        with RawServer(scripted((500, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server:
+            assert connect(server.url).upload(action, "abc", wave, **given).id == "1"
+        assert len(requests) == 2
+
+    def test_before_retry_may_end_it(self, connect, wave):
+        class Enough(Exception):
+            pass
+
+        def enough(*what: object) -> None:
+            raise Enough
+
+        requests: list[str] = []
+        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(Enough):
+            connect(server.url).upload("append", "abc", wave, before_retry=enough)
+        assert len(requests) == 1
+
+    def test_before_try_comes_before_the_first_byte(self, connect, wave):
+        class Enough(Exception):
+            pass
+
+        def enough(tries: object) -> None:
+            raise Enough
+
+        with RawServer(Peer.reset) as server:
+            with pytest.raises(Enough):
+                connect(server.url).upload("append", "abc", wave, before_try=enough)
+            assert server.connections == 0
+
+    def test_file_that_changes_between_tries(self, connect, wave):
+        def change(*what: object) -> None:
+            wave.write_text("respondent\n1\n")
+
+        requests: list[str] = []
+        with (
+            RawServer(scripted((409, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server,
+            pytest.raises(errors.DatasetChanged, match=r"wave 1\.csv"),
+        ):
+            connect(server.url).upload("append", "abc", wave, before_retry=change)
+        assert server.connections == 1
+
+    def test_file_of_an_earlier_process(self, connect, wave):
+        with RawServer(Peer.reset) as server:
+            with pytest.raises(errors.DatasetChanged):
+                connect(server.url).upload("append", "abc", wave, failures=1, version="29 bytes of yesterday")
+            assert server.connections == 0
+
+    def test_open_file_is_sent_again_from_its_start(self, connect, wave):
+        bodies = []
+
+        def handle(peer: Peer) -> None:
+            bodies.append(peer.request()[1].split(b"\r\n\r\n")[1].partition(b"\r\n--")[0])
+            peer.answer(200, b'{"job_id": "1"}') if len(bodies) > 1 else peer.answer(423)
+
+        with RawServer(handle) as server, wave.open("rb") as opened:
+            connect(server.url).upload("append", "abc", opened)
+        assert bodies == [wave.read_bytes()] * 2
+
+
+class TestWaiting:
+    def test_failed_job_in_the_servers_own_words(self, sandbox, hook, tmp_path):
+        broken = tmp_path / "wave.sav"
+        broken.write_bytes(b"no SPSS file")
+        job = hook.upload("create", sandbox.folder, broken)
+        with pytest.raises(errors.JobFailed, match="cannot be read") as caught:
+            finished(hook, job)
+        assert job.id in str(caught.value)
+
+    def test_trouble_does_not_end_it(self, connect):
+        requests: list[str] = []
+        answers = (
+            (502, b"<h1>Bad gateway</h1>", ""),
+            (200, b"", ""),
+            (404, b"{}", ""),
+            (200, b"[]", ""),
+            (200, b'{"status": "done"}', ""),
+        )
+        with RawServer(scripted(*answers, requests=requests)) as server:
+            assert connect(server.url).wait_for_job("7", poll_interval=0.01, timeout=5).state is JobState.SUCCEEDED
+        assert len(requests) == len(answers)
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    async def test_deadline(self, connect, asynchronous):
+        with RawServer(scripted((200, b'{"status": "importing"}', ""), requests=[])) as server:
+            hook, started, patience = connect(server.url), time.time(), {"poll_interval": 0.1, "timeout": 0.5}
+            waiting = (
+                hook.wait_for_job_async("7", started=started, **patience)
+                if asynchronous
+                else asyncio.to_thread(hook.wait_for_job, "7", **patience)
+            )
+            with pytest.raises(errors.JobTimeout, match="its last status was 'importing'"):
+                await waiting
+        assert 0.5 <= time.time() - started < 2
+
+    @pytest.mark.parametrize("bad", [{"job_id": ""}, {"poll_interval": 0}, {"timeout": -1}])
+    def test_bad_input(self, connect, bad):
+        with RawServer(Peer.reset) as server:
+            with pytest.raises(errors.InvalidInput):
+                connect(server.url).wait_for_job(**({"job_id": "7"} | bad))
+            assert server.connections == 0
+
+
+def test_hook_from_several_threads(sandbox, hook, wave):
+    """Uploads of one hook at the same time do not mix."""
+    databases = [sandbox.add_database(f"d{n}", 0, ["respondent", "vote"]) for n in range(4)]
+    jobs: dict[str, Job] = {}
+    threads = [
+        threading.Thread(target=lambda d=database: jobs.update({d: hook.upload("append", d, wave)}))
+        for database in databases
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert {upload["hash"]: upload["job_id"] for upload in sandbox.uploads()} == {d: j.id for d, j in jobs.items()}
+    assert len(jobs) == 4

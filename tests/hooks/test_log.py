@@ -1,0 +1,91 @@
+"""What a person reads in the log, and what nobody may."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from datatile_provider.api import errors
+from datatile_provider.hooks.datatile import DatatileHook, Progress
+from tests.support.clients import TOKEN, finished, scripted
+from tests.support.rawserver import RawServer
+
+
+class TestLog:
+    @pytest.fixture
+    def lines(self, monkeypatch, caplog) -> Callable[[], list[str]]:
+        """All that anybody logs, before Airflow masks or formats any of it."""
+        # Airflow 3 writes past the standard library's logging.
+        monkeypatch.setattr(DatatileHook, "log", logging.getLogger("hook"))
+        caplog.set_level(logging.DEBUG)
+        return lambda: caplog.messages
+
+    def test_story_of_an_upload(self, sandbox, hook, wave, lines):
+        finished(hook, hook.upload("create", sandbox.folder, wave))
+        text = "\n".join(lines())
+        for part in ("create of 'wave 1.csv' (28 bytes)", sandbox.folder, sandbox.url, str(wave), "Accepted as job"):
+            assert part in text
+        for state in ("QUEUED", "RUNNING", "SUCCEEDED"):
+            assert text.count(f" is {state} (") <= 1
+        assert " is SUCCEEDED (" in text
+
+    async def test_token_is_nowhere(self, connect, wave, lines):
+        """A server that repeats the token in all that it says."""
+        echo = json.dumps({"message": f"you sent {TOKEN}", "status": "failed", "job_id": "7"}).encode()
+        answers = [(status, echo, f"Location: http://x/{TOKEN}") for status in (503, 429, 302)]
+        raised = []
+        with RawServer(scripted(*answers, (401, echo, ""), requests=[])) as server:
+            hook = connect(server.url)
+            for call in (
+                lambda: hook.upload("append", "abc", wave),
+                lambda: hook.upload("append", "abc", wave),
+                lambda: hook.wait_for_job("7"),
+            ):
+                with pytest.raises(errors.DatatileError) as caught:
+                    call()
+                raised.append(caught.value)
+        with RawServer(scripted((200, echo, ""), requests=[])) as server:
+            hook = connect(server.url)
+            job = hook.upload("append", "abc", wave)
+            for call in (lambda: hook.wait_for_job("7"), lambda: hook.test_connection()):
+                try:
+                    raised.append(call())
+                except errors.DatatileError as e:
+                    raised.append(e)
+            with pytest.raises(errors.JobFailed) as caught:
+                await hook.wait_for_job_async("7", poll_interval=1, timeout=5, started=time.time())
+            raised.append(caught.value)
+        assert "Uploading" in "\n".join(lines())
+        said = [*lines(), repr(hook), str(vars(hook)), repr(hook.get_conn()), repr(job), json.dumps(job.as_dict())]
+        for thing in [*said, *map(str, raised), *map(repr, raised)]:
+            assert TOKEN not in thing
+        assert any("you sent ***" in str(e) for e in raised)
+
+    def test_progress(self, connect, tmp_path, lines, monkeypatch):
+        """A slow upload tells how far it is."""
+        ticks = iter(range(0, 10_000, 2))
+        clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
+        monkeypatch.setattr("datatile_provider.hooks.datatile.time", clock)
+        path = tmp_path / "large.csv"
+        path.write_bytes(bytes(20 << 20))
+        with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"job_id": 1}'))) as server:
+            connect(server.url).upload("append", "abc", path)
+        told = [line for line in lines() if line.startswith("Sent ")]
+        assert 5 <= len(told) <= 10
+        assert all("of 20,971," in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lines"),
+    [(1, 0), (10, 3), (100, 10), (3_000, 100)],
+)
+def test_how_often_progress_is_told(seconds, lines):
+    """At each 10 % or 30 s, and never every moment."""
+    progress = Progress(0.0)
+    told = sum(progress.is_due(step / 1_000, step / 1_000 * seconds) for step in range(1_001))
+    assert abs(told - lines) <= max(1, lines // 10)

@@ -1,0 +1,129 @@
+"""What a client is given in tests, and servers that both clients must bear."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from datatile_provider.api.contract import Action, Job, Server, Upload
+from datatile_provider.api.multipart import Dataset
+from datatile_provider.api.settings import Settings
+from tests.support.rawserver import PATIENCE, Gone, Peer
+
+if TYPE_CHECKING:
+    from datatile_provider.hooks.datatile import DatatileHook
+
+TOKEN = "the-secret-token"
+MIB = 1 << 20
+
+#: Answers that are no HTTP, or not what their head says.
+GARBAGE = {
+    "no http": b"hello\r\n\r\n",
+    "binary": bytes(range(256)) * 10,
+    "nothing": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "odd status": b"HTTP/1.1 two hundred\r\n\r\n",
+    "odd length": b"HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n{}",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+    "cut short": b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"status":',
+    "odd chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{}",
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+    "half a gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    + gzip.compress(b"[]")[:15],
+    "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 50_000 + b"\r\n",
+    "odd redirect": b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+    "redirect nowhere": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
+    "odd cookie": b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff\x00=;;=\r\nContent-Length: 2\r\n\r\n{}",
+    "latin-1 header": b"HTTP/1.1 503 \xdcberlastet\r\nRetry-After: \xe4\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+def settings_for(url: str, **given: Any) -> Settings:
+    """Return the settings of a server, with a short timeout."""
+    return Settings(Server(url), TOKEN, **{"timeout": 5.0, **given})
+
+
+def dataset_of_size(size: int) -> Dataset:
+    """Return a dataset of zeros."""
+    return Dataset("wave.sav", size, "1", "here", lambda: nullcontext(io.BytesIO(bytes(size))), lambda: "1")
+
+
+def upload_of(dataset: Dataset, action: Action = Action.APPEND) -> Upload:
+    return Upload(action, "abc123", dataset.name, dataset.size)
+
+
+class Proxy:
+    """An HTTP proxy that notes what it was asked for; made for :class:`~tests.support.rawserver.RawServer`."""
+
+    def __init__(self) -> None:
+        self.heads: list[str] = []
+
+    def __call__(self, peer: Peer) -> None:
+        """Answer as the server itself what is plain, and tunnel what is not to this machine."""
+        head, _ = peer.request()
+        self.heads.append(head)
+        if not head.startswith("CONNECT"):
+            peer.answer(200, b'{"job_id": "by-proxy", "status": "done"}')
+            return
+        port = int(head.split()[1].rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as onward:
+            peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(onward, peer.sock), daemon=True)
+            back.start()
+            _pump(peer.sock, onward)
+            back.join(PATIENCE)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := source.recv(1 << 16):
+            target.sendall(block)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+def drip(peer: Peer) -> None:
+    """Answer so slowly that no read ever times out, and never end."""
+    peer.head()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    _drip(peer)
+
+
+def drip_head(peer: Peer) -> None:
+    """The same, without ever getting to the end of the head."""
+    peer.head()
+    peer.send(b"HTTP/1.1 200 OK\r\nX: ")
+    _drip(peer)
+
+
+def _drip(peer: Peer) -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.05)):
+        peer.send(b" ")
+        pause.wait(0.05)
+    raise Gone
+
+
+def scripted(*answers: tuple[int, bytes, str], requests: list[str]) -> Callable[[Peer], None]:
+    """Return what gives these answers in turn, the last one for ever."""
+    left = list(answers)
+
+    def handle(peer: Peer) -> None:
+        requests.append(peer.request()[0])
+        status, body, header = left.pop(0) if len(left) > 1 else left[0]
+        peer.answer(status, body, header or "X: y")
+
+    return handle
+
+
+def finished(hook: DatatileHook, job: Job) -> Job:
+    """Return a sandbox's job once it has succeeded."""
+    return hook.wait_for_job(job.id, poll_interval=0.05, timeout=10)

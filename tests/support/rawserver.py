@@ -1,0 +1,166 @@
+"""A server of bare sockets, which can misbehave in every way that a connection allows."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+#: Seconds after which no read or write here goes on.
+PATIENCE = 10.0
+
+
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
+class Peer:
+    """A client's connection, as the server holds it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._read = b""
+
+    def read(self, size: int) -> bytes:
+        """
+        Return so many bytes.
+
+        :raises Gone: the client closed the connection before.
+        """
+        while len(self._read) < size:
+            self._more()
+        found, self._read = self._read[:size], self._read[size:]
+        return found
+
+    def head(self) -> str:
+        """Return the head of the next request; :raises Gone: there is none."""
+        while b"\r\n\r\n" not in self._read:
+            self._more()
+        head, _, self._read = self._read.partition(b"\r\n\r\n")
+        return head.decode("latin-1")
+
+    def request(self) -> tuple[str, bytes]:
+        """Return the head and the body of the next request."""
+        head = self.head()
+        length = re.search(r"^content-length: *(\d+)", head, re.IGNORECASE | re.MULTILINE)
+        return head, self.read(int(length[1]) if length else 0)
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def answer(self, status: int, body: bytes = b"", *headers: str) -> None:
+        """Send a whole answer."""
+        lines = (f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}", *headers)
+        self.send("".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n" + body)
+
+    def reset(self) -> None:
+        """Break the connection off, as a machine does that goes down."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def drain(self) -> None:
+        """Read on until the client closes."""
+        with contextlib.suppress(Gone):
+            while True:
+                self._read = b""
+                self._more()
+
+    def _more(self) -> None:
+        try:
+            more = self.sock.recv(1 << 16)
+        except OSError as e:
+            raise Gone from e
+        if not more:
+            raise Gone
+        self._read += more
+
+
+class RawServer:
+    """
+    Hands each connection to a function in a thread of its own; ``with`` starts and ends it.
+
+    :param handle: what a connection is handed to; after it the connection is closed.
+    :param tls: the context with the server's certificate, for https.
+    """
+
+    def __init__(self, handle: Callable[[Peer], object], tls: ssl.SSLContext | None = None) -> None:
+        self._handle = handle
+        self._tls = tls
+        self._listener = socket.socket()
+        # Small buffers: what a client has sent is then not far ahead of what is read here.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        self._listener.bind(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+        self._peers: set[socket.socket] = set()
+        #: Connections taken so far, and the most that were open at once.
+        self.connections = 0
+        self.most_at_once = 0
+        self.address: str = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if tls else 'http'}://{self.address}"
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._peers)
+
+    def wait_until_left(self, timeout: float = 5.0) -> bool:
+        """Return whether every client has closed its connection within so many seconds."""
+        deadline = time.monotonic() + timeout
+        while self._peers and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self._peers
+
+    def __enter__(self) -> RawServer:
+        self._listener.listen(64)
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Closing alone would leave the thread in accept().
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in list(self._peers):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _start(self, run: Callable[..., object], *arguments: object) -> None:
+        thread = threading.Thread(target=run, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._peers.add(sock)
+            self.most_at_once = max(self.most_at_once, len(self._peers))
+            self._start(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        plain = sock
+        try:
+            sock.settimeout(PATIENCE)
+            # What is sent right before a reset must not wait for the client's acknowledgement, or the reset drops it.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+            self._handle(Peer(sock))
+        except (OSError, Gone):
+            pass  # The client left; what it made of that is what the tests look at.
+        finally:
+            self._peers.discard(plain)
+            sock.close()
+            plain.close()

@@ -1,0 +1,42 @@
+"""Answers as the tests of the contract make them, and what is asked of all that comes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from datatile_provider.api import errors
+from datatile_provider.api.answers import Answer
+from datatile_provider.api.contract import Action, Job, Server, Upload
+
+SERVER = Server("https://datatile.example.com")
+UPLOAD = Upload(Action.APPEND, "abc123", "wave.sav", 10)
+SUCCESS_WORDS = ["succeeded", "success", "successful", "completed", "complete", "finished", "done"]
+LONGEST_MESSAGE = 2_000
+
+
+def said(body: object, status: int = 200, **headers: str) -> Answer:
+    raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    return Answer(status, raw, **headers)
+
+
+def presentable(value: str) -> bool:
+    return value.isprintable() and len(value) <= LONGEST_MESSAGE
+
+
+def checked(result: object) -> object:
+    """Make sure that what came of an answer is fit to be logged and stored, and return it."""
+    if isinstance(result, Job):
+        assert all(presentable(text) for text in (result.id, result.status, result.message))
+        json.dumps(result.as_dict(), allow_nan=False, ensure_ascii=False).encode()
+    else:
+        assert presentable(str(result)), str(result)
+    return result
+
+
+def outcome(read: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    try:
+        return checked(read(*arguments, **named))
+    except errors.DatatileError as e:
+        return checked(e)
