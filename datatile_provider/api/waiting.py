@@ -120,7 +120,8 @@ class Wait:
             self.log(
                 logging.WARNING,
                 f"The status {job.status!r} is not known here, so polling goes on. If it is a state of this server, "
-                f"set status_map in the connection's extra, as {json.dumps({job.status: 'RUNNING'})}",
+                f"set status_map in the connection's extra, as {json.dumps({job.status: 'RUNNING'})}; "
+                "if it is not the job's status at all, set status_field.",
             )
 
     def _stumbled(self, error: errors.DatatileError, now: float) -> None:
