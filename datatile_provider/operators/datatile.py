@@ -273,7 +273,14 @@ class DatatileUploadOperator(BaseOperator):
         return self._done(memory, job_id, text)
 
     def _done(self, memory: Memory, job_id: str, text: str) -> str:
-        self._remember(memory, Phase.DONE, text, job_id)
+        try:
+            memory.write(Phase.DONE, text, job_id)
+        except Exception as e:  # as of any store
+            # As a success it would be taken up again, not sent, when a person clears the task to send the next file.
+            raise AirflowException(
+                f"Airflow could not store that the task is done ({e}), so it fails, though nothing is lost: it was "
+                f"accepted as job {job_id}, {text}"
+            ) from e
         return job_id
 
     def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:

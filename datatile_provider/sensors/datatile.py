@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _STATUS = "datatile_status"
+_SOON = 0.05
 
 
 class DatatileJobSensor(BaseSensorOperator):
@@ -66,6 +67,7 @@ class DatatileJobSensor(BaseSensorOperator):
         self.datatile_conn_id = datatile_conn_id
         self.deferrable = deferrable
         self._wait: Wait | None = None
+        self._begun: float | None = None
 
     def execute(self, context: Context) -> Any:
         """
@@ -74,14 +76,16 @@ class DatatileJobSensor(BaseSensorOperator):
         :raises AirflowFailException: the job failed or was cancelled, or the server will not tell about it.
         :raises AirflowSensorTimeout: it was not finished within ``timeout``.
         """
+        self._begun = time.time()
         if not self.deferrable:
             return super().execute(context)
         # A job that is finished by now, or that nobody can wait for, needs no triggerer.
         try:
             if seen := self.poke(context):
                 return seen.xcom_value
-        except (AirflowFailException, AirflowSensorTimeout) as e:
-            if self.soft_fail or self.never_fail:
+        except Exception as e:  # as Airflow's own loop around a poke sorts them
+            final = isinstance(e, (AirflowFailException, AirflowSensorTimeout))
+            if self.never_fail or (final and self.soft_fail):
                 raise AirflowSkipException(str(e)) from None
             raise
         defer_wait(
@@ -108,6 +112,9 @@ class DatatileJobSensor(BaseSensorOperator):
                 result = e
             job = self._wait.heard(result, time.time())
             self._remember(context, self._wait.status)
+            # Airflow's own look at the clock comes next, and could not tell the job's status.
+            if not job and time.time() + _SOON >= self._wait.started + self.timeout:
+                raise self._wait.timed_out()
         except errors.DatatileError as e:
             raise self._airflow_error(e) from None
         return PokeReturnValue(job is not None, job.as_dict() if job else None)
@@ -115,7 +122,7 @@ class DatatileJobSensor(BaseSensorOperator):
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait:
         server = hook.get_conn().server
         first_poke = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
-        started = first_poke.timestamp() if first_poke else time.time()
+        started = first_poke.timestamp() if first_poke else self._begun or time.time()
         wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started)
         if first_poke:
             # Each poke is a process of its own: how long a refusal has lasted is not known, only that it could have.

@@ -105,7 +105,7 @@ class DatatileJobTrigger(BaseTrigger):
         except errors.DatatileError as e:
             event = ended(e)
         except AirflowNotFoundException as e:
-            event = ended(errors.Refused(str(e)))
+            event = ended(errors.DatatileError(str(e)))
         else:
             event = {"job": job.as_dict()}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own

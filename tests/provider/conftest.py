@@ -1,0 +1,189 @@
+"""Tasks run by Airflow itself, against a sandbox or against a server that answers as a test scripts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import types
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sandbox import Sandbox
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.provider.scripted_server import ACCEPTED, TOKEN, ScriptedServer
+from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, Outcome, add_tasks
+
+# `dag.test()` wants the DAG in a file of the DAG folder; this one hands over the DAG of the running test.
+DAG_FILE = "from airflow.providers.common.compat.sdk import DAG\nimport dag_under_test\ndag = dag_under_test.dag\n"
+sleep = time.sleep
+
+
+@pytest.fixture(scope="session")
+def dag_folder() -> Path:
+    """A migrated metadata database, and the folder that Airflow takes DAGs from."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=60)
+    folder = Path(os.environ["AIRFLOW_HOME"]) / "dags"
+    folder.mkdir(exist_ok=True)
+    (folder / "under_test.py").write_text(DAG_FILE)
+    return folder
+
+
+@pytest.fixture
+def run_dag(
+    dag_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[DAG], dict[str, list[Outcome]]]:
+    """
+    Runs a DAG as Airflow does: its own scheduling, API, database, state store and task runner, all in this process.
+
+    Returns each task's outcomes, one for each mapped instance. Wherever a person could read it, there is no token.
+    """
+
+    def run_dag(dag: DAG) -> dict[str, list[Outcome]]:
+        errors: dict[tuple[str, int], list[BaseException]] = {}
+        tasks: dict[tuple[str, int], Any] = {}
+
+        def ended(context: Any) -> None:
+            ti = context["ti"]
+            tasks[ti.task_id, ti.map_index] = context["task"]
+            if context.get("exception"):
+                errors.setdefault((ti.task_id, ti.map_index), []).append(context["exception"])
+
+        for task in dag.tasks:
+            owner = task.partial_kwargs if task.is_mapped else vars(task)
+            owner.update({f"on_{event}_callback": [ended] for event in ("success", "failure", "retry", "skipped")})
+        monkeypatch.setitem(sys.modules, "dag_under_test", types.SimpleNamespace(dag=dag))
+        # Airflow's loop sleeps a whole second when no task is ready, as one that is rescheduled.
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(0.05 if seconds == 1 else seconds))
+        capsys.readouterr()
+        instances = sorted(dag.test().get_task_instances(), key=lambda ti: ti.map_index)
+        log = "".join(capsys.readouterr())
+        outcomes: dict[str, list[Outcome]] = {}
+        for ti in instances:
+            key = ti.task_id, ti.map_index
+            result, job_id = (
+                ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=name)
+                for name in ("return_value", "job_id")
+            )
+            outcome = Outcome(str(ti.state), ti.try_number, result, job_id, errors.get(key, []), tasks.get(key), log)
+            assert TOKEN not in repr(outcome)
+            outcomes.setdefault(ti.task_id, []).append(outcome)
+        assert TOKEN not in log
+        return outcomes
+
+    return run_dag
+
+
+@pytest.fixture
+def run_each(run_dag: Callable[[DAG], dict[str, list[Outcome]]]) -> Callable[..., dict[str, Outcome]]:
+    """
+    Runs one task for each mode, with two retries that it may or may not use.
+
+    ``{mode}`` in an argument becomes the mode, so that tasks can have targets and jobs of their own.
+    """
+
+    def run_each(operator: type, modes: dict[str, dict[str, Any]], **arguments: Any) -> dict[str, Outcome]:
+        with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
+            add_tasks(operator, modes, **arguments)
+        return {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+
+    return run_each
+
+
+@pytest.fixture
+def run(run_each: Callable[..., dict[str, Outcome]]) -> Callable[..., Outcome]:
+    """Runs one task."""
+
+    def run(operator: type, **arguments: Any) -> Outcome:
+        return run_each(operator, {"task": {}}, **arguments)["task"]
+
+    return run
+
+
+@pytest.fixture
+def wait(run_dag: Callable[[DAG], dict[str, list[Outcome]]], survey: Path) -> Callable[..., dict[str, Outcome]]:
+    """
+    Waits for jobs of the scripted server in each way there is: by the sensor, or by the operator that uploads.
+
+    The mode's job is called ``job-`` and the mode.
+    """
+
+    def wait(timeout: float | timedelta = 20, interval: float | timedelta = 0.05) -> dict[str, Outcome]:
+        with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
+            add_tasks(DatatileJobSensor, SENSOR_MODES, job_id="job-{mode}", poke_interval=interval, timeout=timeout)
+            upload = {"action": "append", "target_hash": "{mode}", "dataset": str(survey), "poll_interval": interval}
+            add_tasks(DatatileUploadOperator, OPERATOR_WAITS, timeout=timeout, **upload)
+        return {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+
+    return wait
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the connection ``datatile_default`` to a server, with some fields changed, or left out if None."""
+
+    def connect(server: Any, **fields: Any) -> None:
+        connection = {name: value for name, value in {**server.connection, **fields}.items() if value is not None}
+        monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps(connection))
+
+    return connect
+
+
+@pytest.fixture
+def start(connect: Callable[..., None]) -> Iterator[Callable[..., Sandbox]]:
+    """Starts a sandbox with options, and connects to it."""
+    running = []
+
+    def start(**options: Any) -> Sandbox:
+        sandbox = Sandbox(**{"processing_seconds": 0.1, "token": TOKEN, **options})
+        sandbox.__enter__()
+        running.append(sandbox)
+        connect(sandbox)
+        return sandbox
+
+    yield start
+    for sandbox in running:
+        sandbox.__exit__(None, None, None)
+
+
+@pytest.fixture
+def sandbox(start: Callable[..., Sandbox]) -> Sandbox:
+    return start()
+
+
+@pytest.fixture
+def script(connect: Callable[..., None]) -> Iterator[Callable[..., ScriptedServer]]:
+    """Starts a server with these answers to questions for a job, and connects to it."""
+    running = []
+
+    def script(*jobs: Any, uploads: tuple[Any, ...] = (ACCEPTED,)) -> ScriptedServer:
+        server = ScriptedServer(uploads, jobs or ((200, {"status": "succeeded"}),))
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        running.append((server, thread))
+        connect(server)
+        return server
+
+    yield script
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def survey(tmp_path: Path) -> Path:
+    """A file of three interviews."""
+    path = tmp_path / "wave 1.csv"
+    path.write_text("respondent,vote\n1,2\n2,1\n3,2\n")
+    return path

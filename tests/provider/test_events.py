@@ -1,0 +1,197 @@
+"""The triggers, and the events that tasks are resumed with: only a clear success is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from importlib import import_module
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from airflow.triggers.base import TriggerEvent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from datatile_provider.triggers.datatile import DatatileJobTrigger
+from tests.provider.scripted_server import TOKEN
+from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+
+RUNNING = (200, {"status": "running"})
+JOB = {"id": "job-f00d", "state": "SUCCEEDED", "status": "done", "message": "", "details": {}}
+MALFORMED = [
+    None,
+    {},
+    [],
+    "x",
+    7,
+    True,
+    {"job": None},
+    {"job": {}},
+    {"job": "SUCCEEDED"},
+    {"job": [JOB]},
+    [{"job": JOB}],
+    JOB,
+    {"status": "success"},
+    {"job": {**JOB, "id": ""}},
+    {"job": {**JOB, "id": None}},
+    {"job": {**JOB, "id": "job-of-somebody-else"}},
+    {"job": {**JOB, "state": "RUNNING"}},
+    {"job": {**JOB, "state": "FAILED"}},
+    {"job": {**JOB, "state": "UNKNOWN"}},
+    {"job": {**JOB, "state": "succeeded"}},
+    {"job": {**JOB, "state": None}},
+    {"job": {**JOB, "state": ["SUCCEEDED"]}},
+    {"job": JOB, "error": None},
+    {"error": "JobFailed"},
+    {"error": {"deep": []}, "what": [], "said": {}, "advice": 5},
+]
+
+
+@pytest.fixture
+def resume_with(run, script, survey, monkeypatch):
+    """Runs a task that is deferred, and resumed with this event."""
+
+    def resume_with(operator, event):
+        async def run_trigger(self):
+            yield TriggerEvent(event)
+
+        monkeypatch.setattr(DatatileJobTrigger, "run", run_trigger)
+        script(RUNNING)
+        if operator is DatatileJobSensor:
+            return run(operator, job_id="job-f00d", **SENSOR_MODES["deferrable"])
+        upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
+        return run(operator, **upload, **OPERATOR_WAITS["wait_deferred"])
+
+    return resume_with
+
+
+@pytest.mark.parametrize("event", [None, {}, {"job": {**JOB, "id": "job-of-somebody-else"}}], ids=repr)
+@pytest.mark.parametrize(
+    ("operator", "kind", "tries"),
+    # The sensor may look again; an upload that was accepted may not be sent again.
+    [(DatatileJobSensor, AirflowException, 3), (DatatileUploadOperator, AirflowFailException, 1)],
+)
+def test_a_task_resumed_by_a_malformed_event_fails(resume_with, operator, kind, tries, event):
+    outcome = resume_with(operator, event)
+    assert (outcome.state, outcome.tries, outcome.result) == ("failed", tries, None)
+    assert {type(error) for error in outcome.errors} == {kind}
+    assert "processing log" in str(outcome.errors[0])
+
+
+@pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
+def test_a_clear_success_is_one(resume_with, operator):
+    outcome = resume_with(operator, {"job": JOB})
+    assert (outcome.state, outcome.tries) == ("success", 1)
+    assert outcome.result == (JOB if operator is DatatileJobSensor else "job-f00d")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+near_misses = st.builds(
+    lambda change, missing: {"job": {k: v for k, v in {**JOB, **change}.items() if k not in missing}},
+    st.dictionaries(st.sampled_from([*JOB]), json_values, max_size=2),
+    st.sets(st.sampled_from([*JOB]), max_size=1),
+)
+
+
+@pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
+def test_any_event_is_a_clear_success_or_an_error_of_airflows(run, survey, operator):
+    class Resumed(operator):
+        """Is resumed, in a real task's context, with one event after the other."""
+
+        def execute(self, context):
+            @settings(max_examples=50, deadline=None, database=None)
+            @given(event=json_values | near_misses)
+            def check(event):
+                try:
+                    result = self.execute_complete(context, event=event)
+                except AirflowException:
+                    return
+                assert "error" not in event
+                assert event["job"]["state"] == "SUCCEEDED"
+                job_id = result["id"] if operator is DatatileJobSensor else result
+                assert job_id == event["job"]["id"] == "job-f00d"
+
+            context["ti"].xcom_push(key="job_id", value="job-f00d")
+            for malformed in MALFORMED:
+                with pytest.raises(AirflowException):
+                    self.execute_complete(context, event=malformed)
+            check()
+
+    arguments = {
+        DatatileJobSensor: {"job_id": "job-f00d"},
+        DatatileUploadOperator: {"action": "append", "target_hash": "f00d", "dataset": str(survey)},
+    }
+    outcome = run(Resumed, retries=0, **arguments[operator])
+    assert (outcome.state, outcome.errors) == ("success", [])
+
+
+@pytest.fixture
+def triggers(monkeypatch):
+    """What Airflow stored of each trigger that ran."""
+    seen = []
+    run_trigger = DatatileJobTrigger.run
+
+    async def run_and_note(self):
+        seen.append(self.serialize())
+        async for event in run_trigger(self):
+            yield event
+
+    monkeypatch.setattr(DatatileJobTrigger, "run", run_and_note)
+    return seen
+
+
+def restarted(stored):
+    """The event of a trigger that another triggerer has taken over."""
+    path, arguments = json.loads(json.dumps(stored))
+    module, _, name = path.rpartition(".")
+    trigger = getattr(import_module(module), name)(**arguments)
+    assert list(trigger.serialize()) == json.loads(json.dumps(stored))
+
+    async def first_event():
+        async for event in trigger.run():
+            return event.payload
+
+    return asyncio.run(first_event())
+
+
+@pytest.mark.parametrize("kind", ["sensor", "operator"])
+def test_a_trigger_survives_a_restart_holds_no_token_and_keeps_its_deadline(run, script, survey, triggers, kind):
+    server = script(RUNNING)
+    times = {"timeout": 0.3, "deferrable": True}
+    if kind == "sensor":
+        run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, **times)
+    else:
+        upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
+        run(DatatileUploadOperator, wait_for_completion=True, **upload, **times)
+    (stored,) = triggers
+    assert TOKEN not in repr(stored)
+
+    connections = server.connections
+    event = restarted(stored)
+
+    assert event["error"] == "JobTimeout"
+    assert "job-f00d" in event["what"]
+    assert server.connections == connections + 1
+
+
+def test_a_restarted_trigger_hears_of_a_success(run, script, triggers):
+    server = script(RUNNING, RUNNING, (200, {"status": "succeeded"}))
+    outcome = run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, deferrable=True)
+    assert outcome.state == "success"
+    assert server.connections == 3
+    assert restarted(triggers[0])["job"] == outcome.result
+
+
+def test_a_connection_that_is_gone_when_the_trigger_starts(run, script, monkeypatch, triggers):
+    script(RUNNING)
+    run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, timeout=0.2, deferrable=True)
+    monkeypatch.delenv("AIRFLOW_CONN_DATATILE_DEFAULT")
+    event = restarted(triggers[0])
+    assert "error" in event
+    assert "datatile_default" in event["what"]

@@ -1,0 +1,180 @@
+"""Whatever becomes of a job: the same outcome however a task waits for it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSensorTimeout
+
+from datatile_provider.api import waiting
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+
+RUNNING = (200, {"status": "running"})
+SUCCEEDED = (200, {"status": "succeeded", "rows": 3})
+
+
+def assert_all_succeeded(outcomes):
+    for mode, outcome in outcomes.items():
+        assert (outcome.state, outcome.tries, outcome.errors) == ("success", 1, []), mode
+        if mode in OPERATOR_WAITS:
+            assert outcome.result == outcome.job_id == f"job-{mode}"
+        else:
+            details = SUCCEEDED[1]
+            expected = {"id": f"job-{mode}", "state": "SUCCEEDED", "status": "succeeded", "message": ""}
+            assert outcome.result == expected | {"details": details}
+
+
+def assert_all_failed(outcomes, *texts, kind=AirflowFailException):
+    for mode, outcome in outcomes.items():
+        outcome.assert_failed(kind, f"job-{mode}", *texts)
+
+
+def test_a_job_that_succeeds(wait, script):
+    script(RUNNING, SUCCEEDED)
+    assert_all_succeeded(wait())
+
+
+def test_a_job_that_fails(wait, script):
+    server = script(RUNNING, (200, {"status": "failed", "message": "Variable q7 is missing"}))
+    assert_all_failed(wait(), "failed", "Variable q7 is missing", f"processing log: {server.url}/")
+    # No retry has sent the file again.
+    assert len(server.uploads) == len(OPERATOR_WAITS)
+
+
+def test_a_job_that_somebody_cancels(wait, script):
+    script(RUNNING, (200, {"status": "cancelled", "message": "Cancelled by Ann"}))
+    assert_all_failed(wait(), "cancelled", "Cancelled by Ann")
+
+
+def test_a_job_that_has_ended_before_the_first_look(wait, script):
+    script((200, {"status": "failed", "message": "Variable q7 is missing"}))
+    assert_all_failed(wait(), "failed", "Variable q7 is missing")
+
+
+def test_a_status_of_no_known_meaning_is_waited_through(wait, script):
+    script((200, {"status": "crunching"}), SUCCEEDED)
+    assert_all_succeeded(wait())
+
+
+@pytest.mark.parametrize("status", ["crunching", "running"])
+def test_a_job_that_does_not_end_in_time(wait, script, status):
+    script((200, {"status": status}))
+    assert_all_failed(wait(timeout=0.4), repr(status), "processing log", kind=AirflowSensorTimeout)
+
+
+def test_a_server_that_tells_nothing_until_the_deadline(wait, script):
+    script((502, b"<html><h1>Bad gateway</h1></html>"))
+    assert_all_failed(wait(timeout=0.4), "502", "no look at it told its status", kind=AirflowSensorTimeout)
+
+
+def test_troubles_that_pass(wait, script):
+    script((502, b"<html>Bad gateway</html>"), None, (200, b'{"status": "succ'), (200, ["succeeded"]), SUCCEEDED)
+    assert_all_succeeded(wait())
+
+
+def test_a_job_that_is_not_known_everywhere_at_once(wait, script):
+    script((404, {"error": "No such job"}), SUCCEEDED)
+    assert_all_succeeded(wait())
+
+
+def test_a_job_that_the_server_does_not_know(wait, script, monkeypatch):
+    monkeypatch.setattr(waiting, "GRACE", 0.3)
+    script((404, {"error": "No such job"}))
+    assert_all_failed(wait(), "No such job", "404")
+
+
+def test_a_user_without_the_role(wait, script, monkeypatch):
+    monkeypatch.setattr(waiting, "GRACE", 0.3)
+    script((403, {"error": "Not for you"}))
+    assert_all_failed(wait(), "Not for you", "Data collector")
+
+
+@pytest.mark.parametrize("before", [(), (RUNNING,)])
+def test_a_token_that_is_refused(wait, script, before):
+    script(*before, (401, {"error": "Stale"}))
+    assert_all_failed(wait(), "Stale", "token is not valid", "connection's password")
+
+
+@pytest.mark.parametrize("unfailing", ["soft_fail", "never_fail"])
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ([(200, {"status": "failed", "message": "q7 is missing"})], "q7 is missing"),
+        ([RUNNING, (200, {"status": "failed", "message": "q7 is missing"})], "q7 is missing"),
+        ([RUNNING], "was not finished within"),
+        ([RUNNING, (401, {"error": "Stale"})], "the token is not valid"),
+    ],
+)
+def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, answers, why, unfailing):
+    script(*answers)
+    options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": 0.4, unfailing: True}
+    outcomes = run_each(DatatileJobSensor, SENSOR_MODES, **options)
+    assert {(o.state, o.tries, o.result) for o in outcomes.values()} == {("skipped", 1, None)}
+    for mode in SENSOR_MODES:
+        assert any(why in line and f"job-{mode}" in line for line in outcomes[mode].log.splitlines()), mode
+
+
+# The three ends for real: files that the sandbox reads, and a person who cancels.
+
+
+@pytest.fixture
+def real_jobs(run_dag, start, tmp_path):
+    """Uploads a file to a database for each mode, and waits for what becomes of it."""
+
+    def real_jobs(name, content, meanwhile=None, **options):
+        sandbox = start(**options)
+        dataset = tmp_path / name
+        dataset.write_text(content)
+        with DAG(f"real_{name}", schedule=None) as dag:
+            for mode, arguments in {**SENSOR_MODES, **OPERATOR_WAITS}.items():
+                upload = {"action": "append", "target_hash": sandbox.add_database(mode), "dataset": str(dataset)}
+                if mode in OPERATOR_WAITS:
+                    DatatileUploadOperator(task_id=mode, retries=1, poll_interval=0.1, **upload, **arguments)
+                else:
+                    uploaded = DatatileUploadOperator(task_id=f"upload_for_{mode}", **upload)
+                    DatatileJobSensor(task_id=mode, job_id=uploaded.output, retries=1, poke_interval=0.1, **arguments)
+        ended = threading.Event()
+
+        def keep_on():
+            while not ended.wait(0.05):
+                meanwhile(sandbox)
+
+        thread = threading.Thread(target=keep_on if meanwhile else ended.wait)
+        thread.start()
+        try:
+            return sandbox, {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+        finally:
+            ended.set()
+            thread.join()
+
+    return real_jobs
+
+
+def test_files_that_the_sandbox_reads(real_jobs):
+    sandbox, outcomes = real_jobs("wave.csv", "respondent\n1\n2\n3\n")
+    assert {outcome.state for outcome in outcomes.values()} == {"success"}
+    assert {database["name"]: database["rows"] for database in sandbox.databases()} == dict.fromkeys(
+        [*SENSOR_MODES, *OPERATOR_WAITS], 3
+    )
+    assert {outcomes[mode].result["details"]["rows"] for mode in SENSOR_MODES} == {3}
+
+
+def test_files_that_the_sandbox_cannot_read(real_jobs):
+    sandbox, outcomes = real_jobs("wave.sav", "no SPSS file")
+    for mode in [*SENSOR_MODES, *OPERATOR_WAITS]:
+        outcomes[mode].assert_failed(AirflowFailException, "wave.sav cannot be read")
+    assert {database["rows"] for database in sandbox.databases()} == {0}
+
+
+def test_jobs_that_a_person_cancels_in_the_drive(real_jobs):
+    def cancel_all(sandbox):
+        for job in sandbox.jobs():
+            if job["state"] == "QUEUED":
+                sandbox.cancel(job["job_id"])
+
+    _, outcomes = real_jobs("wave.csv", "respondent\n1\n", meanwhile=cancel_all, processing_seconds=100)
+    for mode in [*SENSOR_MODES, *OPERATOR_WAITS]:
+        outcomes[mode].assert_failed(AirflowFailException, "Cancelled by a user")

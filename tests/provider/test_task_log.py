@@ -1,0 +1,57 @@
+"""What a person reads in the task's log."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+
+
+@pytest.mark.parametrize("options", OPERATOR_WAITS.values(), ids=OPERATOR_WAITS)
+def test_an_upload_that_waits(run, start, survey, options):
+    sandbox = start(processing_seconds=0.5)
+    upload = {"action": "create", "target_hash": sandbox.folder, "dataset": str(survey), "poll_interval": 0.1}
+    outcome = run(DatatileUploadOperator, **upload, **options)
+    assert outcome.state == "success"
+    (begun,) = re.findall(r"Uploading: (.*?) +\[", outcome.log)
+    for told in ("create", "'wave 1.csv'", f"{survey.stat().st_size} bytes", sandbox.folder, sandbox.url, str(survey)):
+        assert told in begun
+    (accepted,) = re.findall(r"Accepted as job (.*?) +\[", outcome.log)
+    for told in (outcome.job_id, " s ", "MB/s", f"Processing log: {sandbox.url}/"):
+        assert told in accepted
+
+
+@pytest.fixture(params=[*SENSOR_MODES, *OPERATOR_WAITS])
+def log_of(request, run, script, survey):
+    """The log of waiting, in each way, for a job of these answers."""
+
+    def log_of(*answers, **options):
+        server = script(*answers)
+        if request.param in SENSOR_MODES:
+            options = {"job_id": "job-f00d", "poke_interval": 0.05, **SENSOR_MODES[request.param], **options}
+            outcome = run(DatatileJobSensor, **options)
+        else:
+            upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
+            outcome = run(DatatileUploadOperator, **upload, **OPERATOR_WAITS[request.param], **options)
+        return server, outcome.log
+
+    return log_of
+
+
+def test_each_transition_once_with_its_time(log_of):
+    answers = [(200, {"status": status}) for status in ("queued", "running", "running", "crunching", "crunching")]
+    server, log = log_of(*answers, (200, {"status": "succeeded"}))
+    transitions = re.findall(r"Job job-f00d is ([A-Z]+) \(\d+\.\d s\)", log)
+    assert transitions == ["QUEUED", "RUNNING", "UNKNOWN", "SUCCEEDED"]
+    assert log.count('set status_map in the connection\'s extra, as {"crunching": "RUNNING"}') == 1
+    assert f"Processing log: {server.url}/" in log
+
+
+def test_a_token_that_the_server_repeats_is_not_shown(log_of):
+    # That it is not is asserted wherever a task is run.
+    _, log = log_of((200, {"status": "failed", "message": "The token never-to-be-shown is used up"}))
+    assert "The token *** is used up" in log
