@@ -8,12 +8,13 @@ READY := $(VENV)/.ready
 export UV_SYSTEM_CERTS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test lint constraints clean
+.PHONY: help demo ui test test-system lint constraints clean
 
 help:
 	@echo "make demo         run the tracking study in a real Airflow against the sandbox, and print what came of it"
 	@echo "make ui           the same, and leave both up to click around in"
-	@echo "make test         lint, types and all tests"
+	@echo "make test         lint, types and all tests but those of test-system"
+	@echo "make test-system  tests with a real Airflow whose processes are killed, in ten minutes"
 	@echo "make lint         lint and types alone"
 	@echo "make constraints  pin anew what the environment holds"
 	@echo "make clean        remove the environment and all that was built"
@@ -25,7 +26,10 @@ ui: $(READY)
 	@$(BIN)/python -m tests.support.demo --keep
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not system"
+
+test-system: $(READY)
+	$(BIN)/python -m pytest -m system
 
 lint: $(READY)
 	$(BIN)/ruff check

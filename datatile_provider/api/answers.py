@@ -50,15 +50,21 @@ class Answer:
 
     def without(self, secret: str) -> Answer:
         """Return this answer with a secret blotted out, should the server have echoed it."""
-        # Shorter "secrets" would blot out ordinary words; Airflow's own masker draws the same line.
-        if len(secret) < 5:
-            return self
-        body, location = self.body, self.location
-        # As it is, and as JSON, PHP's JSON, HTML and a URL write it.
-        in_json = json.dumps(secret)[1:-1]
-        for spelling in (secret, in_json, in_json.replace("/", r"\/"), html.escape(secret), quote(secret, safe="")):
-            body, location = body.replace(spelling.encode(), b"***"), location.replace(spelling, "***")
-        return Answer(self.status, body, self.retry_after, location, self.at)
+        # Any bytes are text in Latin-1, and come back from it as they were.
+        body = without(self.body.decode("latin-1"), secret).encode("latin-1")
+        return Answer(self.status, body, self.retry_after, without(self.location, secret), self.at)
+
+
+def without(text: str, secret: str) -> str:
+    """Return a text with a secret blotted out."""
+    # Shorter "secrets" would blot out ordinary words; Airflow's own masker draws the same line.
+    if len(secret) < 5:
+        return text
+    # As it is, and as JSON, PHP's JSON, HTML and a URL write it.
+    in_json = json.dumps(secret)[1:-1]
+    for spelling in (secret, in_json, in_json.replace("/", r"\/"), html.escape(secret), quote(secret, safe="")):
+        text = text.replace(spelling, "***")
+    return text
 
 
 def seconds_to_wait(answer: Answer) -> float | None:

@@ -85,7 +85,7 @@ class AsyncDatatileClient:
                 ).without(settings.token)
         # aiohttp raises ValueError and zlib's errors for some broken answers, and OSError for some connections.
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as e:
-            what = f"The question for job {job_id} did not get through to {server.url}: {reason(e)}"
+            what = f"The question for job {job_id} did not get through to {server.url}: {reason(e, settings.token)}"
             if isinstance(e, aiohttp.ClientConnectorCertificateError):
                 raise untrusted(what) from e
             raise errors.Passing(what) from e

@@ -16,7 +16,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
 from datatile_provider.api import contract, errors
-from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer
+from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer, without
 from datatile_provider.api.contract import Job, Upload
 from datatile_provider.api.multipart import Dataset, MultipartBody
 from datatile_provider.api.settings import Settings
@@ -63,7 +63,7 @@ class DatatileClient:
         # Those of requests are OSErrors too; a CA bundle of the environment that is not there gives a plain one.
         except OSError as e:
             if body.complete:
-                why = f"the whole file was sent, then {reason(e)}"
+                why = f"the whole file was sent, then {reason(e, self._settings.token)}"
                 raise contract.unknown_outcome(server, upload, why) from e
             sent = f"; {body.sent:,} of {len(body):,} bytes were sent, so nothing was accepted"
             raise self._failure(e, f"The {upload} did not get through", sent) from e
@@ -138,7 +138,7 @@ class DatatileClient:
                 ).without(settings.token)
 
     def _failure(self, error: OSError, what: str, note: str = "") -> errors.DatatileError:
-        what = f"{what} to {self._settings.server.url}: {reason(error)}{note}"
+        what = f"{what} to {self._settings.server.url}: {reason(error, self._settings.token)}{note}"
         if _certificate_error(error):
             return untrusted(what)
         return errors.Passing(what)
@@ -152,15 +152,19 @@ def untrusted(what: str) -> errors.Untrusted:
     )
 
 
-def reason(error: BaseException) -> str:
-    """Return the innermost reason of a chain of exceptions, for a person."""
+def reason(error: BaseException, secret: str) -> str:
+    """
+    Return the innermost reason of a chain of exceptions, for a person.
+
+    :param secret: what is blotted out: libraries quote what they can't read, and an odd server may echo the token.
+    """
     seen: list[BaseException] = [error]
     while nxt := _inner(seen[-1]):
         if nxt in seen:
             break
         seen.append(nxt)
     last = next((e for e in reversed(seen) if str(e)), error)
-    return f"{type(last).__name__}: {last}"
+    return without(f"{type(last).__name__}: {last}", secret)
 
 
 def _inner(error: BaseException) -> BaseException | None:

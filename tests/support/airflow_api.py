@@ -116,10 +116,18 @@ class AirflowApi:
         """Return how a run stands."""
         path = f"dags/{dag_id}/dagRuns/{run_id}"
         state = self.call("GET", path)["state"]
-        rows = self.call("GET", f"{path}/taskInstances", params={"order_by": "start_date", "limit": 1000})
+        rows: list[dict[str, Any]] = []
+        total = 1
+        while len(rows) < total:
+            # A page ends at `[api] maximum_page_limit`. The map index stays what it is while pages are turned.
+            params = {"order_by": "map_index", "limit": 1000, "offset": len(rows)}
+            page = self.call("GET", f"{path}/taskInstances", params=params)
+            total = page["total_entries"]
+            rows += page["task_instances"]
+        rows.sort(key=lambda row: row["start_date"] or "~")
         tasks = tuple(
             TaskInstance(seconds=row["duration"], run_id=run_id, **{name: row[name] for name in _SAME_NAME})
-            for row in rows["task_instances"]
+            for row in rows
         )
         return Run(dag_id, run_id, state, tasks)
 
@@ -133,6 +141,39 @@ class AirflowApi:
         while not (run := self.run(dag_id, run_id)).finished and time.monotonic() < deadline:
             time.sleep(0.3)
         return run
+
+    def wait_for_task(self, task: TaskInstance, *states: str, timeout: float) -> TaskInstance:
+        """
+        Return the task when it is in one of these states.
+
+        :param timeout: seconds.
+        :raises TimeoutError: it is in none in time.
+        """
+        deadline = time.monotonic() + timeout
+        while (now := self.run(task.dag_id, task.run_id).task(task.task_id, task.map_index)).state not in states:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{now.name} is {now.state} after {timeout:.0f} s, and was to be {states}")
+            time.sleep(0.2)
+        return now
+
+    def set_state(self, task: TaskInstance, state: str) -> None:
+        """Mark a task as a person does in the UI."""
+        self.call("PATCH", _of_map_index(task), json={"new_state": state})
+
+    def clear(self, task: TaskInstance) -> None:
+        """Clear a task, and let its run go on, as a person does in the UI."""
+        which = task.task_id if task.map_index < 0 else [task.task_id, task.map_index]
+        body = {"dry_run": False, "only_failed": False, "dag_run_id": task.run_id, "task_ids": [which]}
+        self.call("POST", f"dags/{task.dag_id}/clearTaskInstances", json=body)
+
+    def state_store(self, task: TaskInstance, key: str) -> Any:
+        """Return what a task keeps under a key from one try to the next; None if nothing."""
+        try:
+            return self.call("GET", f"{task.path}/state-store/{key}", params={"map_index": task.map_index})["value"]
+        except requests.HTTPError as e:
+            if e.response.status_code != 404:
+                raise
+            return None
 
     def log(self, task: TaskInstance, try_number: int | None = None) -> str:
         """Return the log of a try of a task, the last unless told, as lines with all their fields."""
@@ -154,6 +195,10 @@ class AirflowApi:
         answer = self.call("GET", f"{task.path}/logs/{try_number}", params=params)
         entries: list[dict[str, Any]] = answer["content"]
         return entries
+
+
+def _of_map_index(task: TaskInstance) -> str:
+    return task.path if task.map_index < 0 else f"{task.path}/{task.map_index}"
 
 
 def _line(entry: dict[str, Any]) -> str:

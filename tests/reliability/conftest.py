@@ -1,0 +1,88 @@
+"""The file that is uploaded, and the option that writes the table of faults."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sandbox import Sandbox
+from tests.reliability.task import Run, Task
+from tests.support.faults import Fault, FaultProxy
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-fault-table", action="store_true", help="write docs/faults.md anew")
+
+
+@pytest.fixture(scope="session")
+def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    A file of 60 interviews.
+
+    It is larger than all that the sockets between client and proxy hold, so a client can't have sent its last byte
+    while the proxy has not begun to read.
+    """
+    path = tmp_path_factory.mktemp("dataset") / "wave.csv"
+    path.write_text("respondent,text\n" + "".join(f"{i},{'x' * 100_000}\n" for i in range(60)))
+    return path
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets a connection to a sandbox behind a proxy."""
+
+    def connect(sandbox: Sandbox, proxy: FaultProxy, conn_id: str = "datatile_default", **extra: object) -> None:
+        connection = {**sandbox.connection, "host": proxy.url, "extra": json.dumps({"timeout": 5, **extra})}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+
+    return connect
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datatile_provider.api.retrying._FIRST", 0.05)
+
+
+@pytest.fixture
+def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
+    """
+    Runs an upload through the faults, with one retry that it may or may not use.
+
+    After what is done to the sandbox when the task is deferred, or soon, the connection is up to date again.
+    """
+
+    def run(
+        *faults: Fault,
+        action: str = "append",
+        patience: float = 5.0,
+        processing_seconds: float = 0.0,
+        when_deferred: Callable[[Sandbox], None] = lambda sandbox: None,
+        soon: Callable[[Sandbox], None] | None = None,
+        **options: object,
+    ) -> Run:
+        with Sandbox(processing_seconds=processing_seconds) as sandbox, FaultProxy(sandbox.url, *faults) as proxy:
+            conn_id = f"datatile_{id(sandbox)}"
+
+            def and_connect(change: Callable[[Sandbox], None]) -> None:
+                change(sandbox)
+                connect(sandbox, proxy, conn_id, timeout=patience)
+
+            connect(sandbox, proxy, conn_id, timeout=patience)
+            database = sandbox.add_database("Study", 3, ["respondent"])
+            target = sandbox.folder if action == "create" else database
+            arguments = {"dataset": str(wave), "datatile_conn_id": conn_id, "poll_interval": 0.05, **options}
+            task = Task(
+                lambda: DatatileUploadOperator(task_id="upload", action=action, target_hash=target, **arguments),
+                retries=1,
+            )
+            if soon:
+                threading.Timer(0.3, and_connect, [soon]).start()
+            outcome = task.run(lambda: and_connect(when_deferred))
+            return Run(task, outcome, len(sandbox.uploads()), proxy.log, target)
+
+    return run

@@ -1,0 +1,202 @@
+"""Faults between the task and the server: what becomes of an upload, and of a wait, in every mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from tests.reliability.task import Run
+from tests.support.faults import Fault
+
+TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
+ACTIONS = ("create", "append", "reload")
+MODES = {
+    "fire and forget": {},
+    "wait in the worker": {"wait_for_completion": True},
+    "wait deferred": {"wait_for_completion": True, "deferrable": True},
+}
+WAITS = [mode for mode in MODES if mode != "fire and forget"]
+MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """
+    One fault, and what the contract makes of it.
+
+    :param meaning: ``none`` (it does no harm), ``passing``, ``final`` or ``unknown``.
+    :param held: whether the server holds what was sent under the fault.
+    :param patience: the connection's ``timeout``.
+    """
+
+    fault: Fault
+    meaning: str = "passing"
+    held: bool = False
+    patience: float = 5.0
+
+    def expected(self, action: str) -> str:
+        if self.meaning == "final":
+            return "fails: refused; 0 accepted"
+        if self.meaning == "unknown" and action != "reload":
+            return f"fails: unknown; {int(self.held)} accepted"
+        return f"succeeds; {1 + (self.meaning == 'unknown' and self.held)} accepted"
+
+
+def status(code: int, kind: str = "answer_instead", **options: int | bool) -> Fault:
+    return Fault(kind, "upload", status=code, **options)
+
+
+UPLOAD_FAULTS = {
+    "connection closed as soon as it is made": Row(Fault("refuse")),
+    "connection reset after 1 MB of the body": Row(Fault("reset_in_body", after=MIB)),
+    "body not read on after 1 MB, until the timeout": Row(Fault("stall_in_body", after=MIB, seconds=5), patience=2),
+    "503 after 1 MB of the body": Row(status(503, "answer_early", after=MIB)),
+    "502 after 1 MB of the body": Row(status(502, "answer_early", after=MIB)),
+    "413 after 1 MB of the body": Row(status(413, "answer_early", after=MIB), "final"),
+    "401 after 1 MB of the body": Row(status(401, "answer_early", after=MIB), "final"),
+    "409, destination busy": Row(status(409)),
+    "429 with Retry-After in seconds": Row(status(429, retry_after=1)),
+    "503 with Retry-After as a date": Row(status(503, retry_after=1, as_date=True)),
+    "503 without Retry-After": Row(status(503)),
+    "400": Row(status(400), "final"),
+    "403": Row(status(403), "final"),
+    "connection reset after the last byte, which the server never got": Row(Fault("reset_after_body"), "unknown"),
+    "500 by a gateway that passed nothing on": Row(status(500), "unknown"),
+    "502 by a gateway that passed nothing on": Row(status(502), "unknown"),
+    "504 by a gateway that passed nothing on": Row(status(504), "unknown"),
+    "500 by a gateway that had passed the file on": Row(status(500, "answer_after"), "unknown", held=True),
+    "502 by a gateway that had passed the file on": Row(status(502, "answer_after"), "unknown", held=True),
+    "504 by a gateway that had passed the file on": Row(status(504, "answer_after"), "unknown", held=True),
+    "connection reset before the answer": Row(Fault("reset_before_answer"), "unknown", held=True),
+    "connection reset after the answer's first byte": Row(Fault("reset_in_answer"), "unknown", held=True),
+    "answer cut short": Row(Fault("truncated_answer"), "unknown", held=True),
+    "answer that is no HTTP": Row(Fault("garbage"), "unknown", held=True),
+    "200 with a page of HTML": Row(Fault("odd_body"), "unknown", held=True),
+    "answer later than the timeout": Row(Fault("delay", seconds=3), "unknown", held=True, patience=2),
+    "answer that drips on beyond the timeout": Row(Fault("drip", seconds=0.05), "unknown", held=True, patience=2),
+    "answer that drips": Row(Fault("drip", seconds=0.001), "none"),
+    "answer after a while": Row(Fault("delay", seconds=0.3), "none"),
+    "connection closed after the answer": Row(Fault("close_kept_alive"), "none"),
+}
+
+POLL_FAULTS = {
+    "connection closed as soon as it is made": Row(Fault("refuse")),
+    "connection reset before the answer": Row(Fault("reset_before_answer")),
+    "connection reset after the answer's first byte": Row(Fault("reset_in_answer")),
+    "connection kept alive, and reset under the next question": Row(Fault("close_kept_alive")),
+    "answer cut short": Row(Fault("truncated_answer")),
+    "answer that is no HTTP": Row(Fault("garbage")),
+    "200 with a page of HTML": Row(Fault("odd_body")),
+    "answer later than the timeout": Row(Fault("delay", seconds=3), patience=2),
+    "answer that drips on beyond the timeout": Row(Fault("drip", seconds=0.05), patience=2),
+    "404, once": Row(Fault("answer_instead", status=404)),
+    "409": Row(Fault("answer_instead", status=409)),
+    "429 with Retry-After in seconds": Row(Fault("answer_instead", status=429, retry_after=1)),
+    "503 with Retry-After as a date": Row(Fault("answer_instead", status=503, retry_after=1, as_date=True)),
+    "500": Row(Fault("answer_instead", status=500, times=3)),
+    "502": Row(Fault("answer_after", status=502, times=3)),
+    "504": Row(Fault("answer_instead", status=504, times=3)),
+}
+
+
+@pytest.fixture
+def run_all(run: Callable[..., Run]) -> Callable[..., dict[tuple[str, str], Run]]:
+    """Runs all actions in some modes at once: they mostly wait."""
+
+    def run_all(*faults: Fault, modes: Iterable[str], **options: object) -> dict[tuple[str, str], Run]:
+        cases = [(action, mode) for action in ACTIONS for mode in modes]
+        with ThreadPoolExecutor(len(cases)) as pool:
+            runs = [pool.submit(run, *faults, action=action, **MODES[mode], **options) for action, mode in cases]
+        return {case: run.result() for case, run in zip(cases, runs, strict=True)}
+
+    return run_all
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[tuple[str, str, str], str]:
+    """What the runs came to, by kind of request, fault and action."""
+    return {}
+
+
+def check(kind: str, name: str, row: Row, runs: dict[tuple[str, str], Run], table: dict[Any, str]) -> None:
+    for (action, mode), run in runs.items():
+        assert run.result == row.expected(action), (action, mode, run.outcome.errors, run.log)
+        table[kind, name, action] = run.result
+
+
+@pytest.mark.parametrize("name", UPLOAD_FAULTS)
+def test_a_fault_of_an_upload(name, run_all, wave, table):
+    row = UPLOAD_FAULTS[name]
+    runs = run_all(row.fault, modes=MODES, patience=row.patience)
+    check("upload", name, row, runs, table)
+    for run in runs.values():
+        assert [played.fault for played in run.log if played.fault] == [row.fault.kind]
+        if run.outcome.state == "failed":
+            assert_loud(run, wave)
+        if row.fault.retry_after:
+            first, second = run.uploads()
+            assert second.at - first.at >= row.fault.retry_after
+
+
+@pytest.mark.parametrize("name", POLL_FAULTS)
+def test_a_fault_of_a_wait(name, run_all, table):
+    row = POLL_FAULTS[name]
+    faults = (Fault("pass_on", "upload"), row.fault)
+    runs = run_all(*faults, modes=WAITS, patience=row.patience, processing_seconds=0.2)
+    check("poll", name, row, runs, table)
+    for run in runs.values():
+        assert [played.fault for played in run.log if played.fault] == ["pass_on", *[row.fault.kind] * row.fault.times]
+
+
+def assert_loud(run: Run, wave: Path) -> None:
+    """One failure that Airflow does not retry, which says what, where to, when, and where to look."""
+    assert isinstance(run.outcome.error, AirflowFailException)
+    assert run.accepted <= 1
+    text = str(run.outcome.error)
+    assert wave.name in text
+    assert run.target in text
+    if "unknown" in run.result:
+        assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
+        assert re.search(r"processing log \(http://127.0.0.1:\d+/\)", text)
+
+
+def test_the_documented_table(table, request):
+    assert len(table) == len(ACTIONS) * (len(UPLOAD_FAULTS) + len(POLL_FAULTS)), "run this file whole"
+    written = rendered(table)
+    if request.config.getoption("--write-fault-table", False):
+        TABLE.write_text(written, "utf-8")
+    assert TABLE.read_text("utf-8") == written
+
+
+def rendered(table: dict[tuple[str, str, str], str]) -> str:
+    def rows(kind: str, faults: dict[str, Row]) -> str:
+        cells = [("fault", *ACTIONS), ("---",) * (1 + len(ACTIONS))]
+        cells += [(name, *(table[kind, name, action] for action in ACTIONS)) for name in faults]
+        return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+    return f"""\
+# Faults, and what becomes of them
+
+The test run plays each fault between a task and the sandbox, and counts the uploads that the sandbox accepted. Each
+cell holds for a task that fires and forgets, one that waits in the worker, and one that waits deferred; the questions
+for a job are the waiting ones' alone. *unknown* and *refused* are failures that Airflow does not retry; the message
+names the file, the target, and for *unknown* the time and the processing log. A reload may be accepted twice: the
+second replaces the first.
+
+## Faults of an upload
+
+{rows("upload", UPLOAD_FAULTS)}
+
+## Faults of the questions for a job
+
+{rows("poll", POLL_FAULTS)}
+
+Written by `pytest tests/reliability/test_faults.py --write-fault-table`; any other run compares.
+"""

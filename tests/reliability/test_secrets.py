@@ -1,0 +1,132 @@
+"""The token, looked for in all that Airflow shows or stores of tasks that fail in every way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+
+import pytest
+from airflow.providers.common.compat.sdk import redact
+
+from datatile_provider.api import waiting
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sandbox import Sandbox
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.reliability.task import Task
+from tests.support.faults import Fault, FaultProxy
+
+TOKEN = "never-to-be-shown-4711"
+
+#: Without an end, so that the last of them is what the task fails with.
+FAULTS = {
+    "refused": Fault("refuse", times=99),
+    "reset in the body": Fault("reset_in_body", after=1 << 20, times=99),
+    "reset before the answer": Fault("reset_before_answer", times=99),
+    "garbage": Fault("garbage", times=99),
+    "a page of HTML": Fault("odd_body", times=99),
+    "an answer cut short": Fault("truncated_answer", times=99),
+    "the token as a status line": Fault("echo_raw", times=99),
+    "the token as a header": Fault("echo_raw", status=200, times=99),
+    **{
+        f"the request as a {status}": Fault("echo", status=status, times=99)
+        for status in (200, 302, 400, 401, 500, 503)
+    },
+}
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request):
+    return FAULTS[request.param]
+
+
+@pytest.fixture
+def shown(wave, connect, caplog, capfd, monkeypatch):
+    """Runs a task through faults, after some requests that go well; all that was shown and stored of it."""
+    monkeypatch.setattr(waiting, "GRACE", 0.2)
+    caplog.set_level(logging.DEBUG)
+
+    def shown(make, *faults):
+        with Sandbox(token=TOKEN, processing_seconds=30) as sandbox, FaultProxy(sandbox.url, *faults) as proxy:
+            connect(sandbox, proxy, timeout=2)
+            database = sandbox.add_database("Study", 3, ["respondent"])
+            operators = []
+
+            def made():
+                operators.append(make(database, str(wave)))
+                return operators[-1]
+
+            task = Task(made, retries=1)
+            outcome = task.run()
+            hook = DatatileHook()
+            texts = [repr(vars(hook)), repr(hook), repr(hook.get_conn()), str(hook.get_conn()), repr(outcome)]
+            texts += [repr(vars(operator)) for operator in operators]
+            texts += [json.dumps(outcome.told), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
+            texts += [shown_by_airflow(record) for record in caplog.records]
+            for error in outcome.errors:
+                for link in chain(error):
+                    texts += [str(link), repr(link), repr(vars(link)), *traceback.format_exception(link)]
+        return outcome, texts, "".join(capfd.readouterr())
+
+    return shown
+
+
+def shown_by_airflow(record):
+    text = f"{record.getMessage()} {vars(record)}"
+    # It quotes headers that it can't read. Airflow, which knows the connection's password, takes that out of its logs.
+    return redact(text) if record.name == "urllib3.connection" else text
+
+
+def chain(error):
+    while error:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def check(outcome, texts, printed):
+    assert outcome.state == "failed"
+    assert "connectionpool.py" in "".join(texts), "the library's own log is not looked at"
+    assert "Uploading" in printed or "Waiting for job" in printed, "the tasks' own log is not looked at"
+    for text in [*texts, printed]:
+        assert TOKEN not in text
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_an_upload_that_fails(shown, fault, deferrable):
+    def make(database, dataset):
+        return DatatileUploadOperator(
+            task_id="upload",
+            action="append",
+            target_hash=database,
+            dataset=dataset,
+            accept_timeout=0.3,
+            deferrable=deferrable,
+        )
+
+    check(*shown(make, fault))
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_wait_of_the_operator_that_fails(shown, fault, deferrable):
+    def make(database, dataset):
+        return DatatileUploadOperator(
+            task_id="upload",
+            action="append",
+            target_hash=database,
+            dataset=dataset,
+            wait_for_completion=True,
+            deferrable=deferrable,
+            poll_interval=0.1,
+            timeout=0.6,
+        )
+
+    check(*shown(make, Fault("pass_on", "upload"), fault))
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_sensor_that_fails(shown, fault, deferrable):
+    def make(database, dataset):
+        return DatatileJobSensor(task_id="wait", job_id="4711", poke_interval=0.1, timeout=0.6, deferrable=deferrable)
+
+    check(*shown(make, fault))

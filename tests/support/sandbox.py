@@ -1,0 +1,123 @@
+"""The sandbox as a process that can be killed, and be started again with all that it knew."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import requests
+
+from tests.support.airflow import free_port
+from tests.support.processes import Session, end
+
+
+class SandboxProcess:
+    """
+    The sandbox at one address, with one token and one folder, however often it is started.
+
+    :param home: where it keeps its state, its uploads and its log.
+    :param processing_seconds: how long a job takes.
+    """
+
+    def __init__(self, home: Path, processing_seconds: float = 1.0) -> None:
+        self.token, self.folder = secrets.token_hex(20), secrets.token_hex(8)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = home / "sandbox.log"
+        options = {
+            "--port": port,
+            "--token": self.token,
+            "--folder": self.folder,
+            "--state-dir": home / "state",
+            "--processing-seconds": processing_seconds,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        self._command = [sys.executable, "-m", "datatile_provider.sandbox", *words]
+        # The environment's proxies do not know this loopback server.
+        self._http = requests.Session()
+        self._http.trust_env = False
+
+    def __enter__(self) -> SandboxProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end([self._session])
+
+    def connection(self, url: str = "") -> str:
+        """Return the Airflow connection as JSON, to here or to an address that passes on to here."""
+        return json.dumps({"conn_type": "datatile", "host": url or self.url, "password": self.token})
+
+    def start(self) -> None:
+        """:raises NotStarted: it does not answer in time."""
+        self._session = Session("sandbox", self._command, self._log, env=os.environ)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.state()
+                return
+            except requests.ConnectionError:
+                if not self._session.running or time.monotonic() > deadline:
+                    raise self._session.failure("did not start") from None
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill it, with what reads its files."""
+        self._session.signal(signal.SIGKILL)
+        self._session.wait(10)
+
+    def freeze(self) -> None:
+        """Let it do nothing more, without anybody being told."""
+        self._session.signal(signal.SIGSTOP)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that it knows."""
+        answer = self._http.get(f"{self.url}/sandbox/state", timeout=30)
+        answer.raise_for_status()
+        state: dict[str, Any] = answer.json()
+        return state
+
+    def jobs(self, filename: str) -> list[dict[str, Any]]:
+        """Return the jobs of the accepted uploads of a file, oldest first."""
+        return [job for job in self.state()["jobs"] if job["filename"] == filename]
+
+    def rows(self, database: str) -> int:
+        """Return how many rows a database holds."""
+        return next(int(d["rows"]) for d in self.state()["databases"] if d["hash"] == database)
+
+    def add_database(self) -> str:
+        """Return the hash of a new, empty database."""
+        return str(self._post("sandbox/databases", json={})["hash"])
+
+    def upload(self, action: str, target: str, file: Path) -> str:
+        """Upload a file past Airflow, and return its job's id."""
+        with file.open("rb") as content:
+            answer = self._post(
+                f"api/v2/upload/{action}/{target}",
+                headers={"token": self.token},
+                files={"dataset": (file.name, content)},
+            )
+        return str(answer["job_id"])
+
+    def hold(self, job_id: str) -> None:
+        """Let a job look as if it ran, until it is released."""
+        self._post(f"sandbox/jobs/{job_id}/state", json={"word": "running"})
+
+    def release(self, job_id: str) -> None:
+        """Let a job be seen as it is."""
+        self._post(f"sandbox/jobs/{job_id}/state", json={"word": None})
+
+    def _post(self, path: str, **request: Any) -> dict[str, Any]:
+        answer = self._http.post(f"{self.url}/{path}", timeout=30, **request)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found

@@ -1,0 +1,58 @@
+"""One upload each, of what the run's configuration says, waiting in one way or another."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+
+WAYS: dict[str, dict[str, Any]] = {
+    "upload": {},
+    "upload_and_wait": {"wait_for_completion": True},
+    "upload_and_defer": {"wait_for_completion": True, "deferrable": True},
+    "upload_and_wait_20_s": {"wait_for_completion": True, "timeout": 20},
+    "upload_and_defer_20_s": {"wait_for_completion": True, "deferrable": True, "timeout": 20},
+    "upload_and_wait_execution_timeout": {"wait_for_completion": True, "execution_timeout": timedelta(seconds=20)},
+    "upload_and_defer_execution_timeout": {
+        "wait_for_completion": True,
+        "deferrable": True,
+        "execution_timeout": timedelta(seconds=20),
+    },
+}
+
+
+def hold(name: str) -> Any:
+    """Make a hook that waits at this place, when the run is to be held there, for a file named ``go``."""
+
+    def wait(context: Any, result: Any = None) -> None:
+        where = context["dag_run"].conf.get("hold", {}).get(name)
+        if where is None:
+            return
+        Path(where, "reached").touch()
+        deadline = time.monotonic() + 120
+        while not Path(where, "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    return wait
+
+
+for dag_id, way in WAYS.items():
+    with DAG(dag_id, schedule=None):
+        DatatileUploadOperator(
+            task_id="task",
+            action="{{ dag_run.conf.action }}",
+            target_hash="{{ dag_run.conf.target }}",
+            dataset="{{ dag_run.conf.dataset }}",
+            datatile_conn_id="{{ dag_run.conf.get('connection', 'datatile_default') }}",
+            poll_interval=1,
+            retries=1,
+            retry_delay=timedelta(seconds=1),
+            pre_execute=hold("before"),
+            post_execute=hold("after"),
+            **way,
+        )

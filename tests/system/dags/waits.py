@@ -1,0 +1,42 @@
+"""Waits for the jobs that the run's configuration names."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from datatile_provider.sensors.datatile import DatatileJobSensor
+
+WAYS: dict[str, dict[str, Any]] = {
+    "wait": {},
+    "wait_20_s": {"timeout": 20},
+    # Airflow takes a task that is queued again too soon for one that somebody else has changed.
+    "wait_rescheduled_20_s": {"timeout": 20, "mode": "reschedule", "poke_interval": 4},
+    "wait_deferred_20_s": {"timeout": 20, "deferrable": True},
+    "wait_deferred_45_s": {"timeout": 45, "deferrable": True},
+    "wait_deferred": {"deferrable": True},
+    "wait_execution_timeout": {"execution_timeout": timedelta(seconds=20)},
+    "wait_deferred_execution_timeout": {"execution_timeout": timedelta(seconds=20), "deferrable": True},
+}
+
+for dag_id, way in WAYS.items():
+    with DAG(dag_id, schedule=None):
+        DatatileJobSensor(
+            task_id="task",
+            job_id="{{ dag_run.conf.job_id }}",
+            retries=1,
+            retry_delay=timedelta(seconds=1),
+            **{"poke_interval": 1, **way},
+        )
+
+
+@task
+def jobs(**context: Any) -> list[str]:
+    """Return the ids of the jobs to wait for."""
+    return list(context["dag_run"].conf["job_ids"])
+
+
+with DAG("many_waits", schedule=None, max_active_tasks=64):
+    DatatileJobSensor.partial(task_id="task", poke_interval=2, timeout=600, deferrable=True).expand(job_id=jobs())

@@ -1,0 +1,148 @@
+"""What the system tests work with: a real Airflow, the sandbox behind a proxy of faults, and files to send."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+
+from tests.support.airflow import RealAirflow
+from tests.support.airflow_api import TaskInstance
+from tests.support.faults import FaultProxy
+from tests.support.sandbox import SandboxProcess
+
+T = TypeVar("T")
+
+#: Airflow finds a dead worker in ten seconds rather than in five minutes.
+FAST = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+}
+#: Seconds for a task to be found dead, and to be tried again, on a busy machine.
+PATIENCE = 90.0
+
+
+class Lab:
+    """
+    One Airflow and one sandbox, of all tests of a module.
+
+    :param faults: the proxy that ``datatile_faulty`` leads through; ``datatile_default`` goes straight to the sandbox.
+    :param folder: where files to send are made.
+    """
+
+    def __init__(self, airflow: RealAirflow, sandbox: SandboxProcess, faults: FaultProxy, folder: Path) -> None:
+        self.airflow = airflow
+        self.api = airflow.api
+        self.sandbox = sandbox
+        self.faults = faults
+        self._folder = folder
+        self._numbers = itertools.count(1)
+
+    def make_file(self, rows: int = 7, width: int = 8) -> Path:
+        """Make a file with a name of its own, by which the sandbox's jobs tell what was sent."""
+        path = self._folder / f"wave{next(self._numbers)}.csv"
+        path.write_text("id,answer\n" + "".join(f"{n},{'x' * width}\n" for n in range(rows)))
+        return path
+
+    def make_hold(self) -> Path:
+        """Make a folder in which a task held in its tracks, and the test that lets it go, tell each other so."""
+        path = self._folder / f"hold{next(self._numbers)}"
+        path.mkdir()
+        return path
+
+    def make_target(self, action: str) -> str:
+        """Return what an upload may be sent to."""
+        return self.sandbox.folder if action == "create" else self.sandbox.add_database()
+
+    def start(self, dag_id: str, **conf: Any) -> TaskInstance:
+        """Start a run of a DAG and return its task, named ``task``."""
+        run_id = self.api.trigger(dag_id, conf)
+        return until(
+            lambda: next((t for t in self.api.run(dag_id, run_id).tasks if t.task_id == "task"), None),
+            f"{dag_id} has its task",
+        )
+
+    def start_upload(self, dag_id: str, file: Path, action: str, target: str, **conf: Any) -> TaskInstance:
+        """Start a run of a DAG that uploads a file."""
+        return self.start(dag_id, dataset=str(file), action=action, target=target, **conf)
+
+    def waited_for_job(self, **options: Any) -> str:
+        """Return a new job that looks as if it ran, until it is released."""
+        job_id = self.sandbox.upload("append", self.sandbox.add_database(), self.make_file(**options))
+        self.sandbox.hold(job_id)
+        return job_id
+
+    def held_job(self, file: Path) -> str:
+        """Return the job of the upload of a file as soon as there is one, and hold it."""
+        (job,) = until(lambda: self.sandbox.jobs(file.name), f"{file.name} was accepted")
+        self.sandbox.hold(job["job_id"])
+        return str(job["job_id"])
+
+    def phase(self, task: TaskInstance) -> str | None:
+        """Return how far the task has noted that its upload has come."""
+        record = self.api.state_store(task, "datatile_upload")
+        return record and str(record["phase"])
+
+    def kill(self, task: TaskInstance, victims: str = "both") -> None:
+        """
+        Kill what runs a task.
+
+        :param victims: the ``task``'s own process, the ``worker`` that watches over it, or ``both``.
+        """
+        # The worker is the elder.
+        worker, own = until(lambda: self._pids(task), f"{task.name} runs")
+        for pid in {"task": [own], "worker": [worker], "both": [worker, own]}[victims]:
+            os.kill(pid, signal.SIGKILL)
+
+    def ended(self, task: TaskInstance, timeout: float = PATIENCE) -> TaskInstance:
+        """Return the task when it has ended for good, and its run with it."""
+        task = self.api.wait_for_task(task, "success", "failed", timeout=timeout)
+        until(lambda: self.api.run(task.dag_id, task.run_id).finished, f"the run of {task.dag_id} is over")
+        return task
+
+    def wait_for_log(self, task: TaskInstance, text: str, try_number: int = 1) -> None:
+        """Return when a try of a task has logged this."""
+
+        def says() -> bool:
+            try:
+                return text in self.api.log(task, try_number)
+            except requests.HTTPError as e:
+                # There is no log yet.
+                if e.response.status_code != 404:
+                    raise
+                return False
+
+        until(says, f"{task.dag_id} has logged {text!r}")
+
+    def files_with(self, text: str) -> set[str]:
+        """Return the names of the files under Airflow's home, its database among them, that hold a text."""
+        files = (file for file in self.airflow.home.rglob("*") if file.is_file())
+        return {file.name for file in files if text.encode() in file.read_bytes()}
+
+    def _pids(self, task: TaskInstance) -> list[int]:
+        found = self.airflow.worker_pids(self.api.run(task.dag_id, task.run_id).task(task.task_id, task.map_index))
+        return found if len(found) == 2 else []
+
+
+def until(found: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
+    """
+    Return what a function finds as soon as it finds something.
+
+    :raises TimeoutError: it finds nothing in time.
+    """
+    deadline = time.monotonic() + timeout
+    while not (value := found()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {timeout:.0f} s: {what}")
+        time.sleep(0.1)
+    return value

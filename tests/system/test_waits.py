@@ -1,0 +1,166 @@
+"""Waits in the triggerer and in the worker: triggerers killed, deadlines, and what a person does to a waiting task."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import pytest
+
+from tests.system.lab import FAST, until
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+
+SETTINGS = FAST
+WAITS = 50
+#: Seconds after its deadline by which a wait has ended, on a busy machine.
+LATE = 20.0
+
+
+@pytest.fixture(scope="module")
+def overdue(lab):
+    """Waits of 20 s for jobs that take longer, all at once: how they stand when all have ended, or gone on."""
+    sensors = ("wait_20_s", "wait_rescheduled_20_s", "wait_deferred_20_s")
+    uploads = ("upload_and_wait_20_s", "upload_and_defer_20_s")
+    limited = ("upload_and_wait_execution_timeout", "upload_and_defer_execution_timeout")
+    limited_sensors = ("wait_execution_timeout", "wait_deferred_execution_timeout")
+    tasks, files, jobs = {}, {}, {}
+    for dag_id in (*uploads, *limited):
+        files[dag_id] = lab.make_file()
+        tasks[dag_id] = lab.start_upload(dag_id, files[dag_id], "append", lab.make_target("append"))
+    for dag_id in (*uploads, *limited):
+        jobs[dag_id] = lab.held_job(files[dag_id])
+    for dag_id in (*sensors, *limited_sensors):
+        jobs[dag_id] = lab.waited_for_job()
+        tasks[dag_id] = lab.start(dag_id, job_id=jobs[dag_id])
+    for dag_id in (*limited, *limited_sensors):
+        until(lambda dag_id=dag_id: tried_twice(lab, tasks[dag_id]), f"{dag_id} is tried again")
+        lab.sandbox.release(jobs[dag_id])
+    return {dag_id: lab.ended(task) for dag_id, task in tasks.items()}, files
+
+
+def tried_twice(lab, task):
+    return lab.api.run(task.dag_id, task.run_id).task("task").try_number == 2
+
+
+@pytest.mark.parametrize(
+    "dag_id",
+    ["wait_20_s", "wait_rescheduled_20_s", "wait_deferred_20_s", "upload_and_wait_20_s", "upload_and_defer_20_s"],
+)
+def test_a_passed_timeout_ends_the_wait_without_retries(lab, overdue, dag_id):
+    task = overdue[0][dag_id]
+
+    assert (task.state, task.try_number) == ("failed", 1)
+    assert "AirflowSensorTimeout" in lab.api.log(task)
+    assert "was not finished within 20 s: its last status was 'running'" in lab.api.error(task)
+    assert lab.sandbox.url in lab.api.error(task)
+    assert 20 <= lasted(lab, task) < 20 + LATE
+
+
+@pytest.mark.parametrize(
+    "dag_id",
+    [
+        "upload_and_wait_execution_timeout",
+        "upload_and_defer_execution_timeout",
+        "wait_execution_timeout",
+        "wait_deferred_execution_timeout",
+    ],
+)
+def test_a_passed_execution_timeout_ends_the_try(lab, overdue, dag_id):
+    task, files = overdue[0][dag_id], overdue[1]
+
+    assert (task.state, task.try_number) == ("success", 2)
+    assert "AirflowTaskTimeout" in lab.api.log(task, 1)
+    assert 20 <= lasted(lab, task) < 20 + LATE
+    if dag_id in files:
+        # The next try went on with the same job.
+        assert "taking that up" in lab.api.log(task, 2)
+        assert len(lab.sandbox.jobs(files[dag_id].name)) == 1
+
+
+def lasted(lab, task):
+    """Seconds from the run's start to the end of the first try."""
+    # A rescheduled task starts with each of its looks.
+    begun = lab.api.call("GET", f"dags/{task.dag_id}/dagRuns/{task.run_id}")["start_date"]
+    ended = lab.api.call("GET", f"{task.path}/tries/1")["end_date"]
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
+
+
+def test_a_triggerer_killed_and_restarted_does_not_prolong_a_deadline(lab):
+    task = deferred(lab, "wait_deferred_45_s", job_id=lab.waited_for_job())
+    lab.airflow.kill("triggerer")
+    time.sleep(10)
+    lab.airflow.start_component("triggerer")
+    task = lab.ended(task)
+
+    assert (task.state, task.try_number) == ("failed", 1)
+    assert "was not finished within 45 s: its last status was 'running'" in lab.api.error(task)
+    assert 45 <= lasted(lab, task) < 45 + LATE
+
+
+def test_marked_failed_while_deferred(lab):
+    job_id = lab.waited_for_job()
+    task = deferred(lab, "wait_deferred", job_id=job_id)
+    lab.api.set_state(task, "failed")
+
+    lab.wait_for_log(task, f"Job {job_id} goes on in DATATILE")
+    assert lab.ended(task).state == "failed"
+
+
+@pytest.mark.parametrize("victim", ["upload_and_defer", "upload_and_wait"])
+def test_cleared_while_waiting(lab, victim):
+    file, target = lab.make_file(), lab.make_target("append")
+    task = lab.start_upload(victim, file, "append", target)
+    job_id = lab.held_job(file)
+    state = "deferred" if victim == "upload_and_defer" else "running"
+    lab.api.wait_for_task(task, state, timeout=60)
+    lab.wait_for_log(task, "is RUNNING")
+    lab.api.clear(task)
+
+    lab.wait_for_log(task, f"Job {job_id} goes on in DATATILE")
+    until(lambda: tried_twice(lab, task), "it is tried again")
+    lab.sandbox.release(job_id)
+    task = lab.ended(task)
+    assert task.state == "success"
+    assert "taking that up" in lab.api.log(task)
+    assert len(lab.sandbox.jobs(file.name)) == 1
+    assert lab.sandbox.rows(target) == 7
+
+
+def test_fifty_waits_outlive_their_triggerer(lab):
+    """It is killed and restarted; then it is killed for good, and another takes over."""
+    jobs = [lab.waited_for_job() for _ in range(WAITS)]
+    run_id = lab.api.trigger("many_waits", {"job_ids": jobs})
+
+    def count(state):
+        return [t.state for t in lab.api.run("many_waits", run_id).tasks].count(state)
+
+    until(lambda: count("deferred") == WAITS, "all wait in the triggerer", timeout=150)
+    lab.airflow.kill("triggerer")
+    lab.airflow.start_component("triggerer")
+    lab.airflow.wait_until_healthy("triggerer")
+    lab.airflow.start_component("triggerer", "second triggerer")
+    time.sleep(8)
+    lab.airflow.kill("triggerer")
+    # Longer than Airflow takes to count a triggerer as dead.
+    time.sleep(10)
+    assert count("deferred") == WAITS
+    for job_id in jobs:
+        lab.sandbox.release(job_id)
+
+    run = lab.api.wait_for_run("many_waits", run_id, 120)
+    waits = [t for t in run.tasks if t.task_id == "task"]
+    assert [(t.state, t.try_number) for t in waits] == [("success", 1)] * WAITS
+    assert sorted(lab.api.xcoms(t)["return_value"]["id"] for t in waits) == sorted(jobs)
+    lab.airflow.start_component("triggerer")
+
+
+def deferred(lab, dag_id, **conf):
+    task = lab.start(dag_id, **conf)
+    task = lab.api.wait_for_task(task, "deferred", timeout=60)
+    lab.wait_for_log(task, " starting")
+    return task
+
+
+def test_the_token_is_nowhere(lab):
+    assert lab.files_with(lab.sandbox.token) == set()
