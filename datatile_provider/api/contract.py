@@ -238,7 +238,10 @@ def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_se
     :raises OutcomeUnknown: the server may hold the upload.
     """
     if not 200 <= answer.status < 300:
-        _raise_for_status(answer, f"The {upload}", server)
+        # A 503 that names no time may come from a gateway whose server took the file and then broke off.
+        unclear = answer.status == 503 and whole_body_sent and answers.seconds_to_wait(answer) is None
+        if not unclear:
+            _raise_for_status(answer, f"The {upload}", server)
         if whole_body_sent:
             raise unknown_outcome(server, upload, f"the server answered {answer.status}", answer)
         raise errors.Passing(

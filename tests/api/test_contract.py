@@ -183,6 +183,14 @@ def test_statuses(status, sent_whole, broken_off):
     assert type(asked) is (errors.OddAnswer if status == 200 else PASSING if sent_whole is UNKNOWN else sent_whole)
 
 
+@pytest.mark.parametrize(("whole", "kind"), [(True, UNKNOWN), (False, errors.RateLimited)])
+def test_503_that_names_no_time(whole, kind):
+    """A gateway answers so too when its server took the file and then broke off."""
+    answer = said("upstream connect error", 503)
+    assert type(outcome(contract.read_upload, SERVER, UPLOAD, answer, whole_body_sent=whole)) is kind
+    assert type(outcome(contract.read_job, SERVER, "7", answer)) is errors.RateLimited
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

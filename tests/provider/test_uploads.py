@@ -90,7 +90,7 @@ def test_a_file_over_the_servers_limit(upload, start, survey):
 
 
 @pytest.mark.parametrize(
-    "busy", [(409, {"error": "in progress"}), (423, b""), (429, b"slow down"), (503, b"<html>"), (408, b"")]
+    "busy", [(409, {"error": "in progress"}), (423, b""), (429, b"slow down"), (408, b"")]
 )
 def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
     server = script(uploads=(busy, ACCEPTED))
@@ -123,6 +123,7 @@ def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, surv
     ("action", "answer"),
     [
         ("create", (500, b"<h1>Oops</h1>")),
+        ("append", (503, b"<html>")),
         ("append", (504, b"")),
         ("create", (200, b"<html>OK</html>")),
         ("append", (200, {})),

@@ -52,6 +52,7 @@ WIRE = {
     "busy": (409, None),
     "too fast": (429, None),
     "overloaded": (503, None),
+    "accepted, and a gateway's 503": (503, "running"),
     "too large": (413, None),
 }
 #: A look at a job moves it on.

@@ -11,7 +11,7 @@ from tests.support.faults import Fault
 
 BUSY = Fault("answer_instead", "upload", status=409, retry_after=1)
 STALE = Fault("answer_instead", "upload", status=401, seconds=1)
-UNREACHABLE = Fault("answer_instead", "upload", status=503, times=1000)
+TOO_FAST = Fault("answer_instead", "upload", status=429, times=1000)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_an_unknown_outcome_that_the_user_chose_to_send_again(run, action, fault
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_the_time_to_go_on_trying(run, deferrable):
     begun = time.monotonic()
-    run = run(UNREACHABLE, accept_timeout=1, deferrable=deferrable)
+    run = run(TOO_FAST, accept_timeout=1, deferrable=deferrable)
     assert time.monotonic() - begun < 2 * 1 + 3
     assert run.result == "fails: AirflowException; 0 accepted"
     # Airflow's own retry had its turn, and as long.
