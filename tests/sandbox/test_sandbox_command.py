@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import pytest
 import requests
 
+from tests.support.tls import Certificates
+
 COMMAND = [sys.executable, "-m", "datatile_provider.sandbox"]
 CSV = b"respondent,vote\n1,0\n2,1\n"
 
@@ -99,20 +101,13 @@ def test_killed_and_started_again(tmp_path):
 
 
 def test_https(tmp_path):
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-out", str(cert), "-keyout", str(key)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    made = Certificates.make(tmp_path)
+    cert, key = made.certificate, made.key
     with running("--tls-cert", str(cert), "--tls-key", str(key)) as (process, told):
         assert told["url"].startswith("https://127.0.0.1:")
         with pytest.raises(requests.exceptions.SSLError):
             requests.get(told["url"], timeout=5)
-        assert requests.get(told["url"], verify=str(cert), timeout=5).status_code == 200
+        assert requests.get(told["url"], verify=str(made.authority), timeout=5).status_code == 200
         end(process)
 
 
