@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
@@ -108,7 +109,7 @@ class DatatileClient:
     def _ask(self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None) -> Answer:
         settings = self._settings
         # A connection of its own: one kept alive may be closed by the server under the first byte.
-        with _Session() as session:
+        with _Session() as session, _unquoted(settings.token):
             # Any auth of ours keeps requests from sending what it finds for the host in a .netrc.
             session.auth = lambda request: request
             adapter = _Adapter(settings.timeout)
@@ -182,6 +183,21 @@ def _certificate_error(error: BaseException) -> bool:
             return True
         error = inner
     return False
+
+
+@contextlib.contextmanager
+def _unquoted(secret: str) -> Iterator[None]:
+    """Keep urllib3's warning about headers that it can't read from quoting a secret that the server echoed."""
+
+    def without_secret(record: logging.LogRecord) -> bool:
+        return secret not in record.getMessage()
+
+    logger = logging.getLogger("urllib3.connection")
+    logger.addFilter(without_secret)
+    try:
+        yield
+    finally:
+        logger.removeFilter(without_secret)
 
 
 class _Session(requests.Session):
