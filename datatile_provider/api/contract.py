@@ -401,7 +401,7 @@ def _raise_for_status(answer: Answer, what: str, server: Server) -> None:
         fail(
             errors.DestinationBusy,
             "was rejected: an earlier upload to the same destination is still in progress",
-            f"It can be sent once that one is finished; see {server.processing_log_url}",
+            f"It can be sent once that one is finished (processing log: {server.processing_log_url}).",
         )
     if status in (429, 503):
         fail(errors.RateLimited, "was rejected: uploads come too fast, or the server is overloaded")

@@ -98,7 +98,7 @@ class Wait:
         seen = f"its last status was {self.status!r}" if self.status else "no look at it told its status"
         trouble = f"; the last {self._times} looks gave: {self._trouble}" if self._times else ""
         return errors.JobTimeout(
-            f"Job {self.job_id} was not finished within {self.timeout:,.0f} s: {seen}{trouble}",
+            f"Job {self.job_id} was not finished within {self.timeout:,.10g} s: {seen}{trouble}",
             advice=f"It may go on in DATATILE; see the processing log: {self.server.processing_log_url}",
         )
 

@@ -75,6 +75,8 @@ class Options:
         for name in ("port", "processing_seconds", "max_upload_bytes", "uploads_per_minute"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: must be zero or more, not {getattr(self, name)}")
+        if self.port > 65_535:
+            raise ValueError(f"port: must be 0 to 65535, not {self.port}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key: give both or neither")
         if self.job_path.count("{job_id}") != 1 or re.search(r"[{}]", self.job_path.replace("{job_id}", "")):

@@ -14,7 +14,7 @@ padding: 0 1.5rem 3rem }
 nav { display: flex; gap: 1.5rem; padding: 1rem 0; border-bottom: 1px solid #e5e7eb } nav b { color: #0f766e }
 a { color: #0f766e } h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .35rem .8rem .35rem 0;
-border-bottom: 1px solid #e5e7eb; vertical-align: top; overflow-wrap: anywhere }
+border-bottom: 1px solid #e5e7eb; vertical-align: top; overflow-wrap: break-word }
 th { color: #6b7280; font-weight: 500; white-space: nowrap } tr:target { background: #fef9c3 }
 code { font-size: .9em } .state { font-weight: 600 } .SUCCEEDED { color: #15803d } .FAILED { color: #b91c1c }
 .RUNNING { color: #1d4ed8 } .CANCELLED, .QUEUED, .note { color: #6b7280 }

@@ -232,3 +232,9 @@ def test_lengths_of_time(given, expected):
 def test_bad_lengths_of_time(bad):
     with pytest.raises(errors.InvalidInput, match="poll_interval must be"):
         seconds("poll_interval", bad)
+
+
+@pytest.mark.parametrize(("timeout", "text"), [(0.5, "0.5"), (100.0, "100"), (86_400.0, "86,400")])
+def test_the_deadline_is_told_as_it_was_given(timeout, text):
+    with pytest.raises(errors.JobTimeout, match=f"within {text} s:"):
+        Clock(timeout=timeout).hear("running", after=timeout)

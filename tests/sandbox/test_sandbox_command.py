@@ -115,6 +115,7 @@ def test_https(tmp_path):
     ("options", "message"),
     [
         (["--host", "0.0.0.0"], "not a loopback address"),
+        (["--port", "99999"], "must be 0 to 65535"),
         (["--state-words", "[]"], "not a JSON object"),
         (["--state-words", "{"], "not JSON"),
         (["--tls-cert", "none.pem", "--tls-key", "none.pem"], "cannot start"),
