@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
 import certifi
@@ -34,6 +35,19 @@ class _Shared:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self.holders = 0
+        # Weak: a look is kept by the clients that took it, so it goes when they do.
+        self.looks: WeakValueDictionary[str, _Look] = WeakValueDictionary()
+
+
+class _Look:
+    """One look at a job, under way or done, for all that ask at about the same time."""
+
+    def __init__(self, settings: Settings, job: asyncio.Task[Job]) -> None:
+        self.settings = settings
+        self.job = job
+        self.begun = time.monotonic()
+        # Should all who wait for it be cancelled, its failure is nobody's.
+        job.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 _Key = tuple[str, "bool | str"]
@@ -46,25 +60,48 @@ class AsyncDatatileClient:
     An asynchronous client of one server; get one from :func:`connected`.
 
     :param settings: the connection.
-    :param session: what it asks through. It holds no token: each request brings its own.
+    :param shared: what it asks through. It holds no token: each request brings its own.
     """
 
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: Settings, shared: _Shared) -> None:
         self._settings = settings
-        self._session = session
+        self._shared = shared
         self._proxy = _proxy(settings)
+        self._look: _Look | None = None
+        #: Seconds since another wait got the answer that :meth:`get_job` gave last; zero when it was asked for anew.
+        self.age = 0.0
 
-    async def get_job(self, job_id: str) -> Job:
+    async def get_job(self, job_id: str, *, max_age: float = 0.0) -> Job:
         """
         Ask once where a job stands.
 
+        :param max_age: seconds; an answer that another wait for the same job got that lately will do.
         :raises Passing: no usable answer now.
         :raises Refused: the server will not tell.
         """
+        url = self._settings.server.job_url(contract.check_job_id(job_id))
+        look = self._shared.looks.get(url)
+        self.age = 0.0
+        if look is None or not self._will_do(look, max_age):
+            look = self._shared.looks[url] = _Look(self._settings, asyncio.create_task(self._ask(job_id, url)))
+        elif look.job.done():
+            self.age = time.monotonic() - look.begun
+        self._look = look
+        # Shielded: others may wait for it too.
+        return await asyncio.shield(look.job)
+
+    def _will_do(self, look: _Look, max_age: float) -> bool:
+        if look.settings != self._settings:
+            return False
+        if not look.job.done():
+            return True
+        failed = look.job.cancelled() or look.job.exception() is not None
+        return look is not self._look and not failed and time.monotonic() - look.begun <= max_age
+
+    async def _ask(self, job_id: str, url: str) -> Job:
         server, settings = self._settings.server, self._settings
-        url = server.job_url(contract.check_job_id(job_id))
         try:
-            async with self._session.get(
+            async with self._shared.session.get(
                 # What contract has quoted must not be quoted, or unquoted, once more.
                 URL(url, encoded=True),
                 headers={"token": settings.token},
@@ -107,7 +144,7 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
             shared = _sessions[loop][key] = _Shared(aiohttp.ClientSession(connector=connector, cookie_jar=jar))
         shared.holders += 1
     try:
-        yield AsyncDatatileClient(settings, shared.session)
+        yield AsyncDatatileClient(settings, shared)
     finally:
         shared.holders -= 1
         if not shared.holders:

@@ -84,9 +84,14 @@ class Wait:
             raise self.timed_out()
         return None
 
+    @property
+    def gap(self) -> float:
+        """The seconds to the next look, before jitter and what a server asks for."""
+        return min(self._gap, self.poll_interval)
+
     def delay(self, now: float) -> float:
         """Return the seconds to wait before the next look; the last one is at the deadline."""
-        gap = min(self._gap, self.poll_interval) * random.uniform(1 - _JITTER, 1 + _JITTER)
+        gap = self.gap * random.uniform(1 - _JITTER, 1 + _JITTER)
         gap = max(gap, self._retry_after)
         self._gap, self._retry_after = min(self._gap * _GROWTH, self.poll_interval), 0.0
         if self.refused_since is not None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from datatile_provider.api.errors import DatasetUnreadable, InvalidInput
-from datatile_provider.api.multipart import Dataset
+from datatile_provider.api.multipart import AHEAD, BLOCK, Dataset
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -128,7 +128,10 @@ def _stored(path: Any) -> Dataset:
         raise DatasetUnreadable(f"The file {location} could not be looked up: {type(e).__name__}: {e}") from e
     if size is None:
         raise InvalidInput(f"The store of {location} does not tell its size, and an upload needs it")
-    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb"), lambda: look()[1])
+    far = path.protocol not in ("", "file", "local", "memory")
+    # Whole blocks, so that a store is asked for a range a block and not for a few bytes at a time.
+    kwargs = {"block_size": AHEAD * BLOCK} if far else {}
+    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb", **kwargs), lambda: look()[1], far)
 
 
 def _open_file(file: Any) -> Dataset:

@@ -231,7 +231,7 @@ class DatatileHook(BaseHook):
                 while True:
                     result: Job | errors.DatatileError
                     try:
-                        result = await client.get_job(job_id)
+                        result = await client.get_job(job_id, max_age=wait.gap / 2)
                     except errors.DatatileError as e:
                         result = e
                     if isinstance(result, errors.TokenRefused):
@@ -241,7 +241,8 @@ class DatatileHook(BaseHook):
                             break
                     if job := wait.heard(result, time.time()):
                         return job
-                    await asyncio.sleep(wait.delay(time.time()))
+                    # From when the answer was got: so waits for one job fall into step, and share their looks.
+                    await asyncio.sleep(max(0.0, wait.delay(time.time()) - client.age))
 
     def waiting(
         self,

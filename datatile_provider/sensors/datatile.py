@@ -16,12 +16,14 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
     conf,
 )
+from airflow.triggers.base import StartTriggerArgs
 
 from datatile_provider.api import errors
 from datatile_provider.api.contract import Job
 from datatile_provider.api.waiting import Wait, seconds
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
-from datatile_provider.triggers.datatile import airflow_error, defer_wait, job_of
+from datatile_provider.sensors.without_worker import job_id_for_triggerer, may_end_in_triggerer
+from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, defer_wait, job_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -41,6 +43,8 @@ class DatatileJobSensor(BaseSensorOperator):
     :param job_id: the job's id, as an upload returned it. (templated)
     :param datatile_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without a worker slot.
+    :param start_from_trigger: start in the triggerer, without any worker (Airflow 3.3 and later). Where that can't be,
+        the task goes through a worker and its log says why.
     :param poke_interval: seconds (or a ``timedelta``) between looks. When deferred, the first looks come quicker.
     :param timeout: seconds (or a ``timedelta``) after which the wait is given up with ``AirflowSensorTimeout``.
     """
@@ -54,6 +58,7 @@ class DatatileJobSensor(BaseSensorOperator):
         job_id: str,
         datatile_conn_id: str = DatatileHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        start_from_trigger: bool = False,
         poke_interval: float | timedelta = POLL_INTERVAL,
         timeout: float | timedelta = JOB_TIMEOUT,
         **kwargs: Any,
@@ -66,6 +71,25 @@ class DatatileJobSensor(BaseSensorOperator):
         self.job_id = job_id
         self.datatile_conn_id = datatile_conn_id
         self.deferrable = deferrable
+        self._needs_worker = "mapped tasks and dag.test() always do" if start_from_trigger else ""
+        if start_from_trigger:
+            template, reason = job_id_for_triggerer(self)
+            self._needs_worker = reason or self._needs_worker
+            self.start_from_trigger = not reason
+        if self.start_from_trigger:
+            self.start_trigger_args = StartTriggerArgs(
+                trigger_cls=f"{DatatileJobTrigger.__module__}.{DatatileJobTrigger.__qualname__}",
+                trigger_kwargs={
+                    "job_id": template,
+                    "datatile_conn_id": datatile_conn_id,
+                    "poll_interval": self.poke_interval,
+                    "timeout": self.timeout,
+                    "ends_task": may_end_in_triggerer(self, DatatileJobSensor),
+                    "do_xcom_push": self.do_xcom_push,
+                },
+                next_method="execute_complete",
+                timeout=timedelta(seconds=self.timeout) + SAFETY_NET,
+            )
         self._wait: Wait | None = None
         self._begun: float | None = None
 
@@ -77,6 +101,8 @@ class DatatileJobSensor(BaseSensorOperator):
         :raises AirflowSensorTimeout: it was not finished within ``timeout``.
         """
         self._begun = time.time()
+        if self._needs_worker:
+            self.log.info("This task starts in a worker in spite of start_from_trigger: %s", self._needs_worker)
         if not self.deferrable:
             return super().execute(context)
         # A job that is finished by now, or that nobody can wait for, needs no triggerer.
@@ -96,6 +122,7 @@ class DatatileJobSensor(BaseSensorOperator):
             poll_interval=self.poke_interval,
             timeout=self.timeout,
             status=self._wait.status if self._wait else "",
+            ends_task=may_end_in_triggerer(self, DatatileJobSensor),
         )
 
     def poke(self, context: Context) -> PokeReturnValue:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.contract import Job
@@ -46,10 +46,13 @@ class DatatileJobTrigger(BaseTrigger):
     :param datatile_conn_id: the connection; it is read in the triggerer, so no token is stored with the trigger.
     :param poll_interval: seconds between looks, after a few quick first ones.
     :param timeout: seconds from ``started`` after which the wait is given up.
-    :param started: when the wait began, in seconds since the epoch, so that it lasts no longer over restarts.
+    :param started: when the wait began, in seconds since the epoch, so that it lasts no longer over restarts; None when
+        the task starts here, without a worker: Airflow then keeps that moment.
     :param status: the status that the task has seen, and logged, already.
     :param execution_deadline: when the task's ``execution_timeout`` passes, in seconds since the epoch: Airflow 3
         does not look at it while a task is deferred.
+    :param ends_task: whether to end the task here when the job has succeeded, without another worker start.
+    :param do_xcom_push: whether a task that ends here returns the job.
     """
 
     def __init__(
@@ -58,9 +61,11 @@ class DatatileJobTrigger(BaseTrigger):
         datatile_conn_id: str,
         poll_interval: float,
         timeout: float,
-        started: float,
+        started: float | None = None,
         status: str = "",
         execution_deadline: float | None = None,
+        ends_task: bool = False,
+        do_xcom_push: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
         self.job_id = job_id
@@ -70,6 +75,8 @@ class DatatileJobTrigger(BaseTrigger):
         self.started = started
         self.status = status
         self.execution_deadline = execution_deadline
+        self.ends_task = ends_task
+        self.do_xcom_push = do_xcom_push
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -82,6 +89,8 @@ class DatatileJobTrigger(BaseTrigger):
                 "started": self.started,
                 "status": self.status,
                 "execution_deadline": self.execution_deadline,
+                "ends_task": self.ends_task,
+                "do_xcom_push": self.do_xcom_push,
             },
         )
 
@@ -90,13 +99,16 @@ class DatatileJobTrigger(BaseTrigger):
 
         from datatile_provider.hooks.datatile import DatatileHook
 
-        left = self.timeout if self.execution_deadline is None else self.execution_deadline - self.started
+        started = self._started()
+        if self.started is None:
+            self.log.info("Waiting for job %s, without a worker", self.job_id)
+        left = self.timeout if self.execution_deadline is None else self.execution_deadline - started
         try:
             job = await DatatileHook(self.datatile_conn_id).wait_for_job_async(
                 self.job_id,
                 poll_interval=self.poll_interval,
                 timeout=max(min(self.timeout, left), 0.001),
-                started=self.started,
+                started=started,
                 status=self.status,
             )
         except errors.JobTimeout as e:
@@ -107,8 +119,36 @@ class DatatileJobTrigger(BaseTrigger):
         except AirflowNotFoundException as e:
             event = ended(errors.DatatileError(str(e)))
         else:
+            if await self._returned(job):
+                yield TaskSuccessEvent()
+                return
             event = {"job": job.as_dict()}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own
+
+    async def _returned(self, job: Job) -> bool:
+        """Push what the task returns, if it may end here; otherwise a worker does both."""
+        # In `dag.test()` there is no triggerer that could end it.
+        ti = self.task_instance
+        if not self.ends_task or ti is None or getattr(self, "triggerer_job_id", None) is None:
+            return False
+        if self.do_xcom_push:
+            from airflow.sdk.execution_time.xcom import XCom
+
+            where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+            try:
+                # Airflow 3.3.2 turns what an event itself brings (`xcoms=`) into JSON text.
+                await XCom.aset("return_value", job.as_dict(), **where)
+            except Exception as e:  # as of any XCom backend
+                self.log.warning("The triggerer could not store what the task returns, so a worker does: %s", e)
+                return False
+        self.log.info("Job %s has succeeded", job.id)
+        return True
+
+    def _started(self) -> float:
+        if self.started is not None:
+            return self.started
+        end = getattr(self, "timeout_after", None)
+        return (end - SAFETY_NET).timestamp() - self.timeout if end else time.time()
 
     async def on_kill(self) -> None:
         """Say that the job goes on, when a person ends the task: DATATILE documents no way to cancel it."""
@@ -143,12 +183,14 @@ def defer_wait(
     poll_interval: float,
     timeout: float,
     status: str = "",
+    ends_task: bool = False,
     kwargs: dict[str, Any] | None = None,
 ) -> NoReturn:
     """
     Defer a task until a job has finished; it goes on in its ``execute_complete``.
 
     :param status: the status that the task has seen already.
+    :param ends_task: whether the triggerer may end the task when the job has succeeded.
     :param kwargs: what ``execute_complete`` gets besides the event.
     """
     begun, limit = context["ti"].start_date, task.execution_timeout
@@ -161,6 +203,8 @@ def defer_wait(
             started=time.time(),
             status=status,
             execution_deadline=(begun + limit).timestamp() if begun and limit else None,
+            ends_task=ends_task,
+            do_xcom_push=task.do_xcom_push,
         ),
         method_name="execute_complete",
         kwargs=kwargs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import certifi
 import pytest
@@ -71,12 +72,12 @@ async def test_fifty_waits_share_one_session():
     with RawServer(handle) as server:
         settings = settings_for(server.url)
 
-        async def wait() -> None:
+        async def wait(job_id: str) -> None:
             async with connected(settings) as client:
                 for _ in range(3):
-                    assert (await client.get_job("7")).state is JobState.RUNNING
+                    assert (await client.get_job(job_id)).state is JobState.RUNNING
 
-        await asyncio.gather(*(wait() for _ in range(50)))
+        await asyncio.gather(*(wait(str(number)) for number in range(50)))
         assert 1 < server.connections <= 8
         assert await asyncio.to_thread(server.wait_until_left)
 
@@ -274,3 +275,78 @@ async def test_proxy_of_the_environment(monkeypatch, proxies, excepted):
             else:
                 assert (await call).state is JobState.SUCCEEDED
     assert len(proxy.heads) == (0 if excepted else 2)
+
+
+async def test_waits_for_one_job_share_a_look():
+    heads: list[str] = []
+
+    def handle(peer: Peer) -> None:
+        while True:
+            heads.append(peer.request()[0])
+            time.sleep(0.05)
+            peer.answer(200, RUNNING)
+
+    with RawServer(handle) as server:
+        settings = settings_for(server.url)
+        async with connected(settings) as one, connected(settings) as other:
+            await asyncio.gather(*(client.get_job("7") for client in (one, other, one)))
+            assert len(heads) == 1
+            # What it knows itself is no news to it, be it ever so fresh.
+            await one.get_job("7", max_age=60)
+            assert (len(heads), one.age) == (2, 0)
+            await other.get_job("7", max_age=60)
+            assert len(heads) == 2
+            assert 0 < other.age < 60
+            await other.get_job("7", max_age=60)
+            assert len(heads) == 3
+            await asyncio.sleep(0.1)
+            await one.get_job("7", max_age=0.1)
+            assert len(heads) == 4
+            await one.get_job("8", max_age=60)
+            assert len(heads) == 5
+
+
+async def test_waits_of_two_connections_share_no_look():
+    heads: list[str] = []
+    with RawServer(serving(200, b'{"status": "busy"}', heads=heads)) as server:
+        plain = settings_for(server.url)
+        mapped = replace(plain, server=replace(plain.server, status_map={"busy": JobState.RUNNING}))
+        async with connected(plain) as one, connected(mapped) as other:
+            seen = await asyncio.gather(one.get_job("7", max_age=60), other.get_job("7", max_age=60))
+        assert [job.state for job in seen] == [JobState.UNKNOWN, JobState.RUNNING]
+        async with connected(plain) as one, connected(replace(plain, token="another")) as other:
+            await asyncio.gather(one.get_job("7", max_age=60), other.get_job("7", max_age=60))
+        assert len(heads) == 4
+
+
+async def test_a_failed_look_is_not_shared_afterwards():
+    answers = iter([(500, b""), (200, RUNNING)])
+
+    def handle(peer: Peer) -> None:
+        while True:
+            peer.request()
+            peer.answer(*next(answers))
+
+    with RawServer(handle) as server:
+        settings = settings_for(server.url)
+        async with connected(settings) as one, connected(settings) as other:
+            with pytest.raises(errors.Passing):
+                await one.get_job("7")
+            assert (await other.get_job("7", max_age=60)).state is JobState.RUNNING
+
+
+async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
+    def handle(peer: Peer) -> None:
+        peer.request()
+        time.sleep(0.3)
+        peer.answer(200, RUNNING)
+
+    with RawServer(handle) as server:
+        settings = settings_for(server.url)
+        async with connected(settings) as one, connected(settings) as other:
+            looks = [asyncio.create_task(client.get_job("7")) for client in (one, other)]
+            await asyncio.sleep(0.1)
+            looks[0].cancel()
+            assert (await looks[1]).state is JobState.RUNNING
+            assert looks[0].cancelled()
+        assert server.connections == 1

@@ -1,0 +1,63 @@
+"""Which waits can start, and end, in the triggerer, without a worker."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import airflow
+
+#: Whether the triggerer renders a trigger's templates and can store XComs (Airflow 3.3 and later).
+TRIGGERER_RENDERS = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+
+
+def job_id_for_triggerer(sensor: Any) -> tuple[str, str]:
+    """
+    Return the sensor's job id as a template that the triggerer can render, or why the task needs a worker.
+
+    :param sensor: the sensor, with its ``job_id`` as given: a text, a template, or another task's ``output``.
+    :return: the template and no reason, or no template and the reason.
+    """
+    if not sensor.deferrable:
+        return "", "it is not deferrable"
+    if not TRIGGERER_RENDERS:
+        return "", "this Airflow is older than 3.3"
+    if sensor.execution_timeout:
+        return "", "the triggerer can't tell its execution_timeout from its timeout"
+    job_id = sensor.job_id
+    if isinstance(job_id, str):
+        # The triggerer can't answer such a pull, and would wait for ever.
+        hangs = "xcom_pull" in job_id and "map_indexes" not in job_id
+        return ("", "the template of job_id pulls an XCom without map_indexes") if hangs else (job_id, "")
+    source = getattr(job_id, "operator", None)
+    # A mapped task's output, and what is made of outputs (`.map()`, `.zip()` …), can't be written as a template.
+    if (
+        type(job_id).__name__ != "PlainXComArg"
+        or source is None
+        or source.is_mapped
+        or source.get_closest_mapped_task_group()
+    ):
+        return "", "job_id is not the plain output of one task that is not mapped"
+    return f"{{{{ ti.xcom_pull(task_ids={source.task_id!r}, key={job_id.key!r}, map_indexes=-1) or '' }}}}", ""
+
+
+def may_end_in_triggerer(sensor: Any, own: type) -> bool:
+    """
+    Return whether nothing is lost when the triggerer ends the task.
+
+    :param sensor: the sensor.
+    :param own: the class whose ``execute_complete`` and ``post_execute`` may be passed over.
+    """
+    overridden = any(
+        getattr(type(sensor), name) is not getattr(own, name) for name in ("execute_complete", "post_execute")
+    )
+    for_a_worker = (
+        sensor.outlets,
+        sensor.on_success_callback,
+        getattr(sensor, "multiple_outputs", False),
+        getattr(sensor, "_post_execute_hook", None),
+        overridden,
+        # It heard of the task's start in a worker, and is to hear of its end.
+        "airflow.providers.openlineage.plugins.listener" in sys.modules,
+    )
+    return TRIGGERER_RENDERS and not any(for_a_worker)

@@ -1,0 +1,110 @@
+"""Which waits start in the triggerer, and end there; tests/system shows that they do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, Asset
+
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from datatile_provider.sensors.without_worker import TRIGGERER_RENDERS, may_end_in_triggerer
+
+pytestmark = pytest.mark.skipif(not TRIGGERER_RENDERS, reason="Airflow 3.3 and later start tasks in the triggerer")
+
+
+@pytest.fixture
+def dag():
+    with DAG("under_test", schedule=None) as dag:
+        yield dag
+
+
+def upload(**given):
+    return DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="a.csv", **given)
+
+
+def sensor(job_id, **given):
+    return DatatileJobSensor(task_id="wait", job_id=job_id, **{"deferrable": True, "start_from_trigger": True, **given})
+
+
+def test_output_becomes_a_template_that_the_triggerer_can_render(dag):
+    source = upload()
+    wait = sensor(source.output)
+    assert wait.start_from_trigger
+    kwargs = wait.start_trigger_args.trigger_kwargs
+    assert kwargs["job_id"] == "{{ ti.xcom_pull(task_ids='upload', key='return_value', map_indexes=-1) or '' }}"
+    assert wait.upstream_task_ids == {"upload"}
+
+
+@pytest.mark.parametrize(
+    "job_id", ["7", "{{ params.job }}", "{{ ti.xcom_pull(task_ids='upload', key='job_id', map_indexes=-1) }}"]
+)
+def test_text_stays_as_it_is(dag, job_id):
+    wait = sensor(job_id, poke_interval=timedelta(seconds=5), timeout=100, datatile_conn_id="other")
+    assert wait.start_from_trigger
+    assert wait.start_trigger_args.timeout == timedelta(seconds=700)
+    assert wait.start_trigger_args.trigger_kwargs == {
+        "job_id": job_id,
+        "datatile_conn_id": "other",
+        "poll_interval": 5.0,
+        "timeout": 100.0,
+        "ends_task": True,
+        "do_xcom_push": True,
+    }
+
+
+def mapped_output():
+    return (
+        DatatileUploadOperator.partial(task_id="uploads", action="append", target_hash="f00d")
+        .expand(dataset=["a.csv"])
+        .output
+    )
+
+
+@pytest.mark.parametrize(
+    ("job_id", "given", "reason"),
+    [
+        (lambda: "7", {"deferrable": False}, "not deferrable"),
+        (lambda: "7", {"execution_timeout": timedelta(hours=1)}, "execution_timeout"),
+        (lambda: "{{ ti.xcom_pull('upload') }}", {}, "without map_indexes"),
+        (mapped_output, {}, "not mapped"),
+        (lambda: upload().output.map(str), {}, "plain output"),
+    ],
+)
+def test_what_cannot_start_there_goes_through_a_worker(dag, job_id, given, reason):
+    wait = sensor(job_id(), **given)
+    assert not wait.start_from_trigger
+    assert wait.start_trigger_args is None
+    assert reason in wait._needs_worker
+
+
+@pytest.mark.parametrize(("wanted", "said"), [(True, 1), (False, 0)])
+def test_the_log_says_once_why_a_worker_is_needed(run, sandbox, survey, wanted, said):
+    job = DatatileHook().upload("create", sandbox.folder, survey)
+    outcome = run(DatatileJobSensor, job_id=job.id, deferrable=True, start_from_trigger=wanted, poke_interval=0.1)
+    assert (outcome.state, outcome.result["id"]) == ("success", job.id)
+    assert outcome.log.count("This task starts in a worker in spite of start_from_trigger") == said
+
+
+class Extended(DatatileJobSensor):
+    def execute_complete(self, context, event=None):
+        return {**super().execute_complete(context, event), "more": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "may"),
+    [
+        (DatatileJobSensor, {}, True),
+        (DatatileJobSensor, {"do_xcom_push": False}, True),
+        (DatatileJobSensor, {"soft_fail": True}, True),
+        (DatatileJobSensor, {"outlets": [Asset("datatile://host/databases/f00d")]}, False),
+        (DatatileJobSensor, {"on_success_callback": print}, False),
+        (DatatileJobSensor, {"post_execute": print}, False),
+        (DatatileJobSensor, {"multiple_outputs": True}, False),
+        (Extended, {}, False),
+    ],
+)
+def test_the_triggerer_ends_only_what_misses_nothing(dag, kind, given, may):
+    assert may_end_in_triggerer(kind(task_id="wait", job_id="7", deferrable=True, **given), DatatileJobSensor) is may
