@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export UV_SYSTEM_CERTS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test test-system lint constraints clean
+.PHONY: help demo ui test test-system lint dist constraints clean
 
 help:
 	@echo "make demo         run the tracking study in a real Airflow against the sandbox, and print what came of it"
@@ -16,6 +16,7 @@ help:
 	@echo "make test         lint, types and all tests but those of test-system"
 	@echo "make test-system  tests with a real Airflow whose processes are killed, in ten minutes"
 	@echo "make lint         lint and types alone"
+	@echo "make dist         build the wheel and the sdist into dist/"
 	@echo "make constraints  pin anew what the environment holds"
 	@echo "make clean        remove the environment and all that was built"
 
@@ -44,6 +45,10 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint $(CONSTRAINTS) \
 		--build-constraint $(CONSTRAINTS) --group dev --editable '.[sandbox]'
 	@touch $@
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
 
 constraints: $(READY)
 	{ echo '# Remade by: make constraints'; \

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import airflow
@@ -17,7 +14,6 @@ from datatile_provider import __version__
 from datatile_provider.get_provider_info import get_provider_info
 from tests.support.airflow import RealAirflow
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = "airflow-provider-datatile"
 
 
@@ -55,12 +51,3 @@ def test_every_name_of_the_provider_info_can_be_imported():
     for connection in info["connection-types"]:
         module, name = connection["hook-class-name"].rsplit(".", 1)
         assert getattr(importlib.import_module(module), name).conn_type == connection["connection-type"]
-
-
-def test_the_wheel_holds_the_package_alone(tmp_path):
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    info = f"airflow_provider_datatile-{__version__}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"datatile_provider", info}
-    assert {"datatile_provider/py.typed", f"{info}/licenses/LICENSE"} <= set(names)

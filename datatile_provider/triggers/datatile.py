@@ -129,7 +129,7 @@ class DatatileJobTrigger(BaseTrigger):
         """Push what the task returns, if it may end here; otherwise a worker does both."""
         # In `dag.test()` there is no triggerer that could end it.
         ti = self.task_instance
-        if not self.ends_task or ti is None or getattr(self, "triggerer_job_id", None) is None:
+        if not self.ends_task or ti is None or getattr(self, "trigger_id", None) is None:
             return False
         if self.do_xcom_push:
             from airflow.sdk.execution_time.xcom import XCom

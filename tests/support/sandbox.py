@@ -108,9 +108,9 @@ class SandboxProcess:
             )
         return str(answer["job_id"])
 
-    def hold(self, job_id: str) -> None:
-        """Let a job look as if it ran, until it is released."""
-        self._post(f"sandbox/jobs/{job_id}/state", json={"word": "running"})
+    def hold(self, job_id: str, word: str = "running") -> None:
+        """Let a job look as if this were its status, until it is released."""
+        self._post(f"sandbox/jobs/{job_id}/state", json={"word": word})
 
     def release(self, job_id: str) -> None:
         """Let a job be seen as it is."""

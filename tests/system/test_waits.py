@@ -20,7 +20,7 @@ LATE = 20.0
 @pytest.fixture(scope="module")
 def overdue(lab):
     """Waits of 20 s for jobs that take longer, all at once: how they stand when all have ended, or gone on."""
-    sensors = ("wait_20_s", "wait_rescheduled_20_s", "wait_deferred_20_s")
+    sensors = ("wait_20_s", "wait_rescheduled_20_s", "wait_deferred_20_s", "wait_without_worker_20_s")
     uploads = ("upload_and_wait_20_s", "upload_and_defer_20_s")
     limited = ("upload_and_wait_execution_timeout", "upload_and_defer_execution_timeout")
     limited_sensors = ("wait_execution_timeout", "wait_deferred_execution_timeout")
@@ -45,7 +45,14 @@ def tried_twice(lab, task):
 
 @pytest.mark.parametrize(
     "dag_id",
-    ["wait_20_s", "wait_rescheduled_20_s", "wait_deferred_20_s", "upload_and_wait_20_s", "upload_and_defer_20_s"],
+    [
+        "wait_20_s",
+        "wait_rescheduled_20_s",
+        "wait_deferred_20_s",
+        "wait_without_worker_20_s",
+        "upload_and_wait_20_s",
+        "upload_and_defer_20_s",
+    ],
 )
 def test_a_passed_timeout_ends_the_wait_without_retries(lab, overdue, dag_id):
     task = overdue[0][dag_id]
@@ -96,6 +103,62 @@ def test_a_triggerer_killed_and_restarted_does_not_prolong_a_deadline(lab):
     assert (task.state, task.try_number) == ("failed", 1)
     assert "was not finished within 45 s: its last status was 'running'" in lab.api.error(task)
     assert 45 <= lasted(lab, task) < 45 + LATE
+
+
+def worker_starts(lab, task):
+    """Return how many times a worker's process has begun to run a task."""
+    logged = lab.api.call("GET", "eventLogs", params={"dag_id": task.dag_id, "run_id": task.run_id, "event": "running"})
+    return [entry["task_id"] for entry in logged["event_logs"]].count(task.task_id)
+
+
+def test_a_deferred_wait_starts_one_worker(lab):
+    job_id = lab.waited_for_job()
+    task = deferred(lab, "wait_deferred", job_id=job_id)
+    lab.sandbox.release(job_id)
+    task = lab.ended(task)
+
+    assert (task.state, worker_starts(lab, task)) == ("success", 1)
+    assert lab.api.xcoms(task)["return_value"]["id"] == job_id
+
+
+def test_a_wait_for_an_upload_without_any_worker(lab):
+    file = lab.make_file()
+    task = lab.start("upload_and_wait_without_worker", dataset=str(file), target=lab.make_target("append"))
+    job_id = lab.held_job(file)
+    lab.wait_for_log(task, f"Waiting for job {job_id}, without a worker")
+    lab.sandbox.release(job_id)
+    task = lab.ended(task)
+
+    assert (task.state, task.try_number, worker_starts(lab, task)) == ("success", 1, 0)
+    run = lab.api.run(task.dag_id, task.run_id)
+    assert worker_starts(lab, run.task("upload")) == 1
+    assert lab.api.xcoms(run.task("rows"))["return_value"] == 7
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "state"), [("wait_without_worker", "failed"), ("wait_without_worker_softly", "skipped")]
+)
+def test_a_failed_job_ends_a_wait_without_worker(lab, dag_id, state):
+    job_id = lab.waited_for_job()
+    task = lab.start(dag_id, job_id=job_id)
+    lab.wait_for_log(task, f"Waiting for job {job_id}, without a worker")
+    lab.sandbox.hold(job_id, "failed")
+    task = lab.api.wait_for_task(task, state, timeout=60)
+
+    assert (task.try_number, worker_starts(lab, task)) == (1, 1)
+    assert f"Job {job_id} failed (its status is 'failed')" in lab.api.log(task)
+
+
+def test_a_wait_without_worker_outlives_its_triggerer(lab):
+    job_id = lab.waited_for_job()
+    task = lab.start("wait_without_worker", job_id=job_id)
+    lab.wait_for_log(task, f"Waiting for job {job_id}, without a worker")
+    lab.airflow.kill("triggerer")
+    lab.airflow.start_component("triggerer")
+    lab.sandbox.release(job_id)
+    task = lab.ended(task)
+
+    assert (task.state, task.try_number, worker_starts(lab, task)) == ("success", 1, 0)
 
 
 def test_marked_failed_while_deferred(lab):

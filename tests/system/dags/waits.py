@@ -7,8 +7,10 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
+from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 
+WITHOUT_WORKER: dict[str, Any] = {"deferrable": True, "start_from_trigger": True}
 WAYS: dict[str, dict[str, Any]] = {
     "wait": {},
     "wait_20_s": {"timeout": 20},
@@ -17,6 +19,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "wait_deferred_20_s": {"timeout": 20, "deferrable": True},
     "wait_deferred_45_s": {"timeout": 45, "deferrable": True},
     "wait_deferred": {"deferrable": True},
+    "wait_without_worker": WITHOUT_WORKER,
+    "wait_without_worker_20_s": {**WITHOUT_WORKER, "timeout": 20},
+    "wait_without_worker_softly": {**WITHOUT_WORKER, "soft_fail": True},
     "wait_execution_timeout": {"execution_timeout": timedelta(seconds=20)},
     "wait_deferred_execution_timeout": {"execution_timeout": timedelta(seconds=20), "deferrable": True},
 }
@@ -40,3 +45,19 @@ def jobs(**context: Any) -> list[str]:
 
 with DAG("many_waits", schedule=None, max_active_tasks=64):
     DatatileJobSensor.partial(task_id="task", poke_interval=2, timeout=600, deferrable=True).expand(job_id=jobs())
+
+with DAG("upload_and_wait_without_worker", schedule=None):
+    upload = DatatileUploadOperator(
+        task_id="upload",
+        action="append",
+        target_hash="{{ dag_run.conf.target }}",
+        dataset="{{ dag_run.conf.dataset }}",
+    )
+    wait = DatatileJobSensor(task_id="task", job_id=upload.output, poke_interval=1, **WITHOUT_WORKER)
+
+    @task
+    def rows(job: dict[str, Any]) -> Any:
+        """Return what of the finished job only a dict can tell."""
+        return job["details"]["rows"]
+
+    rows(wait.output)
