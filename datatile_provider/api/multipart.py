@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from datatile_provider.api.errors import DatasetChanged, DatasetUnreadable, DatatileError
 
-#: How many blocks are read from an object store ahead of sending.
-AHEAD = 8
 #: Large enough that Python's cost a block vanishes beside the copying, small enough to stay flat.
 BLOCK = 1 << 20
+
+
+class Readable(Protocol):
+    """What a dataset is read from."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,14 @@ class Dataset:
     :param location: where it is, for people.
     :param open: opens it at its first byte; called for each try.
     :param current_version: looks the version up again.
-    :param far: whether it comes over a network: then it is read ahead, so that reading and sending overlap.
     """
 
     name: str
     size: int
     version: str
     location: str
-    open: Callable[[], AbstractContextManager[BinaryIO]]
+    open: Callable[[], AbstractContextManager[Readable]]
     current_version: Callable[[], str]
-    far: bool = False
 
     def check_unchanged(self) -> None:
         """
@@ -72,16 +72,6 @@ class reading(AbstractContextManager[None]):
                 f"The file {self._location} could not be read: {type(error).__name__}: {error}",
                 advice="Nothing was accepted.",
             ) from error
-
-
-def _ahead(file: BinaryIO, stack: ExitStack) -> Iterator[bytes]:
-    """Yield a file's blocks, read by a thread while earlier ones are sent; it ends with the stack."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="datatile-read-ahead")
-    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-    pending = deque(pool.submit(file.read, BLOCK) for _ in range(AHEAD))
-    while block := pending.popleft().result():
-        pending.append(pool.submit(file.read, BLOCK))
-        yield block
 
 
 class MultipartBody:
@@ -139,10 +129,9 @@ class MultipartBody:
         with ExitStack() as stack:
             with guard:
                 file = stack.enter_context(self._dataset.open())
-            blocks = _ahead(file, stack) if self._dataset.far else iter(lambda: file.read(BLOCK), b"")
             while left:
                 with guard:
-                    block = next(blocks, b"")[:left]
+                    block = file.read(min(BLOCK, left))
                 if not block:
                     break
                 left -= len(block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,7 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from datatile_provider.api.errors import DatasetUnreadable, InvalidInput
-from datatile_provider.api.multipart import AHEAD, BLOCK, Dataset
+from datatile_provider.api.multipart import Dataset, Readable
+from datatile_provider.hooks.ahead import ReadAhead
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -49,7 +51,7 @@ def _dataset_of(given: DatasetLike) -> Dataset:
     if isinstance(given, str) and "://" in given:
         parts = urlsplit(given)
         if parts.scheme != "file":
-            return _stored(_storage_path(given))
+            return _stored(_storage_path(given), given)
         if parts.netloc not in ("", "localhost"):
             raise InvalidInput(f"The file {given} is on another machine", advice="Use file:///path/of/the/file.")
         if parts.query or parts.fragment:
@@ -57,7 +59,7 @@ def _dataset_of(given: DatasetLike) -> Dataset:
         return _local(Path(url2pathname(parts.path)))
     # Asked of the class: the path itself would look for its store, and raise when there is none.
     if hasattr(type(given), "fs"):
-        return _stored(given)
+        return _stored(given, str(given))
     if isinstance(given, (str, os.PathLike)) and str(given).strip():
         return _local(Path(given))
     raise InvalidInput(
@@ -74,7 +76,9 @@ def _name(path: str) -> str:
 def _local(path: Path) -> Dataset:
     def look() -> tuple[int, str]:
         found = path.stat()
-        return found.st_size, f"{found.st_size} bytes of {found.st_mtime_ns} ns, inode {found.st_ino}"
+        whole, parts = divmod(found.st_mtime_ns, 10**9)
+        changed = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(whole))}.{parts:09d} UTC"
+        return found.st_size, f"{found.st_size} bytes of {changed}, inode {found.st_ino}"
 
     location = repr(_name(str(path)))
     try:
@@ -102,8 +106,8 @@ def _storage_path(uri: str) -> ObjectStoragePath:
         raise InvalidInput(f"The dataset {uri!r} is no object storage URI: {e}") from None
 
 
-def _stored(path: Any) -> Dataset:
-    location = repr(str(path))
+def _stored(path: Any, uri: str) -> Dataset:
+    location = repr(uri)
 
     def look() -> tuple[int | None, str]:
         path.fs.invalidate_cache()
@@ -117,21 +121,31 @@ def _stored(path: Any) -> Dataset:
         size, version = look()
     except FileNotFoundError:
         raise InvalidInput(f"There is no file {location}", advice="Nothing was sent.") from None
+    except PermissionError as e:
+        raise InvalidInput(
+            f"The store refuses the file {location}: {e}",
+            advice="Nothing was sent. Check the store's connection: its credentials, and that they may read there.",
+        ) from None
     except (ImportError, ValueError) as e:
         if isinstance(e, InvalidInput):
             raise
         raise InvalidInput(
             f"The store of {location} can't be reached from here: {e}",
-            advice="Install the provider of that store, as apache-airflow-providers-amazon[s3fs].",
+            advice="Install this package's extra for it: s3, gcs or azure; for another store, its Airflow provider.",
         ) from None
     except Exception as e:  # each store raises errors of its own, and most of them pass
         raise DatasetUnreadable(f"The file {location} could not be looked up: {type(e).__name__}: {e}") from e
     if size is None:
         raise InvalidInput(f"The store of {location} does not tell its size, and an upload needs it")
-    far = path.protocol not in ("", "file", "local", "memory")
-    # Whole blocks, so that a store is asked for a range a block and not for a few bytes at a time.
-    kwargs = {"block_size": AHEAD * BLOCK} if far else {}
-    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb", **kwargs), lambda: look()[1], far)
+
+    def opened() -> AbstractContextManager[Readable]:
+        # Only these stores' clients are made for several threads.
+        if path.fs.async_impl:
+            return ReadAhead(lambda start, end: path.fs.cat_file(path.path, start=start, end=end), size)
+        file: AbstractContextManager[Readable] = path.open("rb")
+        return file
+
+    return Dataset(_name(path.name), size, version, location, opened, lambda: look()[1])
 
 
 def _open_file(file: Any) -> Dataset:

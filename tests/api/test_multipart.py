@@ -7,9 +7,6 @@ import email.policy
 import io
 import os
 import re
-import threading
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datatile_provider.api.errors import DatasetChanged, DatasetUnreadable
-from datatile_provider.api.multipart import AHEAD, BLOCK, Dataset, MultipartBody
+from datatile_provider.api.multipart import BLOCK, Dataset, MultipartBody
 from datatile_provider.hooks.dataset import dataset_of
 
 file_names = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -208,87 +205,3 @@ def test_store_that_holds_less_than_it_said():
     dataset = Dataset("a", 100, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 99)), lambda: "1")
     with pytest.raises(DatasetUnreadable, match="1 bytes before its size"):
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
-
-
-class Store:
-    """A file that comes over a network: it notes how far it was read, and can be held up or fail."""
-
-    def __init__(self, content: bytes, failing_at: int | None = None) -> None:
-        self._file = io.BytesIO(content)
-        self._failing_at = failing_at
-        self.read_up_to = 0
-        self.free = threading.Semaphore(0)
-        self.reading = 0
-        self.closed = False
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert not self.reading
-        self.closed = True
-
-    def read(self, size: int) -> bytes:
-        self.reading += 1
-        assert self.free.acquire(timeout=10)
-        try:
-            if self._failing_at is not None and self.read_up_to >= self._failing_at:
-                raise ConnectionResetError("the store went away")
-            block = self._file.read(size)
-            self.read_up_to += len(block)
-            return block
-        finally:
-            self.reading -= 1
-
-    def dataset(self, size: int) -> Dataset:
-        return Dataset("wave.sav", size, "1", "s3://a/b", lambda: self, lambda: "1", far=True)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def test_store_is_read_ahead_of_sending_and_not_further():
-    content = os.urandom(3 * AHEAD * BLOCK + 5)
-    store = Store(content)
-    blocks = iter(MultipartBody(store.dataset(len(content)), {}))
-    next(blocks)
-    store.free.release(AHEAD)
-    sent = next(blocks)
-    # While this block is being sent, those after it come in.
-    until(lambda: store.read_up_to == AHEAD * BLOCK)
-    store.free.release(1000)
-    until(lambda: store.read_up_to == (AHEAD + 1) * BLOCK)
-    time.sleep(0.05)
-    assert store.read_up_to == (AHEAD + 1) * BLOCK
-    *rest, _ = blocks
-    assert sent + b"".join(rest) == content
-    assert store.closed
-
-
-def test_store_that_breaks_off_is_told_of_where_it_happens():
-    content = bytes(10 * BLOCK)
-    store = Store(content, failing_at=5 * BLOCK)
-    store.free.release(1000)
-    body = MultipartBody(store.dataset(len(content)), {})
-    with pytest.raises(DatasetUnreadable, match="the store went away"):
-        for _ in body:
-            pass
-    assert not body.complete
-    assert store.closed
-
-
-def test_reading_ahead_ends_when_sending_does():
-    content = bytes(10 * BLOCK)
-    store = Store(content)
-    store.free.release(2)
-    blocks = iter(MultipartBody(store.dataset(len(content)), {}))
-    next(blocks), next(blocks)
-    threading.Timer(0.1, store.free.release).start()
-    blocks.close()
-    assert store.closed
-    assert store.read_up_to <= 3 * BLOCK
-    assert not [t for t in threading.enumerate() if t.name.startswith("datatile-read-ahead")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from datatile_provider.api import errors
 from datatile_provider.api.contract import JobState
 from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import TOKEN, finished, scripted
 from tests.support.rawserver import Peer, RawServer
@@ -71,6 +73,13 @@ class TestOfTheConnection:
         works, message = DatatileHook("no_such_connection").test_connection()
         assert not works
         assert "no_such_connection" in message
+
+
+def test_the_form_offers_every_option_and_no_other(connect):
+    works, message = connect("https://datatile.example.com", no_such_option=1).test_connection()
+    assert not works
+    known = re.search(r"Known are: (.*)\.", message)[1]
+    assert set(known.split(", ")) == set(OPTIONS)
 
 
 async def test_other_dialect_by_extra_alone(connect, wave):
