@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from datatile_provider.hooks.form import HIDDEN_FIELDS, OPTIONS, PLACEHOLDERS, RELABELING
+
+_DATABASES = [
+    {
+        "schemes": ["datatile"],
+        "handler": "datatile_provider.assets.datatile.sanitize_uri",
+        "factory": "datatile_provider.assets.datatile.database_asset",
+        "to_openlineage_converter": "datatile_provider.assets.datatile.convert_asset_to_openlineage",
+    }
+]
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's description, for the entry point ``apache_airflow_provider``."""
@@ -25,11 +36,27 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.operators.datatile"]}],
         "sensors": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.sensors.datatile"]}],
         "triggers": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.triggers.datatile"]}],
+        "extra-links": [
+            "datatile_provider.links.datatile.DatatileLogLink",
+            "datatile_provider.links.datatile.DatatileJobLink",
+        ],
+        "task-decorators": [
+            {"name": "datatile_upload", "class-name": "datatile_provider.decorators.datatile.datatile_upload_task"}
+        ],
+        "asset-uris": _DATABASES,
+        # Airflow 2's word for them.
+        "dataset-uris": _DATABASES,
         "connection-types": [
             {
                 "connection-type": "datatile",
                 "hook-class-name": "datatile_provider.hooks.datatile.DatatileHook",
                 "hook-name": "DATATILE",
+                "conn-fields": OPTIONS,
+                "ui-field-behaviour": {
+                    "hidden-fields": HIDDEN_FIELDS,
+                    "relabeling": RELABELING,
+                    "placeholders": PLACEHOLDERS,
+                },
             }
         ],
     }

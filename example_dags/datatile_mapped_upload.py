@@ -25,4 +25,6 @@ with DAG("datatile_mapped_upload", schedule=None, tags=["datatile"], doc_md=__do
         wait_for_completion=True,
         deferrable=False,
         max_active_tis_per_dagrun=1,
+        # What the UI calls each of the mapped tasks, instead of 0 and 1.
+        map_index_template="{{ task.dataset.rsplit('/', 1)[-1] }}",
     ).expand(dataset=[f"{WAVES}/wave1.zsav", f"{WAVES}/wave2.zsav"])

@@ -18,7 +18,7 @@ from yarl import URL
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer
-from datatile_provider.api.client import CONNECT_TIMEOUT, reason, untrusted
+from datatile_provider.api.client import CONNECT_TIMEOUT, advice_about, reason, untrusted
 from datatile_provider.api.contract import Job
 from datatile_provider.api.settings import Settings, trusting
 
@@ -125,7 +125,7 @@ class AsyncDatatileClient:
             what = f"The question for job {job_id} did not get through to {server.url}: {reason(e, settings.token)}"
             if isinstance(e, aiohttp.ClientConnectorCertificateError):
                 raise untrusted(what) from e
-            raise errors.Passing(what) from e
+            raise errors.Passing(what, advice=advice_about(e)) from e
         return contract.read_job(server, job_id, answer)
 
 

@@ -24,6 +24,8 @@ from datatile_provider.api.settings import Settings
 
 #: Seconds to reach the server: one that is down should be known soon.
 CONNECT_TIMEOUT = 10.0
+# What OpenSSL says of an answer in plain HTTP, by its version.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
 class DatatileClient:
@@ -142,7 +144,20 @@ class DatatileClient:
         what = f"{what} to {self._settings.server.url}: {reason(error, self._settings.token)}{note}"
         if _certificate_error(error):
             return untrusted(what)
-        return errors.Passing(what)
+        return errors.Passing(what, advice=advice_about(error))
+
+
+def advice_about(error: BaseException) -> str:
+    """Return what to check when a server can't be reached or understood; nothing when it may just be away."""
+    chain = list(_chain(error))
+    if any(isinstance(e, socket.gaierror) for e in chain):
+        return "Check the connection's host: its name leads nowhere."
+    if any(isinstance(e, ConnectionRefusedError) for e in chain):
+        return "Check the connection's host and port, and that the server is up."
+    # aiohttp's own error is an SSLError that lacks the reason.
+    if any(isinstance(e, ssl.SSLError) and getattr(e, "reason", None) in _NOT_TLS for e in chain):
+        return "Check the connection's schema and port: the server does not speak https there."
+    return ""
 
 
 def untrusted(what: str) -> errors.Untrusted:
@@ -159,13 +174,18 @@ def reason(error: BaseException, secret: str) -> str:
 
     :param secret: what is blotted out: libraries quote what they can't read, and an odd server may echo the token.
     """
-    seen: list[BaseException] = [error]
-    while nxt := _inner(seen[-1]):
-        if nxt in seen:
-            break
-        seen.append(nxt)
+    seen = list(_chain(error))
     last = next((e for e in reversed(seen) if str(e)), error)
     return without(f"{type(last).__name__}: {last}", secret)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner and inner not in seen:
+        yield inner
+        seen.append(inner)
+        inner = _inner(inner)
 
 
 def _inner(error: BaseException) -> BaseException | None:
@@ -178,11 +198,7 @@ def _inner(error: BaseException) -> BaseException | None:
 
 
 def _certificate_error(error: BaseException) -> bool:
-    while inner := _inner(error):
-        if isinstance(inner, ssl.SSLCertVerificationError):
-            return True
-        error = inner
-    return False
+    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error))
 
 
 @contextlib.contextmanager

@@ -46,6 +46,11 @@ class Action(str, Enum):
             raise errors.InvalidInput(f"The action {value!r} is unknown", advice=f"Use one of: {names}.") from None
 
     @property
+    def target(self) -> str:
+        """What it is sent to."""
+        return "folder" if self is Action.CREATE else "database"
+
+    @property
     def repeatable(self) -> bool:
         """Whether sending it twice does no harm."""
         return self is Action.RELOAD
@@ -77,6 +82,8 @@ _STATE_WORDS = {
 _STATES = {w: state for state, words in _STATE_WORDS.items() for w in words.split()}
 _JOB_IDS = ("job_id", "jobId", "job", "id", "task_id", "taskId")
 _STATUSES = ("status", "state", "job_status", "jobStatus")
+_ROWS = ("rows", "row_count", "rowCount")
+_DATABASES = ("database", "database_hash", "databaseHash")
 _HASH = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _ID = re.compile(r"[^\s/?#<>\"'{}\[\]\\]{1,200}")
 
@@ -94,7 +101,7 @@ class Server:
     :param status_field: where the job's answer holds its status, likewise.
     :param status_map: the server's own words for states, added to the usual ones.
     :param callback_field: assumed form field for the callback URL.
-    :param log_url: address of the processing log.
+    :param log_url: address of the processing log; ``{job_id}`` in it, if there is one, leads to that job's own page.
     """
 
     url: str
@@ -109,7 +116,12 @@ class Server:
     @property
     def processing_log_url(self) -> str:
         """Where a person sees all jobs: the Drive's processing log, else the server's root."""
-        return self.log_url or f"{self.url}/"
+        return self.log_url.replace("{job_id}", "") or f"{self.url}/"
+
+    def job_page_url(self, job_id: str) -> str:
+        """Return where a person sees a job, or ``""`` when that is not known."""
+        known = job_id and "{job_id}" in self.log_url
+        return self.log_url.replace("{job_id}", quote(job_id, safe="")) if known else ""
 
     def upload_url(self, action: Action, target_hash: str) -> str:
         """Return the address of an upload (documented)."""
@@ -138,6 +150,28 @@ class Job:
     status: str = ""
     message: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the file brought, if the server tells (assumed)."""
+        found = self._detail(_ROWS)
+        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+    @property
+    def database(self) -> str:
+        """The hash of the database that it made or changed, if the server tells (assumed)."""
+        found = self._detail(_DATABASES)
+        return found if isinstance(found, str) and _HASH.fullmatch(found) else ""
+
+    @property
+    def action(self) -> str:
+        """The upload's action, if the server tells (assumed)."""
+        found = self._detail(("action",))
+        return found if isinstance(found, str) and found in {a.value for a in Action} else ""
+
+    def _detail(self, names: tuple[str, ...]) -> Any:
+        layers = reversed(answers.layers(dict(self.details)))
+        return next((layer[n] for layer in layers for n in names if layer.get(n) is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON values, fit for an XCom or a trigger's event."""
@@ -241,7 +275,7 @@ def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_se
         # A 503 that names no time may come from a gateway whose server took the file and then broke off.
         unclear = answer.status == 503 and whole_body_sent and answers.seconds_to_wait(answer) is None
         if not unclear:
-            _raise_for_status(answer, f"The {upload}", server)
+            _raise_for_status(answer, f"The {upload}", server, upload.action.target)
         if whole_body_sent:
             raise unknown_outcome(server, upload, f"the server answered {answer.status}", answer)
         raise errors.Passing(
@@ -291,7 +325,7 @@ def read_job(server: Server, job_id: str, answer: Answer) -> Job:
     :raises Refused: the server will not tell (401, 403, 404 and the like).
     """
     if not 200 <= answer.status < 300:
-        _raise_for_status(answer, f"The question for job {job_id}", server)
+        _raise_for_status(answer, f"The question for job {job_id}", server, "job")
         raise errors.Passing(
             f"The question for job {job_id} was answered {answer.status}",
             said=answers.said(answer),
@@ -325,7 +359,7 @@ def read_probe(server: Server, path: str, answer: Answer) -> None:
         return
     what = f"The test of {path}"
     if answer.status != 404:
-        _raise_for_status(answer, what, server)
+        _raise_for_status(answer, what, server, "path")
     if answer.status >= 500:
         raise errors.Passing(f"{what} was answered {answer.status}", said=answers.said(answer), status=answer.status)
     raise errors.NotFound(
@@ -390,7 +424,7 @@ def _folded(status: str) -> str:
     return "".join(c for c in status.casefold() if c.isalnum())
 
 
-def _raise_for_status(answer: Answer, what: str, server: Server) -> None:
+def _raise_for_status(answer: Answer, what: str, server: Server, asked_for: str) -> None:
     """Raise for an answer that certainly means "not accepted"; return for those that don't."""
     status, said, wait = answer.status, answers.said(answer), answers.seconds_to_wait(answer)
 
@@ -423,8 +457,8 @@ def _raise_for_status(answer: Answer, what: str, server: Server) -> None:
     if status == 404:
         fail(
             errors.NotFound,
-            "was refused: the server knows no such target, job or path",
-            "Check the hash or job id, and the connection's host, api_path and job_path.",
+            f"was refused: the server knows no such {asked_for}",
+            f"Check which {asked_for} is meant, and the connection's host, api_path and job_path.",
         )
     if status == 413:
         fail(

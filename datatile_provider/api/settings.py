@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import ipaddress
 import json
 import os
@@ -67,7 +66,10 @@ class Settings:
                 advice="Put the API token from DATATILE's Profile page into its password.",
             )
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise InvalidInput(f"{where} holds a token with blanks or special characters in or around it")
+            raise InvalidInput(
+                f"{where} holds a token with blanks or special characters in or around it",
+                advice="Copy it anew from DATATILE's Profile page, without the blanks or line break around it.",
+            )
         plain = Server(_server_url(where, host, schema, port, options.take("allow_http", _flag, False)))
         server = Server(
             plain.url,
@@ -119,6 +121,9 @@ class _Options:
     def check_all_taken(self) -> None:
         for name in self._given:
             if name not in self._known:
+                # Slow to import, and hardly ever needed.
+                import difflib
+
                 close = difflib.get_close_matches(name, self._known, n=1)
                 raise InvalidInput(
                     f"{self._where} has an unknown option {name!r} in its extra",

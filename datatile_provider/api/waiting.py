@@ -104,15 +104,19 @@ class Wait:
         trouble = f"; the last {self._times} looks gave: {self._trouble}" if self._times else ""
         return errors.JobTimeout(
             f"Job {self.job_id} was not finished within {self.timeout:,.10g} s: {seen}{trouble}",
-            advice=f"It may go on in DATATILE; see the processing log: {self.server.processing_log_url}",
+            advice=f"It may go on in DATATILE; see the processing log: {self._page}",
         )
+
+    @property
+    def _page(self) -> str:
+        return self.server.job_page_url(self.job_id) or self.server.processing_log_url
 
     def _failure(self, job: Job) -> errors.JobError:
         failed = job.state is JobState.FAILED
         return (errors.JobFailed if failed else errors.JobCancelled)(
             f"Job {job.id} {'failed' if failed else 'was cancelled'} (its status is {job.status!r})",
             said=job.message,
-            advice=f"See the processing log: {self.server.processing_log_url}",
+            advice=f"See the processing log: {self._page}",
         )
 
     def _saw(self, job: Job, now: float) -> None:

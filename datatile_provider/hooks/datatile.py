@@ -12,14 +12,13 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.contract import Action, Job, Upload
-from datatile_provider.api.retrying import Retrying
-from datatile_provider.api.settings import Settings
 from datatile_provider.api.waiting import Wait, seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from datatile_provider.api.multipart import Dataset
+    from datatile_provider.api.settings import Settings
     from datatile_provider.hooks.dataset import DatasetLike
 
 #: Seconds for which an upload is tried until the server accepts it.
@@ -47,6 +46,32 @@ class DatatileHook(BaseHook):
         super().__init__()
         self.datatile_conn_id = datatile_conn_id
 
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the connection form's fields for the extra, for Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import BooleanField, IntegerField, StringField
+        from wtforms.validators import Optional
+
+        from datatile_provider.hooks.form import OPTIONS
+
+        def field(label: str, schema: Any, description: str) -> Any:
+            kind = schema["type"][0]
+            if kind == "boolean":
+                return BooleanField(label, description=description)
+            # Airflow takes no class for other numbers: those are read from their text.
+            made = IntegerField if kind == "integer" else StringField
+            return made(label, [Optional()], description=description, widget=BS3TextFieldWidget())
+
+        return {name: field(**option) for name, option in OPTIONS.items()}
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return which fields the connection form shows, and how, for Airflow before 3.2."""
+        from datatile_provider.hooks.form import HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
+
+        return {"hidden_fields": HIDDEN_FIELDS, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
+
     def get_conn(self) -> Settings:
         """
         Return the connection's fields, checked.
@@ -59,10 +84,18 @@ class DatatileHook(BaseHook):
     async def get_conn_async(self) -> Settings:
         """Return the same as :meth:`get_conn`, for the triggerer."""
         from airflow.providers.common.compat.connection import get_async_connection
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-        return self._settings(await get_async_connection(self.datatile_conn_id))
+        try:
+            conn = await get_async_connection(self.datatile_conn_id)
+        except AirflowNotFoundException:
+            # `airflow dags test` (3.3.2) can't answer an asynchronous question for a connection of its database.
+            conn = await asyncio.to_thread(self.get_connection, self.datatile_conn_id)
+        return self._settings(conn)
 
     def _settings(self, conn: Any) -> Settings:
+        from datatile_provider.api.settings import Settings
+
         return Settings.of(
             self.datatile_conn_id,
             host=conn.host,
@@ -108,6 +141,8 @@ class DatatileHook(BaseHook):
         :raises Refused: not accepted, and trying again would change nothing.
         :raises OutcomeUnknown: the server may hold the file.
         """
+        from datatile_provider.api.retrying import Retrying
+        from datatile_provider.assets.datatile import collect_lineage
         from datatile_provider.hooks.dataset import dataset_of
 
         kind = Action.of(action)
@@ -126,7 +161,9 @@ class DatatileHook(BaseHook):
                 if retrying.failures:
                     file.check_unchanged()
                 before_try(Tries(upload, settings.server, retrying.failures, file.version))
-                return self._try(settings, upload, file, callback_url)
+                job = self._try(settings, upload, file, callback_url)
+                collect_lineage(self, settings.server, upload, dataset)
+                return job
             except errors.TokenRefused:
                 old, settings = settings, self.get_conn()
                 if token_renewed or settings.token == old.token:
@@ -140,6 +177,7 @@ class DatatileHook(BaseHook):
                 time.sleep(delay)
 
     def _try(self, settings: Settings, upload: Upload, file: Dataset, callback_url: str | None) -> Job:
+        from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
         started = time.monotonic()
@@ -149,7 +187,8 @@ class DatatileHook(BaseHook):
             if progress.is_due(sent / size, time.monotonic()):
                 self.log.info("Sent %s of %s bytes (%.0f %%)", f"{sent:,}", f"{size:,}", 100 * sent / size)
 
-        job = DatatileClient(settings).upload(upload, file, callback_url, on_progress)
+        with metrics.upload(file.size):
+            job = DatatileClient(settings).upload(upload, file, callback_url, on_progress)
         took = time.monotonic() - started
         self.log.info(
             "Accepted as job %s after %.1f s (%.1f MB/s). Processing log: %s",
@@ -168,8 +207,10 @@ class DatatileHook(BaseHook):
         :raises Passing: no usable answer now.
         :raises Refused: the server will not tell.
         """
+        from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
+        metrics.look()
         return DatatileClient(self.get_conn()).get_job(job_id)
 
     async def get_job_async(self, job_id: str) -> Job:
@@ -196,22 +237,25 @@ class DatatileHook(BaseHook):
         :raises JobTimeout: it was not finished in time.
         :raises Refused: the server will not tell (token refused, no such job).
         """
+        from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
         settings = self.get_conn()
         wait = self.waiting(settings.server, job_id, poll_interval, timeout, started=time.time())
-        while True:
-            result: Job | errors.DatatileError
-            try:
-                result = DatatileClient(settings).get_job(job_id)
-            except errors.DatatileError as e:
-                result = e
-            if isinstance(result, errors.TokenRefused) and (newer := self.get_conn()).token != settings.token:
-                settings = newer
-            elif job := wait.heard(result, time.time()):
-                return job
-            else:
-                time.sleep(wait.delay(time.time()))
+        with metrics.waiting(wait):
+            while True:
+                result: Job | errors.DatatileError
+                metrics.look()
+                try:
+                    result = DatatileClient(settings).get_job(job_id)
+                except errors.DatatileError as e:
+                    result = e
+                if isinstance(result, errors.TokenRefused) and (newer := self.get_conn()).token != settings.token:
+                    settings = newer
+                elif job := wait.heard(result, time.time()):
+                    return job
+                else:
+                    time.sleep(wait.delay(time.time()))
 
     async def wait_for_job_async(
         self, job_id: str, *, poll_interval: float, timeout: float, started: float, status: str = ""
@@ -222,16 +266,24 @@ class DatatileHook(BaseHook):
         :param started: when the wait began, in seconds since the epoch: it may have been in another process.
         :param status: the status that was seen, and logged, there.
         """
-        from datatile_provider.api.async_client import connected
+        from datatile_provider import metrics
 
         settings = await self.get_conn_async()
         wait = self.waiting(settings.server, job_id, poll_interval, timeout, started, status)
+        with metrics.waiting(wait):
+            return await self._look_until_done(settings, wait)
+
+    async def _look_until_done(self, settings: Settings, wait: Wait) -> Job:
+        from datatile_provider import metrics
+        from datatile_provider.api.async_client import connected
+
         while True:
             async with connected(settings) as client:
                 while True:
                     result: Job | errors.DatatileError
+                    metrics.look()
                     try:
-                        result = await client.get_job(job_id, max_age=wait.gap / 2)
+                        result = await client.get_job(wait.job_id, max_age=wait.gap / 2)
                     except errors.DatatileError as e:
                         result = e
                     if isinstance(result, errors.TokenRefused):

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
+    AirflowSensorTimeout,
     AirflowTaskTimeout,
     BaseOperator,
     conf,
 )
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action, JobState
+from datatile_provider.api.contract import Action, Job, JobState
 from datatile_provider.api.waiting import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook, Tries
+from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.memory import Memory, Phase, Record, Step, first_step
 from datatile_provider.triggers.datatile import DatatileTurnTrigger, airflow_error, defer_wait, job_of
+from datatile_provider.triggers.safety_net import resumed_with
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from datatile_provider.hooks.dataset import DatasetLike
 
@@ -56,6 +61,7 @@ class DatatileUploadOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("action", "target_hash", "dataset", "callback_url", "datatile_conn_id")
     ui_color = "#cfe3f1"
+    operator_extra_links = (DatatileLogLink(), DatatileJobLink())
 
     def __init__(
         self,
@@ -85,7 +91,7 @@ class DatatileUploadOperator(BaseOperator):
         self.timeout = seconds("timeout", timeout)
         self.accept_timeout = seconds("accept_timeout", accept_timeout)
         self.resend_unknown = resend_unknown
-        self._job_id = ""
+        self._job: Job | None = None
 
     def execute(self, context: Context) -> str:
         """
@@ -105,7 +111,7 @@ class DatatileUploadOperator(BaseOperator):
             return self._upload(context, memory, time.time() + self.accept_timeout)
         if step is Step.RETURN:
             self.log.info("An earlier try succeeded, and Airflow did not hear of it: %s", record.text)
-            return record.job_id
+            return self._succeeded(context, Job(record.job_id))
         if step is Step.FOLLOW:
             return self._follow(context, memory, record)
         text = record.text
@@ -138,21 +144,34 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
-        memory = Memory(context)
+        memory, job_id = Memory(context), self._pushed_job_id(context)
+        self._job = Job(job_id) if job_id else None
         try:
-            job = job_of(event, self._pushed_job_id(context))
+            job = job_of(event, job_id)
         except errors.DatatileError as e:
             raise self._ended(memory, e) from None
         self.log.info("Job %s has succeeded", job.id)
-        return self._done(memory, job.id, text)
+        return self._done(context, memory, job, text)
+
+    def pre_execute(self, context: Context) -> None:
+        """Let an accepted upload be resumed on Airflow 2, which else ends it once its ``execution_timeout`` is over."""
+        super().pre_execute(context)
+        # Only Airflow 2 shows a task that it is being resumed. It would try again, and so send the file again.
+        if getattr(context["ti"], "next_method", None) and self._pushed_job_id(context):
+            self.execution_timeout = None
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, and let no broken trigger make an older Airflow upload an accepted file once more."""
-        try:
+        job_id = self._pushed_job_id(context) if next_method == "__fail__" else None
+        if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
+        resumed = resumed_with(next_method, next_kwargs, job_id, self.timeout)
+        try:
+            return super().resume_execution(*resumed, context)
+        except AirflowSensorTimeout:
+            raise
         except AirflowException as e:
-            job_id = self._pushed_job_id(context)
-            if next_method != "__fail__" or not job_id or Memory(context).lasts:
+            if Memory(context).lasts:
                 raise
             raise AirflowFailException(
                 f"The upload was accepted as job {job_id}, which may go on in DATATILE; the wait for it broke off: {e}"
@@ -160,8 +179,24 @@ class DatatileUploadOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Say that the job goes on: DATATILE documents no way to cancel it."""
-        if self._job_id:
-            self.log.warning("Job %s goes on in DATATILE; see its processing log", self._job_id)
+        if self._job:
+            self.log.warning("Job %s goes on in DATATILE; see its processing log", self._job.id)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what was read and written. OpenLineage calls it, where it is installed."""
+        from datatile_provider.lineage import lineage
+
+        return lineage(
+            self.datatile_conn_id,
+            self._job,
+            dataset=self.dataset,
+            action=self.action,
+            target_hash=self.target_hash,
+        )
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what would have been read and written."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _pushed_job_id(self, context: Context) -> str | None:
         ti = context["ti"]
@@ -176,9 +211,13 @@ class DatatileUploadOperator(BaseOperator):
         self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
     ) -> str:
         text = ""
+        tried: list[Tries] = []
 
         def before_try(tries: Tries) -> None:
             nonlocal text
+            if not tried:
+                push_links(context, self.log, tries.server)
+            tried.append(tries)
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             text = f"{tries.upload}, begun {now} (processing log: {tries.server.processing_log_url})"
             memory.write(Phase.SENDING, text)
@@ -228,12 +267,15 @@ class DatatileUploadOperator(BaseOperator):
             ) from None
         self._remember(memory, Phase.ACCEPTED, text, job.id)
         context["ti"].xcom_push(key="job_id", value=job.id)
-        return self._accepted(context, memory, job.id, text)
+        push_links(context, self.log, tried[-1].server, job.id)
+        return self._accepted(context, memory, job, text)
 
     def _follow(self, context: Context, memory: Memory, record: Record) -> str:
         self.log.info("An earlier try was accepted as job %s; taking that up: %s", record.job_id, record.text)
+        job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
         try:
-            job = DatatileHook(self.datatile_conn_id).get_job(record.job_id)
+            push_links(context, self.log, hook.get_conn().server, job.id)
+            job = hook.get_job(job.id)
         except errors.DatatileError as e:
             # Whatever it is, it is no reason to send the file again.
             self.log.warning("%s", e)
@@ -242,48 +284,62 @@ class DatatileUploadOperator(BaseOperator):
                 self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
                 memory.forget()
                 return self._upload(context, memory, time.time() + self.accept_timeout)
-        context["ti"].xcom_push(key="job_id", value=record.job_id)
-        return self._accepted(context, memory, record.job_id, record.text)
+        context["ti"].xcom_push(key="job_id", value=job.id)
+        return self._accepted(context, memory, job, record.text)
 
-    def _accepted(self, context: Context, memory: Memory, job_id: str, text: str) -> str:
-        self._job_id = job_id
+    def _accepted(self, context: Context, memory: Memory, job: Job, text: str) -> str:
+        self._job = job
         if not self.wait_for_completion:
-            return self._done(memory, job_id, text)
+            return self._done(context, memory, job, text)
         if self.deferrable:
             defer_wait(
                 self,
                 context,
                 datatile_conn_id=self.datatile_conn_id,
-                job_id=job_id,
+                job_id=job.id,
                 poll_interval=self.poll_interval,
                 timeout=self.timeout,
                 kwargs={"text": text},
             )
         try:
             hook = DatatileHook(self.datatile_conn_id)
-            hook.wait_for_job(job_id, poll_interval=self.poll_interval, timeout=self.timeout)
+            job = hook.wait_for_job(job.id, poll_interval=self.poll_interval, timeout=self.timeout)
         except errors.DatatileError as e:
             raise self._ended(memory, e) from None
         except AirflowTaskTimeout:
             if memory.lasts:
                 raise
             raise AirflowFailException(
-                f"execution_timeout ended the wait for job {job_id}, which may go on in DATATILE: {text}"
+                f"execution_timeout ended the wait for job {job.id}, which may go on in DATATILE: {text}"
             ) from None
-        return self._done(memory, job_id, text)
+        return self._done(context, memory, job, text)
 
-    def _done(self, memory: Memory, job_id: str, text: str) -> str:
+    def _done(self, context: Context, memory: Memory, job: Job, text: str) -> str:
         try:
-            memory.write(Phase.DONE, text, job_id)
+            memory.write(Phase.DONE, text, job.id)
         except Exception as e:  # as of any store
             # As a success it would be taken up again, not sent, when a person clears the task to send the next file.
             raise AirflowException(
                 f"Airflow could not store that the task is done ({e}), so it fails, though nothing is lost: it was "
-                f"accepted as job {job_id}, {text}"
+                f"accepted as job {job.id}, {text}"
             ) from e
-        return job_id
+        return self._succeeded(context, job)
+
+    def _succeeded(self, context: Context, job: Job) -> str:
+        self._job = job
+        if self.outlets:
+            from datatile_provider.assets.datatile import describe_outlets
+
+            describe_outlets(self.outlets, context, job, self.action)
+        return job.id
 
     def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:
+        if self._job and isinstance(error, (errors.JobFailed, errors.JobCancelled)):
+            state = JobState.FAILED if isinstance(error, errors.JobFailed) else JobState.CANCELLED
+            self._job = replace(self._job, state=state, message=error.said)
+        # A job's error names the job alone.
+        file = str(self.dataset).rpartition("/")[2]
+        error.what = f"{self.action} of {file!r} to {self.target_hash}: {error.what}"
         found = airflow_error(error, may_retry=False)
         if isinstance(found, AirflowTaskTimeout):
             return found if memory.lasts else AirflowFailException(str(error))

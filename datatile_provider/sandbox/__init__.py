@@ -85,9 +85,10 @@ class Sandbox:
         return self._store.root
 
     @property
-    def connection(self) -> dict[str, str]:
+    def connection(self) -> dict[str, Any]:
         """The Airflow connection to this server, as ``AIRFLOW_CONN_…`` takes it in JSON."""
-        return {"conn_type": "datatile", "host": self.url, "password": self.token}
+        extra = {"processing_log_url": f"{self.url}/processing-log/{{job_id}}"}
+        return {"conn_type": "datatile", "host": self.url, "password": self.token, "extra": extra}
 
     def state(self) -> dict[str, Any]:
         """All that the sandbox knows, as ``GET /sandbox/state`` answers it."""

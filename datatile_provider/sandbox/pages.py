@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from .store import Folder, Job, Store, mails
+from .store import Database, Folder, Job, Store, mails
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 72rem; margin: 0 auto;
@@ -16,6 +16,7 @@ a { color: #0f766e } h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .35rem .8rem .35rem 0;
 border-bottom: 1px solid #e5e7eb; vertical-align: top; overflow-wrap: break-word }
 th { color: #6b7280; font-weight: 500; white-space: nowrap } tr:target { background: #fef9c3 }
+td:has(> b) { width: 18rem } time { white-space: nowrap }
 code { font-size: .9em } .state { font-weight: 600 } .SUCCEEDED { color: #15803d } .FAILED { color: #b91c1c }
 .RUNNING { color: #1d4ed8 } .CANCELLED, .QUEUED, .note { color: #6b7280 }
 """
@@ -52,12 +53,14 @@ def job(store: Store, job: Job) -> str:
         "File": job.filename,
         "Size": f"{job.size:,} bytes",
         "Rows in the file": job.rows,
-        "Rows in the database then": job.total_rows,
+        "Rows in the database afterwards": job.total_rows,
         "Callback": job.callback,
     }
     known = ((name, value) for name, value in facts.items() if value is not None)
     rows = [("<tr>", f"<b>{name}</b>", escape(str(value))) for name, value in known]
     rows.append(("<tr>", "<b>Target</b>", _target(store, job)))
+    if job.action == "create" and job.database in store.databases:
+        rows.append(("<tr>", "<b>New database</b>", _named(store.databases[job.database])))
     steps = [("<tr>", _time(step.time), _state(step.state), escape(step.message)) for step in job.transitions]
     sent = [
         ("<tr>", _time(mail["time"]), escape(mail["to"]), escape(mail["subject"]), escape(mail["body"]))
@@ -77,6 +80,11 @@ def job(store: Store, job: Job) -> str:
     return _page(f"Job {job.job_id}", body, refresh=not job.finished)
 
 
+def problem(title: str, text: str) -> str:
+    """What a browser gets instead of a page."""
+    return _page(title, f"<p>{escape(text)}</p>", refresh=False)
+
+
 def _folder(store: Store, folder: Folder) -> str:
     rows = [
         (
@@ -91,7 +99,7 @@ def _folder(store: Store, folder: Folder) -> str:
         for database in store.databases.values()
         if database.folder == folder.hash
     ]
-    title = f"<h2>{escape(folder.name)} <code>{escape(folder.hash)}</code></h2>"
+    title = f"<h2>{_named(folder)}</h2>"
     if folder.hash == store.root:
         return f'{title}<p class="note">The root folder takes no databases.</p>'
     note = "" if folder.can_edit else '<p class="note">You may not edit this folder.</p>'
@@ -100,9 +108,11 @@ def _folder(store: Store, folder: Folder) -> str:
 
 
 def _target(store: Store, job: Job) -> str:
-    database = store.databases.get(job.database or "")
-    name = database.name if database else store.folders[job.hash].name
-    return f"{escape(name)} <code>{escape(job.hash)}</code>"
+    return _named(store.find_target(job.hash))
+
+
+def _named(target: Folder | Database) -> str:
+    return f"{escape(target.name)} <code>{escape(target.hash)}</code>"
 
 
 def _job_link(job: Job) -> str:
@@ -114,7 +124,7 @@ def _state(state: str) -> str:
 
 
 def _time(time: str) -> str:
-    return f'<time datetime="{time}">{time[:19].replace("T", " ")}</time>'
+    return f'<time datetime="{time}">{time[:19].replace("T", " ")} UTC</time>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str = "") -> str:

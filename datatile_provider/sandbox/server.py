@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import ssl
 import uuid
@@ -17,6 +18,8 @@ from . import pages
 from .jobs import Queue, answer, receipt
 from .options import Options, is_loopback
 from .store import Job, Rejection, Store
+
+log = logging.getLogger(__name__)
 
 # What a multipart request may hold besides the file's bytes.
 ENVELOPE = 16 * 1024
@@ -44,6 +47,7 @@ class Server:
                 web.get("/" + options.job_path.lstrip("/"), self._job),
                 web.get("/", self._drive_page),
                 web.get("/processing-log", self._log_page),
+                web.get("/processing-log/", self._log_page),
                 web.get("/processing-log/{job_id}", self._job_page),
                 web.get("/sandbox/state", self._state),
                 web.post("/sandbox/token", self._regenerate_token),
@@ -68,7 +72,12 @@ class Server:
         tls = None
         if self._options.tls_cert:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(self._options.tls_cert, self._options.tls_key)
+            try:
+                tls.load_cert_chain(self._options.tls_cert, self._options.tls_key)
+            except OSError as error:
+                raise OSError(
+                    f"{self._options.tls_cert} and {self._options.tls_key} are not a certificate and its key: {error}"
+                ) from error
         await self._runner.setup()
         bind = "127.0.0.1" if host == "localhost" else host
         await web.TCPSite(self._runner, bind, self._options.port, ssl_context=tls).start()
@@ -120,6 +129,9 @@ class Server:
         # Older releases of aiohttp assert that a body is well-formed.
         except (ValueError, AssertionError) as error:
             raise Rejection(400, f"The body is not well-formed multipart/form-data: {error}") from error
+        except ConnectionError:
+            log.info("A client broke off in the middle of an upload; nothing of it is kept")
+            raise Rejection(400, "The connection was lost in the middle of the upload") from None
         if filename is None:
             raise Rejection(400, "The part named dataset, with the file, is missing")
         return filename, callback
@@ -193,7 +205,13 @@ async def _rejections(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
+    except web.HTTPNotFound:
+        if not _wants_page(request):
+            raise
+        return _html(pages.problem("No such page", f"The sandbox has no page at {request.path}."), 404)
     except Rejection as error:
+        if _wants_page(request):
+            return _html(pages.problem("That did not work", f"{error}."), error.status)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         response = web.json_response({"error": str(error)}, status=error.status, headers=headers)
         if not request.content.at_eof():
@@ -201,8 +219,13 @@ async def _rejections(
         return response
 
 
-def _html(page: str) -> web.Response:
-    return web.Response(text=page, content_type="text/html")
+def _wants_page(request: web.Request) -> bool:
+    # As a browser says it. Programs take anything.
+    return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+
+
+def _html(page: str, status: int = 200) -> web.Response:
+    return web.Response(text=page, content_type="text/html", status=status)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

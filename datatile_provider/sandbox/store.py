@@ -19,6 +19,13 @@ from .options import ROLES, Options, check_roles
 TARGETS = {"create": "folder", "reload": "database", "append": "database"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 USER = "researcher@datatile.example"
+BECAME = {
+    "QUEUED": "is queued",
+    "RUNNING": "is running",
+    "SUCCEEDED": "has succeeded",
+    "FAILED": "has failed",
+    "CANCELLED": "was cancelled",
+}
 
 
 class Rejection(Exception):
@@ -231,7 +238,7 @@ class Store:
         database.updated_at = now()
         self.databases[database.hash] = database
         job.database, job.rows, job.total_rows = database.hash, rows, database.rows
-        self.move(job, "SUCCEEDED", f"{rows} rows read, {database.rows} in {database.name}")
+        self.move(job, "SUCCEEDED", f"{rows} rows read; {database.name} holds {database.rows}")
 
     def find_job(self, job_id: str) -> Job:
         """:raises Rejection: there is no such job."""
@@ -285,7 +292,7 @@ def mails(job: Job) -> list[dict[str, str]]:
         {
             "to": USER,
             "subject": f"DATATILE: {job.action} {job.filename}: {transition.state.lower()}",
-            "body": f"Job {job.job_id} is {transition.state.lower()}. {transition.message}".strip(),
+            "body": f"Job {job.job_id} {BECAME[transition.state]}. {transition.message}".strip(),
             "time": transition.time,
         }
         for transition in job.transitions

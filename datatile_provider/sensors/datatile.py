@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
@@ -19,14 +20,17 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import StartTriggerArgs
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job
+from datatile_provider.api.contract import Job, JobState
 from datatile_provider.api.waiting import Wait, seconds
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
+from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.without_worker import job_id_for_triggerer, may_end_in_triggerer
 from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, defer_wait, job_of
+from datatile_provider.triggers.safety_net import resumed_with
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
 
 _STATUS = "datatile_status"
@@ -51,6 +55,7 @@ class DatatileJobSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("job_id", "datatile_conn_id")
     ui_color = "#dfeef7"
+    operator_extra_links = (DatatileLogLink(), DatatileJobLink())
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class DatatileJobSensor(BaseSensorOperator):
                 timeout=timedelta(seconds=self.timeout) + SAFETY_NET,
             )
         self._wait: Wait | None = None
+        self._job: Job | None = None
         self._begun: float | None = None
 
     def execute(self, context: Context) -> Any:
@@ -104,7 +110,10 @@ class DatatileJobSensor(BaseSensorOperator):
         if self._needs_worker:
             self.log.info("This task starts in a worker in spite of start_from_trigger: %s", self._needs_worker)
         if not self.deferrable:
-            return super().execute(context)
+            from datatile_provider import metrics
+
+            with metrics.in_flight():
+                return super().execute(context)
         # A job that is finished by now, or that nobody can wait for, needs no triggerer.
         try:
             if seen := self.poke(context):
@@ -125,8 +134,21 @@ class DatatileJobSensor(BaseSensorOperator):
             ends_task=may_end_in_triggerer(self, DatatileJobSensor),
         )
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume as Airflow does, with a passed deadline and ``never_fail`` meaning the same on every version."""
+        resumed = resumed_with(next_method, next_kwargs, str(self.job_id), self.timeout)
+        try:
+            return super().resume_execution(*resumed, context)
+        except AirflowException as e:
+            # Airflow before 3.1 asks for nothing but soft_fail here.
+            if self.never_fail:
+                raise AirflowSkipException(str(e)) from None
+            raise
+
     def poke(self, context: Context) -> PokeReturnValue:
         """Look at the job once."""
+        from datatile_provider import metrics
+
         job_id = "" if self.job_id is None else str(self.job_id)
         try:
             hook = DatatileHook(self.datatile_conn_id)
@@ -143,15 +165,23 @@ class DatatileJobSensor(BaseSensorOperator):
             if not job and time.time() + _SOON >= self._wait.started + self.timeout:
                 raise self._wait.timed_out()
         except errors.DatatileError as e:
+            if self._wait:
+                metrics.job_ended(self._wait, e)
             raise self._airflow_error(e) from None
-        return PokeReturnValue(job is not None, job.as_dict() if job else None)
+        if not job:
+            return PokeReturnValue(False)
+        metrics.job_ended(self._wait)
+        return PokeReturnValue(True, self._succeeded(context, job))
 
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait:
+        from datatile_provider.sensors.first_poke import first_poke
+
         server = hook.get_conn().server
-        first_poke = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
-        started = first_poke.timestamp() if first_poke else self._begun or time.time()
+        push_links(context, self.log, server, job_id)
+        earlier = first_poke(context, self.retries or 0) if self.reschedule else None
+        started = earlier.timestamp() if earlier else self._begun or time.time()
         wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started)
-        if first_poke:
+        if earlier:
             # Each poke is a process of its own: how long a refusal has lasted is not known, only that it could have.
             wait.refused_since = started
             wait.status = self._remembered(context)
@@ -193,4 +223,18 @@ class DatatileJobSensor(BaseSensorOperator):
         except errors.DatatileError as e:
             raise self._airflow_error(e) from None
         self.log.info("Job %s has succeeded", job.id)
+        return self._succeeded(context, job)
+
+    def _succeeded(self, context: Context, job: Job) -> dict[str, Any]:
+        self._job = job
+        if self.outlets:
+            from datatile_provider.assets.datatile import describe_outlets
+
+            describe_outlets(self.outlets, context, job)
         return job.as_dict()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what the job wrote, if it tells. OpenLineage calls it, where it is installed."""
+        from datatile_provider.lineage import lineage
+
+        return lineage(self.datatile_conn_id, self._job or Job(str(self.job_id), JobState.UNKNOWN))

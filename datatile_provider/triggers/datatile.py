@@ -102,6 +102,7 @@ class DatatileJobTrigger(BaseTrigger):
         started = self._started()
         if self.started is None:
             self.log.info("Waiting for job %s, without a worker", self.job_id)
+            await self._push_links()
         left = self.timeout if self.execution_deadline is None else self.execution_deadline - started
         try:
             job = await DatatileHook(self.datatile_conn_id).wait_for_job_async(
@@ -125,19 +126,34 @@ class DatatileJobTrigger(BaseTrigger):
             event = {"job": job.as_dict()}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own
 
+    async def _push(self, key: str, value: Any) -> None:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        ti: Any = self.task_instance
+        where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+        await XCom.aset(key, value, **where)
+
+    async def _push_links(self) -> None:
+        """Let the task's links lead somewhere, as no worker does."""
+        from datatile_provider.hooks.datatile import DatatileHook
+        from datatile_provider.links.datatile import addresses
+
+        try:
+            server = (await DatatileHook(self.datatile_conn_id).get_conn_async()).server
+            for key, url in addresses(server, self.job_id).items():
+                await self._push(key, url)
+        except Exception as e:  # as of any XCom backend; what is wrong with the connection, the wait itself tells
+            self.log.warning("The task's links could not be stored: %s", e)
+
     async def _returned(self, job: Job) -> bool:
         """Push what the task returns, if it may end here; otherwise a worker does both."""
         # In `dag.test()` there is no triggerer that could end it.
-        ti = self.task_instance
-        if not self.ends_task or ti is None or getattr(self, "trigger_id", None) is None:
+        if not self.ends_task or self.task_instance is None or getattr(self, "trigger_id", None) is None:
             return False
         if self.do_xcom_push:
-            from airflow.sdk.execution_time.xcom import XCom
-
-            where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
             try:
                 # Airflow 3.3.2 turns what an event itself brings (`xcoms=`) into JSON text.
-                await XCom.aset("return_value", job.as_dict(), **where)
+                await self._push("return_value", job.as_dict())
             except Exception as e:  # as of any XCom backend
                 self.log.warning("The triggerer could not store what the task returns, so a worker does: %s", e)
                 return False

@@ -350,3 +350,22 @@ async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
             assert (await looks[1]).state is JobState.RUNNING
             assert looks[0].cancelled()
         assert server.connections == 1
+
+
+async def test_what_to_check_when_nothing_gets_through(monkeypatch):
+    async def said_by_both(url: str) -> set[str]:
+        with pytest.raises(errors.Passing) as caught:
+            DatatileClient(settings_for(url)).get_job("7")
+        return {str(caught.value.advice), str((await failure(url)).advice)}
+
+    # The environment's proxy would be asked for such a name.
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert await said_by_both("http://name.invalid") == {"Check the connection's host: its name leads nowhere."}
+    with Sandbox() as sandbox:
+        port = sandbox.url.rpartition(":")[2]
+        assert await said_by_both(f"https://127.0.0.1:{port}") == {
+            "Check the connection's schema and port: the server does not speak https there."
+        }
+    assert await said_by_both(f"http://127.0.0.1:{port}") == {
+        "Check the connection's host and port, and that the server is up."
+    }

@@ -21,8 +21,10 @@ from airflow.providers.common.compat.sdk import DAG
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.provider.older_airflow import mend_dag_test
 from tests.provider.scripted_server import ACCEPTED, TOKEN, ScriptedServer
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, Outcome, add_tasks
+from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, Outcome, Witness, add_tasks
+from tests.support.versions import AIRFLOW
 
 # `dag.test()` wants the DAG in a file of the DAG folder; this one hands over the DAG of the running test.
 DAG_FILE = "from airflow.providers.common.compat.sdk import DAG\nimport dag_under_test\ndag = dag_under_test.dag\n"
@@ -36,12 +38,16 @@ def dag_folder() -> Path:
     folder = Path(os.environ["AIRFLOW_HOME"]) / "dags"
     folder.mkdir(exist_ok=True)
     (folder / "under_test.py").write_text(DAG_FILE)
+    mend_dag_test()
     return folder
 
 
 @pytest.fixture
 def run_dag(
-    dag_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dag_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> Callable[[DAG], dict[str, list[Outcome]]]:
     """
     Runs a DAG as Airflow does: its own scheduling, API, database, state store and task runner, all in this process.
@@ -50,24 +56,19 @@ def run_dag(
     """
 
     def run_dag(dag: DAG) -> dict[str, list[Outcome]]:
-        errors: dict[tuple[str, int], list[BaseException]] = {}
-        tasks: dict[tuple[str, int], Any] = {}
-
-        def ended(context: Any) -> None:
-            ti = context["ti"]
-            tasks[ti.task_id, ti.map_index] = context["task"]
-            if context.get("exception"):
-                errors.setdefault((ti.task_id, ti.map_index), []).append(context["exception"])
-
-        for task in dag.tasks:
-            owner = task.partial_kwargs if task.is_mapped else vars(task)
-            owner.update({f"on_{event}_callback": [ended] for event in ("success", "failure", "retry", "skipped")})
+        witness = Witness()
+        for kind in (DatatileUploadOperator, DatatileJobSensor):
+            witness.watch(kind, monkeypatch)
         monkeypatch.setitem(sys.modules, "dag_under_test", types.SimpleNamespace(dag=dag))
         # Airflow's loop sleeps a whole second when no task is ready, as one that is rescheduled.
         monkeypatch.setattr(time, "sleep", lambda seconds: sleep(0.05 if seconds == 1 else seconds))
         capsys.readouterr()
+        caplog.clear()
         instances = sorted(dag.test().get_task_instances(), key=lambda ti: ti.map_index)
-        log = "".join(capsys.readouterr())
+        # Airflow 2 prints to where standard output was when it was imported.
+        log = caplog.text if AIRFLOW.major == 2 else "".join(capsys.readouterr())
+        # Airflow 3.0 prints how it tells itself what to mask; not in a task's log, and not when its level is INFO.
+        log = "\n".join(line for line in log.splitlines() if "msg=MaskSecret(" not in line)
         outcomes: dict[str, list[Outcome]] = {}
         for ti in instances:
             key = ti.task_id, ti.map_index
@@ -75,7 +76,8 @@ def run_dag(
                 ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=name)
                 for name in ("return_value", "job_id")
             )
-            outcome = Outcome(str(ti.state), ti.try_number, result, job_id, errors.get(key, []), tasks.get(key), log)
+            tries, errors = witness.tries[key], witness.errors.get(key, [])
+            outcome = Outcome(str(ti.state), tries, result, job_id, errors, witness.tasks.get(key), log)
             assert TOKEN not in repr(outcome)
             outcomes.setdefault(ti.task_id, []).append(outcome)
         assert TOKEN not in log

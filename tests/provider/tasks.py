@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections import Counter
 from datetime import timedelta
 from typing import Any
+
+import pytest
 
 SENSOR_MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke"},
@@ -49,6 +53,42 @@ class Outcome:
         assert error.__suppress_context__
         for text in texts:
             assert text in str(error), self
+
+
+class Witness:
+    """
+    Sees what tasks do in each try, one for each call that ends it.
+
+    Airflow's callbacks would tell less: before 3.2, `dag.test()` does not call those of a failure.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: dict[tuple[str, int], Any] = {}
+        self.errors: dict[tuple[str, int], list[BaseException]] = {}
+        self.tries: Counter[tuple[str, int]] = Counter()
+
+    def watch(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Watch the tasks of an operator."""
+        for name in ("execute", "resume_execution"):
+            monkeypatch.setattr(kind, name, self._watched(getattr(kind, name)))
+
+    def _watched(self, method: Any) -> Any:
+        @functools.wraps(method)
+        def watched(task: Any, *args: Any, **kwargs: Any) -> Any:
+            ti = (kwargs.get("context") or args[-1])["ti"]
+            key = ti.task_id, ti.map_index
+            self.tasks[key] = task
+            try:
+                result = method(task, *args, **kwargs)
+            except BaseException as e:
+                if type(e).__name__ not in ("TaskDeferred", "AirflowRescheduleException"):
+                    self.tries[key] += 1
+                    self.errors.setdefault(key, []).append(e)
+                raise
+            self.tries[key] += 1
+            return result
+
+        return watched
 
 
 def add_tasks(operator: type, modes: dict[str, dict[str, Any]], **arguments: Any) -> None:

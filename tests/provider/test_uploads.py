@@ -97,7 +97,7 @@ def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
     assert len(server.uploads) == 2
 
 
-def test_waiting_for_ones_turn_takes_no_worker_slot(run, script, survey, monkeypatch):
+def test_waiting_for_ones_turn_takes_no_worker_slot(run, script, survey, monkeypatch, caplog):
     monkeypatch.setattr(operators, "SHORT_WAIT", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), (429, b""), ACCEPTED))
     upload = {"action": "create", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
@@ -105,7 +105,7 @@ def test_waiting_for_ones_turn_takes_no_worker_slot(run, script, survey, monkeyp
     assert (outcome.state, outcome.tries, outcome.result) == ("success", 1, "job-f00d")
     assert len(server.uploads) == 3
     # Twice for its turn, and once for the job.
-    assert outcome.log.count("Pausing task as DEFERRED") == 3
+    assert caplog.messages.count("[DAG TEST] running trigger in line") == 3
 
 
 def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, survey):

@@ -10,9 +10,9 @@ from airflow.providers.common.compat.sdk import DAG, Asset
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from datatile_provider.sensors.without_worker import TRIGGERER_RENDERS, may_end_in_triggerer
+from datatile_provider.sensors.without_worker import may_end_in_triggerer
 
-pytestmark = pytest.mark.skipif(not TRIGGERER_RENDERS, reason="Airflow 3.3 and later start tasks in the triggerer")
+pytestmark = pytest.mark.needs_airflow(">=3.3")
 
 
 @pytest.fixture

@@ -11,9 +11,17 @@ from importlib import import_module
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, BaseOperator, TaskDeferred
-from airflow.sdk.bases.operator import ExecutorSafeguard
 
 from tests.support.faults import Played
+from tests.support.versions import HAS_STATE_STORE
+
+try:
+    from airflow.sdk.bases.operator import ExecutorSafeguard
+except ImportError:  # Airflow 2
+    from airflow.models.baseoperator import ExecutorSafeguard
+
+# Airflow lets nobody but its task runner call a task.
+ExecutorSafeguard.test_mode = True
 
 
 class Store:
@@ -93,7 +101,7 @@ class Task:
 
     @property
     def context(self) -> Any:
-        return {"ti": self.ti, "task_state_store": self.store}
+        return {"ti": self.ti, "task_state_store": self.store} if HAS_STATE_STORE else {"ti": self.ti}
 
     def run(self, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         """
@@ -119,10 +127,9 @@ class Task:
 
     def _try(self, outcome: Outcome, meanwhile: Callable[[], None]) -> Any:
         operator = self._make()
-        # Airflow lets nobody but its task runner call this.
-        ExecutorSafeguard.tracker.set(operator)
         try:
-            return operator.execute(self.context)
+            # In a thread of its own, Airflow 2 would not find out whether it may.
+            return type(operator).execute.__wrapped__(operator, self.context)
         except TaskDeferred as e:
             deferred = e
         while True:

@@ -39,7 +39,13 @@ def end(process, signum=signal.SIGTERM):
 def test_prints_one_line_of_json_and_ends_on_a_signal(signum):
     with running("--role", "data-collector") as (process, told):
         assert set(told) == {"url", "token", "folder", "root", "connection"}
-        assert told["connection"] == {"conn_type": "datatile", "host": told["url"], "password": told["token"]}
+        extra = {"processing_log_url": f"{told['url']}/processing-log/{{job_id}}"}
+        assert told["connection"] == {
+            "conn_type": "datatile",
+            "host": told["url"],
+            "password": told["token"],
+            "extra": extra,
+        }
         url = f"{told['url']}/api/v2/upload/create/{told['folder']}"
         files = {"dataset": ("a.csv", CSV)}
         assert requests.post(url, headers={"token": told["token"]}, files=files, timeout=5).status_code == 403
@@ -118,7 +124,10 @@ def test_https(tmp_path):
         (["--port", "99999"], "must be 0 to 65535"),
         (["--state-words", "[]"], "not a JSON object"),
         (["--state-words", "{"], "not JSON"),
-        (["--tls-cert", "none.pem", "--tls-key", "none.pem"], "cannot start"),
+        (
+            ["--tls-cert", "none.pem", "--tls-key", "none.pem"],
+            "none.pem and none.pem are not a certificate and its key",
+        ),
     ],
 )
 def test_refuses_options_that_cannot_work(options, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 import time
 
@@ -72,7 +73,9 @@ def test_callbacks_and_mails(user, listener):
     assert {(event["url"], event["status"], event["error"]) for event in user.sandbox.callbacks()} == {(url, 204, None)}
     mails = user.sandbox.mails()
     assert [mail["subject"].rsplit(": ")[-1] for mail in mails] == ["queued", "running", "succeeded"]
-    assert all(job["job_id"] in mail["body"] and "@" in mail["to"] for mail in mails)
+    assert all("@" in mail["to"] for mail in mails)
+    became = ("is queued.", "is running.", "has succeeded. 2 rows read; a holds 2")
+    assert [mail["body"] for mail in mails] == [f"Job {job['job_id']} {what}" for what in became]
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -165,7 +168,28 @@ def test_pages(user):
     assert log.index(f'id="job-{failed["job_id"]}"') < log.index(f'id="job-{job["job_id"]}"')
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;co&quot;.csv" in log
     assert "line 2 has 1 values" in pages[f"/processing-log/{failed['job_id']}"].text
-    assert requests.get(f"{user.sandbox.url}/processing-log/none", timeout=5).status_code == 404
+
+
+def test_a_job_page_tells_the_folder_from_the_database_made_in_it(user):
+    job = user.run("create", user.sandbox.folder, ("a.csv", CSV))
+    page, log = (
+        re.sub("<[^>]*>", " ", requests.get(f"{user.sandbox.url}/processing-log{job_page}", timeout=5).text)
+        for job_page in (f"/{job['job_id']}", "")
+    )
+    assert f"Surveys {user.sandbox.folder}" in " ".join(page.split())
+    assert f"New database a {job['database']}" in " ".join(page.split())
+    assert f"Surveys {user.sandbox.folder}" in " ".join(log.split())
+    assert re.search(r"\d\d:\d\d:\d\d UTC", log)
+
+
+@pytest.mark.parametrize("path", ["/processing-log/none", "/nowhere"])
+def test_a_browser_gets_a_page_where_there_is_none(user, path):
+    browser = requests.get(user.sandbox.url + path, headers={"Accept": "text/html,*/*"}, timeout=5)
+    assert (browser.status_code, browser.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert 'href="/processing-log"' in browser.text
+    program = requests.get(user.sandbox.url + path, timeout=5)
+    assert program.status_code == 404
+    assert "text/html" not in program.headers["Content-Type"]
 
 
 def test_what_tests_can_do_from_outside(user):

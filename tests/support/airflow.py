@@ -19,17 +19,20 @@ from typing import Any
 
 import requests
 
+from tests.support import airflow2
 from tests.support.airflow_api import AirflowApi, Run, TaskInstance
 from tests.support.processes import Session, end
+from tests.support.versions import AIRFLOW
 
 # The log servers of the scheduler's workers and of the triggerer bind to every interface and take no other
 # address. Here all components read and write the same folder, so nobody misses them.
-COMPONENTS = {
+_AIRFLOW_3 = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
+COMPONENTS = airflow2.COMPONENTS if AIRFLOW.major == 2 else _AIRFLOW_3
 
 
 class RealAirflow:
@@ -47,7 +50,7 @@ class RealAirflow:
         self.home.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.api = AirflowApi(self.url)
+        self.api = (airflow2.Airflow2Api if AIRFLOW.major == 2 else AirflowApi)(self.url)
         self._env = _environment(self.home, dags, port) | dict(env or {})
         self._sessions: dict[str, Session] = {}
 
@@ -136,7 +139,7 @@ class RealAirflow:
 
     def worker_pids(self, task: TaskInstance) -> list[int]:
         """Return the pids that run a task now: the worker that watches over it, and the task's own."""
-        found = (p for p in self._sessions["scheduler"].processes() if task.id in " ".join(p.cmdline()))
+        found = (p for p in self._sessions["scheduler"].processes() if str(task.id) in " ".join(p.cmdline()))
         return [p.pid for p in sorted(found, key=lambda p: p.create_time())]
 
     def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, timeout: float = 120) -> Run:
@@ -150,12 +153,12 @@ class RealAirflow:
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> Session:
         command = [sys.executable, "-m", "airflow", *arguments]
-        log = self.home / f"{name.replace(' ', '-')}.log"
+        log = self.home / f"{name.replace(' ', '-').replace('/', '-')}.log"
         return Session(name, command, log, env=self._env)
 
     def _has_beaten(self, name: str) -> bool:
         try:
-            if name == "api-server":
+            if name in ("api-server", "webserver"):
                 self.api.log_in()
                 return True
             beat = self.api.heartbeats().get(name)
@@ -195,6 +198,9 @@ def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
         "LOGGING__COLORED_CONSOLE_LOG": "False",
     }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    if AIRFLOW.major == 2:
+        settings |= airflow2.settings(port)
+        inherited |= airflow2.prepare(home)
     # A proxy of the environment would be asked for loopback addresses too.
     return (
         inherited

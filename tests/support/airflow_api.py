@@ -13,13 +13,13 @@ import requests
 
 @dataclass(frozen=True, slots=True)
 class TaskInstance:
-    """One task of a run, as Airflow tells it; ``seconds`` is None until it has ended."""
+    """One task of a run, as Airflow tells it; ``seconds`` is None until it has ended, and ``id`` on Airflow 2."""
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
-    id: str
+    id: str | None
     state: str | None
     try_number: int
     seconds: float | None
@@ -60,6 +60,12 @@ class AirflowApi:
     :param url: the API server's address.
     """
 
+    ROOT = "api/v2"
+    HEALTH = "monitor/health"
+    #: What task instances and XComs are asked for with. The map index stays what it is while pages are turned.
+    TASKS: Mapping[str, Any] = {"order_by": "map_index", "limit": 1000}
+    XCOM: Mapping[str, Any] = {}
+
     def __init__(self, url: str) -> None:
         self.url = url
         self._http = requests.Session()
@@ -74,11 +80,11 @@ class AirflowApi:
 
     def call(self, method: str, path: str, *, timeout: float = 30, **request: Any) -> Any:
         """
-        Return the JSON answer of a call under ``/api/v2``.
+        Return the JSON answer of a call under the API's root.
 
         :raises requests.HTTPError: the answer is an error; the message holds its text.
         """
-        answer = self._http.request(method, f"{self.url}/api/v2/{path}", timeout=timeout, **request)
+        answer = self._http.request(method, f"{self.url}/{self.ROOT}/{path}", timeout=timeout, **request)
         if not answer.ok:
             raise requests.HTTPError(
                 f"{method} {path} was answered {answer.status_code}: {answer.text[:2000]}", response=answer
@@ -87,7 +93,7 @@ class AirflowApi:
 
     def heartbeats(self) -> dict[str, str]:
         """Return the last heartbeat (ISO time) of each component that has one, by the component's name."""
-        health = self.call("GET", "monitor/health", timeout=5)
+        health = self.call("GET", self.HEALTH, timeout=5)
         beats = {name: parts.get(f"latest_{name}_heartbeat") for name, parts in health.items()}
         return {name.replace("_", "-"): beat for name, beat in beats.items() if beat}
 
@@ -119,14 +125,13 @@ class AirflowApi:
         rows: list[dict[str, Any]] = []
         total = 1
         while len(rows) < total:
-            # A page ends at `[api] maximum_page_limit`. The map index stays what it is while pages are turned.
-            params = {"order_by": "map_index", "limit": 1000, "offset": len(rows)}
-            page = self.call("GET", f"{path}/taskInstances", params=params)
+            # A page ends at `[api] maximum_page_limit`.
+            page = self.call("GET", f"{path}/taskInstances", params={**self.TASKS, "offset": len(rows)})
             total = page["total_entries"]
             rows += page["task_instances"]
         rows.sort(key=lambda row: row["start_date"] or "~")
         tasks = tuple(
-            TaskInstance(seconds=row["duration"], run_id=run_id, **{name: row[name] for name in _SAME_NAME})
+            TaskInstance(seconds=row["duration"], run_id=run_id, **{name: row.get(name) for name in _SAME_NAME})
             for row in rows
         )
         return Run(dag_id, run_id, state, tasks)
@@ -188,6 +193,7 @@ class AirflowApi:
         """Return what a task has pushed, by key."""
         path, where = f"{task.path}/xcomEntries", {"map_index": task.map_index}
         keys = [entry["key"] for entry in self.call("GET", path, params=where)["xcom_entries"]]
+        where |= self.XCOM
         return {key: self.call("GET", f"{path}/{key}", params=where)["value"] for key in keys}
 
     def _log(self, task: TaskInstance, try_number: int) -> list[dict[str, Any]]:

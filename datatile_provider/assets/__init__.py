@@ -1,0 +1,1 @@
+"""DATATILE's databases as Airflow's assets."""

@@ -1,0 +1,135 @@
+"""The asset that a DATATILE database is: ``datatile://{server}/databases/{hash}``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import url2pathname
+
+from datatile_provider.api import contract
+from datatile_provider.api.contract import Job
+from datatile_provider.hooks.datatile import DatatileHook
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.openlineage.facet import Dataset as OpenLineageDataset
+    from airflow.providers.common.compat.sdk import Asset, Context
+
+    from datatile_provider.hooks.dataset import DatasetLike
+
+SCHEME = "datatile"
+_HTTPS = 443
+
+
+def database_asset(
+    database_hash: str,
+    *,
+    server: str | None = None,
+    datatile_conn_id: str = DatatileHook.default_conn_name,
+    extra: dict[str, Any] | None = None,
+) -> Asset:
+    """
+    Return the asset of a database, for a task's ``outlets`` and a DAG's ``schedule``.
+
+    :param database_hash: the database's hash.
+    :param server: the server's name or address, as the connection's host holds it. When it is left out, the connection
+        is read wherever this is called: in a DAG file, each time the file is parsed.
+    :param datatile_conn_id: the connection to read the server from.
+    :param extra: the asset's extra.
+    :raises InvalidInput: the hash can't be one, or the connection is wrong.
+    :raises ValueError: the server can't be one.
+    """
+    from airflow.providers.common.compat.sdk import Asset
+
+    address = DatatileHook(datatile_conn_id).get_conn().server.url if server is None else server
+    return Asset(uri=database_uri(address, database_hash), extra=extra)
+
+
+def database_uri(server: str, database_hash: str) -> str:
+    """Return the URI of a database, in the one way to write it."""
+    place = server.partition("://")[2] or server
+    path = f"databases/{contract.check_hash(database_hash)}"
+    return sanitize_uri(urlsplit(f"{SCHEME}://{place.rstrip('/')}/{path}")).geturl()
+
+
+def sanitize_uri(uri: SplitResult) -> SplitResult:
+    """
+    Return a URI in the one way to write it, for Airflow.
+
+    :raises ValueError: it names no server, or no database.
+    """
+    base, _, database_hash = uri.path.rpartition("/databases/")
+    try:
+        contract.check_hash(database_hash)
+        host, port = uri.hostname, uri.port
+    except ValueError as e:
+        raise ValueError(f"{uri.geturl()!r} is no URI of a DATATILE database: {e}") from None
+    if not host or "@" in uri.netloc or uri.query or uri.fragment or not uri.path.startswith("/"):
+        raise ValueError(f"{uri.geturl()!r} is not datatile://server/databases/hash")
+    name = f"[{host}]" if ":" in host else host
+    place = name if port in (None, _HTTPS) else f"{name}:{port}"
+    return SplitResult(SCHEME, place, f"{base}/databases/{database_hash}", "", "")
+
+
+def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLineageDataset:
+    """Return what OpenLineage calls a database."""
+    from airflow.providers.common.compat.openlineage.facet import Dataset
+
+    namespace, name = openlineage_name(asset.uri)
+    return Dataset(namespace=namespace, name=name)
+
+
+def openlineage_name(uri: str) -> tuple[str, str]:
+    """Return the namespace and the name that OpenLineage's naming rules give to a file's or a database's URI."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        return scheme, rest
+    parts = urlsplit(uri)
+    base, found, database_hash = parts.path.rpartition("/databases/")
+    if scheme == SCHEME and found:
+        return f"{SCHEME}://{parts.netloc}{base}", f"databases/{database_hash}"
+    bucket, _, key = rest.partition("/")
+    return f"{scheme}://{bucket}", key
+
+
+def file_uri(dataset: DatasetLike) -> str:
+    """
+    Return the URI of a file as Airflow's assets have it: unquoted if it is local, and without a connection's id.
+
+    :return: the URI; ``""`` for an open file without a name.
+    """
+    given = getattr(dataset, "name", "") if hasattr(dataset, "read") else dataset
+    text = "" if isinstance(given, int) else str(given)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return f"file://{Path(text).absolute()}" if text else ""
+    if scheme == "file":
+        return f"file://{url2pathname(urlsplit(text).path)}"
+    place, slash, path = rest.partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+
+
+def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action: str = "") -> None:
+    """Put what is known of a job into the events of those of a task's outlets that are databases of DATATILE."""
+    told = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
+    for outlet in outlets:
+        if str(getattr(outlet, "uri", "")).startswith(f"{SCHEME}://"):
+            context["outlet_events"][outlet].extra.update({k: v for k, v in told.items() if v not in (None, "")})
+
+
+def collect_lineage(hook: DatatileHook, server: contract.Server, upload: contract.Upload, dataset: DatasetLike) -> None:
+    """Tell Airflow's collector of hooks' lineage what an accepted upload read and wrote."""
+    # Whatever goes wrong here, the server holds the file.
+    with contextlib.suppress(Exception):
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        collector: Any = get_hook_lineage_collector()  # type: ignore[no-untyped-call]  # Airflow's own
+        read = file_uri(dataset)
+        # What is in a store has been collected by Airflow's own paths, as it was read.
+        if read.startswith("file:"):
+            collector.add_input_asset(context=hook, uri=read)
+        # A new database has no hash yet.
+        if upload.action is not contract.Action.CREATE:
+            collector.add_output_asset(context=hook, uri=database_uri(server.url, upload.target_hash))

@@ -1,0 +1,92 @@
+"""``@task.datatile_upload``: a function that returns the path of the file to upload."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    DecoratedOperator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+
+    from datatile_provider.operators.memory import Memory
+
+_KEY = "dataset"
+
+
+class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator):
+    """
+    Uploads the file whose path a function returns.
+
+    The function is called once a try, and not at all when the try takes up what an earlier one has sent. While the task
+    is deferred, the path is kept as the XCom ``dataset``.
+
+    :param python_callable: the function.
+    :param op_args: its positional arguments. (templated)
+    :param op_kwargs: its keyword arguments. (templated)
+    """
+
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *DatatileUploadOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
+    custom_operator_name = "@task.datatile_upload"
+    overwrite_rtif_after_execution = True
+
+    def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
+        told = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"
+        super().__init__(python_callable=python_callable, dataset=told, **kwargs)
+
+    def _upload(
+        self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
+    ) -> str:
+        if not self._recall(context["ti"]):
+            begun = time.time()
+            self.dataset = self._call(context)
+            context["ti"].xcom_push(key=_KEY, value=self.dataset)
+            # What the function takes is not taken from the time to get the file accepted.
+            deadline += time.time() - begun
+        return super()._upload(context, memory, deadline, failures, version)
+
+    def _recall(self, ti: Any) -> bool:
+        found = ti.xcom_pull(task_ids=self.task_id, key=_KEY, map_indexes=ti.map_index)
+        self.dataset = found or self.dataset
+        return bool(found)
+
+    def _call(self, context: Context) -> str:
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        found = self.python_callable(*self.op_args, **kwargs)
+        # Asked of the class, as a path in a store would look for the store.
+        if not isinstance(found, (str, os.PathLike)) and not hasattr(type(found), "fs"):
+            raise AirflowFailException(
+                f"{self.python_callable.__name__} must return the path or URI of the file to upload, and returned "
+                f"{found!r}. Nothing was sent."
+            ) from None
+        return str(found)
+
+    def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
+        """Return what the operator does; whoever looks at the task sees its file."""
+        self._recall(context["ti"])
+        return super().execute_complete(context, text, event)
+
+
+def datatile_upload_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """
+    Turn a function that returns a path into a task that uploads that file.
+
+    :param python_callable: the function.
+    :param kwargs: parameters of :class:`~datatile_provider.operators.datatile.DatatileUploadOperator`, but ``dataset``.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable, decorated_operator_class=DatatileUploadDecoratedOperator, **kwargs
+    )

@@ -1,0 +1,55 @@
+"""The links from a task's page to DATATILE's processing log, and to the very job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from datatile_provider.api.contract import Server
+
+
+class _PushedLink(BaseOperatorLink):
+    """A link to the address that the task has pushed as an XCom. Airflow 3 reads that by itself."""
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the address, or ``""`` while it is not known."""
+        from airflow.providers.common.compat.sdk import XCom
+
+        # Whatever it raised would stand in the task's log as an error, or take the page's other links along.
+        try:
+            return str(XCom.get_value(ti_key=ti_key, key=self.xcom_key) or "")
+        except Exception:
+            return ""
+
+
+class DatatileLogLink(_PushedLink):
+    """Where a person sees all jobs."""
+
+    name = "DATATILE processing log"
+    xcom_key = "datatile_log_url"
+
+
+class DatatileJobLink(_PushedLink):
+    """Where a person sees this job, if the connection tells how to get there."""
+
+    name = "DATATILE job"
+    xcom_key = "datatile_job_url"
+
+
+def addresses(server: Server, job_id: str = "") -> dict[str, str]:
+    """Return the links' addresses, as far as they are known, by the key of their XCom."""
+    found = {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
+    return {key: url for key, url in found.items() if url}
+
+
+def push_links(context: Context, log: Any, server: Server, job_id: str = "") -> None:
+    """Let the links lead somewhere from here on, not only from the task's end."""
+    for key, url in addresses(server, job_id).items():
+        try:
+            context["ti"].xcom_push(key=key, value=url)
+        except Exception as e:  # as of any XCom backend; a link must not fail a task
+            log.warning("The link %s could not be stored: %s", url, e)

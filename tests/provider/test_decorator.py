@@ -1,0 +1,91 @@
+"""``@task.datatile_upload``: a function returns the path of the file to upload."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, ObjectStoragePath, task
+
+from datatile_provider.operators import datatile as operators
+from tests.provider.scripted_server import ACCEPTED
+from tests.provider.tasks import OPERATOR_MODES
+
+
+@pytest.fixture
+def run_function(run_dag):
+    """Runs a function as a task that uploads what it returns."""
+
+    def run_function(function, *args, **options):
+        with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
+            task.datatile_upload(function, **{"retries": 2, "retry_delay": 0, **options})(*args)
+        ((outcome,),) = run_dag(dag).values()
+        return outcome
+
+    return run_function
+
+
+@pytest.mark.parametrize("options", OPERATOR_MODES.values(), ids=OPERATOR_MODES)
+def test_what_the_function_returns_is_uploaded(run_function, sandbox, survey, options):
+    def wave(name, suffix):
+        return f"{survey.parent}/{name}.{suffix}"
+
+    options = {"action": "create", "target_hash": sandbox.folder, "poll_interval": 0.05, **options}
+    outcome = run_function(wave, "{{ 'wave 1' }}", "csv", **options)
+    (job,) = sandbox.jobs()
+    assert (outcome.state, outcome.result, job["filename"]) == ("success", job["job_id"], "wave 1.csv")
+
+
+@pytest.mark.parametrize("made", [lambda p: p, ObjectStoragePath], ids=["Path", "ObjectStoragePath"])
+def test_a_path_of_any_kind(run_function, sandbox, survey, made):
+    outcome = run_function(lambda: made(survey), task_id="upload", action="create", target_hash=sandbox.folder)
+    assert outcome.state == "success"
+    assert [job["filename"] for job in sandbox.jobs()] == ["wave 1.csv"]
+
+
+@pytest.mark.parametrize("found", [None, 7, b"wave.csv"])
+def test_what_is_no_path(run_function, sandbox, found):
+    def wave():
+        return found
+
+    outcome = run_function(wave, action="create", target_hash=sandbox.folder)
+    outcome.assert_failed(AirflowFailException, "wave must return the path", repr(found))
+    assert sandbox.jobs() == []
+
+
+def test_the_function_is_called_once_when_the_task_waits_for_its_turn(run_function, script, survey, monkeypatch):
+    monkeypatch.setattr(operators, "SHORT_WAIT", 0.1)
+    server = script(uploads=((409, {"error": "in progress"}), ACCEPTED))
+    calls = []
+
+    def wave():
+        calls.append(1)
+        return str(survey)
+
+    outcome = run_function(wave, action="append", target_hash="f00d", deferrable=True)
+    assert (outcome.state, outcome.result) == ("success", "job-f00d")
+    assert len(server.uploads) == 2
+    assert calls == [1]
+
+
+def test_the_function_is_called_again_on_a_retry(run_function, sandbox, survey):
+    calls = []
+
+    def wave():
+        calls.append(1)
+        if len(calls) < 2:
+            raise AirflowException("not there yet")
+        return str(survey)
+
+    outcome = run_function(wave, action="create", target_hash=sandbox.folder)
+    assert (outcome.state, outcome.tries, len(calls)) == ("success", 2, 2)
+
+
+def test_its_time_is_not_taken_from_the_uploads(run_function, sandbox, survey):
+    def wave():
+        time.sleep(0.3)
+        return str(survey)
+
+    outcome = run_function(wave, action="create", target_hash=sandbox.folder, accept_timeout=0.2)
+    assert outcome.state == "success"

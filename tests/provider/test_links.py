@@ -1,0 +1,99 @@
+"""The links on a task's page lead to the server's processing log, and to the very job."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+import pytest
+import requests
+from airflow.models import DagRun
+from airflow.providers.common.compat.sdk import DAG
+
+from datatile_provider.api.contract import Server
+from datatile_provider.get_provider_info import get_provider_info
+from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+
+
+@pytest.fixture
+def links_of(run_dag, survey):
+    """What the links of each task lead to, and the job that it is about."""
+
+    def links_of(operator, modes, **arguments):
+        with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
+            add_tasks(operator, modes, **arguments)
+        outcomes = run_dag(dag)
+        (run,) = DagRun.find(dag_id=dag.dag_id)
+        for ti in run.get_task_instances():
+            (outcome,) = outcomes[ti.task_id]
+            assert outcome.state == "success"
+            # As the UI of Airflow 3 does it, and as that of Airflow 2 does.
+            keys = [link.xcom_key for link in operator.operator_extra_links]
+            pushed = [ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index) or "" for key in keys]
+            yield *pushed, outcome
+
+    return links_of
+
+
+def page(url):
+    answer = requests.get(url, timeout=5, headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    return answer.text
+
+
+def test_links_of_an_upload(links_of, sandbox, survey):
+    upload = {"action": "create", "target_hash": sandbox.folder, "dataset": str(survey), "poll_interval": 0.05}
+    found = list(links_of(DatatileUploadOperator, OPERATOR_MODES, **upload))
+    assert len(found) == len(OPERATOR_MODES)
+    for log_url, job_url, outcome in found:
+        assert outcome.job_id[:8] in page(log_url)
+        assert f"Job {outcome.job_id}" in page(job_url)
+
+
+def test_links_of_a_wait(links_of, start, survey):
+    sandbox = start(processing_seconds=0.3)
+    url = f"{sandbox.url}/api/v2/upload/create/{sandbox.folder}"
+    with survey.open("rb") as file:
+        answer = requests.post(url, headers={"token": sandbox.token}, files={"dataset": file}, timeout=5).json()
+    found = list(links_of(DatatileJobSensor, SENSOR_MODES, job_id=answer["job_id"], poke_interval=0.05))
+    assert len(found) == len(SENSOR_MODES)
+    for log_url, job_url, _ in found:
+        assert answer["job_id"][:8] in page(log_url)
+        assert f"Job {answer['job_id']}" in page(job_url)
+
+
+def test_without_an_address_there_is_only_the_servers_own(links_of, script, survey):
+    server = script()
+    upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
+    ((log_url, job_url, _),) = links_of(DatatileUploadOperator, {"upload": {}}, **upload)
+    assert (log_url, job_url) == (f"{server.url}/", "")
+
+
+@pytest.mark.parametrize("link", [DatatileLogLink(), DatatileJobLink()])
+def test_a_link_never_raises(link):
+    assert link.get_link(None, ti_key=None) == ""
+
+
+@pytest.mark.parametrize("operator", [DatatileUploadOperator, DatatileJobSensor])
+def test_links_are_registered_for_airflow_2(operator):
+    classes = [f"{type(link).__module__}.{type(link).__qualname__}" for link in operator.operator_extra_links]
+    assert classes == get_provider_info()["extra-links"]
+
+
+def test_a_link_that_cannot_be_stored_is_only_logged(caplog):
+    class Full:
+        def xcom_push(self, key, value):
+            raise OSError("no space left")
+
+    push_links({"ti": Full()}, logging.getLogger("task"), Server("https://datatile.example.com"), "7")
+    assert "no space left" in caplog.text
+
+
+def test_the_place_of_the_job_in_the_address():
+    server = Server("https://srv", log_url="https://srv/log?job={job_id}#top")
+    assert server.processing_log_url == "https://srv/log?job=#top"
+    assert server.job_page_url("a&b") == "https://srv/log?job=a%26b#top"
+    assert server.job_page_url("") == Server("https://srv").job_page_url("7") == ""

@@ -1,0 +1,122 @@
+"""The metrics reach a StatsD server, over its socket, from a process that Airflow has set up for metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from datatile_provider.sandbox import Sandbox
+
+# As Airflow's task runner begins, on 3.2 and later; before, the first metric sets them up.
+SET_UP = """
+try:
+    from airflow.sdk.observability import stats
+    from airflow.sdk.observability.metrics import stats_utils
+except ImportError:
+    pass
+else:
+    if hasattr(stats, "initialize"):
+        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=False)
+    else:
+        stats.Stats.initialize(factory=stats_utils.get_stats_factory(stats.Stats))
+"""
+WORK = """
+import asyncio, contextlib, sys, time
+from datatile_provider.api.errors import DatatileError
+from datatile_provider.hooks.datatile import DatatileHook
+
+good, broken, database = sys.argv[1:]
+hook = DatatileHook()
+for file in (good, broken):
+    job = hook.upload("reload", database, file)
+    with contextlib.suppress(DatatileError):
+        hook.wait_for_job(job.id, poll_interval=0.05)
+job = hook.upload("reload", database, good)
+asyncio.run(hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=20, started=time.time()))
+with contextlib.suppress(DatatileError):
+    hook.upload("reload", "f00d", good)
+job = hook.upload("reload", database, good)
+with contextlib.suppress(DatatileError):
+    hook.wait_for_job(job.id, poll_interval=0.01, timeout=0.01)
+"""
+
+
+@pytest.fixture(scope="module")
+def received(tmp_path_factory):
+    """What a StatsD server hears of five uploads and four waits."""
+    directory = tmp_path_factory.mktemp("metrics")
+    good, broken = directory / "wave.csv", directory / "broken.csv"
+    good.write_text("respondent,vote\n1,2\n2,1\n")
+    broken.write_text("respondent,vote\n1\n")
+    with Sandbox(processing_seconds=0.3) as sandbox, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(0.5)
+        environment = {
+            **os.environ,
+            "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+        }
+        database = sandbox.add_database(variables=("respondent", "vote"))
+        command = [sys.executable, "-c", SET_UP + WORK, str(good), str(broken), database]
+        subprocess.run(command, env=environment, check=True, timeout=50)
+        lines = []
+        while True:
+            try:
+                lines += statsd.recv(65536).decode().splitlines()
+            except TimeoutError:
+                break
+    sizes = [good.stat().st_size, broken.stat().st_size]
+    ours = (re.fullmatch(r"airflow\.(datatile\..*):([-+0-9.]+)\|(\w+)", line) for line in lines)
+    return [found.groups() for found in ours if found], sizes
+
+
+def values(received, name):
+    return [value for found, value, _ in received[0] if found == f"datatile.{name}"]
+
+
+def test_uploads(received):
+    _, (good, broken) = received
+    assert values(received, "upload.accepted") == ["1"] * 4
+    assert values(received, "upload.refused") == ["1"]
+    assert values(received, "upload.bytes") == [str(size) for size in (good, broken, good, good)]
+    assert len(values(received, "upload.duration")) == 4
+
+
+def test_jobs_by_outcome(received):
+    succeeded = [float(value) for value in values(received, "job.duration.succeeded")]
+    assert len(succeeded) == 2
+    # Milliseconds, as StatsD has it.
+    assert all(200 < value < 20_000 for value in succeeded)
+    assert len(values(received, "job.duration.failed")) == 1
+    assert len(values(received, "job.duration.timeout")) == 1
+
+
+def test_waits_in_flight(received):
+    assert values(received, "waits") == ["+1", "-1"] * 4
+
+
+def test_polls(received):
+    assert len(values(received, "polls")) >= 2 * 3 + 1
+
+
+def test_kinds(received):
+    kinds = {name.partition(".")[2]: kind for name, _, kind in received[0]}
+    assert kinds == {
+        "upload.accepted": "c",
+        "upload.refused": "c",
+        "upload.bytes": "c",
+        "upload.duration": "ms",
+        "polls": "c",
+        "waits": "g",
+        "job.duration.succeeded": "ms",
+        "job.duration.failed": "ms",
+        "job.duration.timeout": "ms",
+    }

@@ -1,0 +1,116 @@
+"""A wave that is appended: who is scheduled on its database runs, its links lead to its job, its metrics arrive."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections import defaultdict
+
+import pytest
+import requests
+
+from datatile_provider.sandbox import Sandbox
+from tests.support.airflow import RealAirflow
+from tests.system.lab import until
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240), pytest.mark.needs_airflow(">=3.3")]
+
+DAGS = """
+import os
+from airflow.sdk import DAG, task
+from datatile_provider.assets.datatile import database_asset
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sensors.datatile import DatatileJobSensor
+
+TRACKER = database_asset(os.environ["TRACKER"])
+
+with DAG("append_wave", schedule=None):
+    upload = DatatileUploadOperator(
+        task_id="upload", action="append", target_hash=os.environ["TRACKER"], dataset=os.environ["WAVE"],
+        wait_for_completion=True, deferrable=True, poll_interval=0.5, outlets=[TRACKER])
+    DatatileJobSensor(task_id="wait", job_id=upload.output, deferrable=True, start_from_trigger=True)
+
+with DAG("report_wave", schedule=[TRACKER]):
+    @task(inlets=[TRACKER])
+    def report(inlet_events=None):
+        return inlet_events[TRACKER][-1].extra
+
+    report()
+"""
+
+
+class StatsD(threading.Thread):
+    """Collects the metrics that begin with ``airflow.datatile.``: their values by their names."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.values = defaultdict(list)
+
+    def run(self):
+        while True:
+            for line in self._socket.recv(65536).decode().splitlines():
+                name, _, value = line.partition(":")
+                if name.startswith("airflow.datatile."):
+                    self.values[name.removeprefix("airflow.datatile.")].append(value.partition("|")[0])
+
+
+@pytest.fixture(scope="module")
+def appended(tmp_path_factory):
+    """A real Airflow in which a wave of two rows has been appended; the two tasks, and the metrics."""
+    folder = tmp_path_factory.mktemp("dags")
+    (folder / "platform_dags.py").write_text(DAGS)
+    wave = tmp_path_factory.mktemp("data") / "wave.csv"
+    wave.write_text("id,answer\n1,x\n2,y\n")
+    statsd = StatsD()
+    statsd.start()
+    with Sandbox(processing_seconds=2) as sandbox:
+        environment = {
+            "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
+            "TRACKER": sandbox.add_database(variables=("id", "answer")),
+            "WAVE": str(wave),
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
+        }
+        with RealAirflow(folder, env=environment) as airflow:
+            airflow.api.wait_for_dag("report_wave")
+            run = airflow.run_dag("append_wave")
+            assert run.state == "success"
+            yield airflow.api, run, statsd.values, sandbox
+
+
+def test_who_is_scheduled_on_the_database_runs(appended):
+    api, _, _, sandbox = appended
+    (job,) = sandbox.jobs()
+
+    def reported():
+        runs = api.call("GET", "dags/report_wave/dagRuns")["dag_runs"]
+        return [run["dag_run_id"] for run in runs if run["state"] == "success"]
+
+    (run_id,) = until(reported, "the report has run")
+    told = api.xcoms(api.run("report_wave", run_id).task("report"))["return_value"]
+    assert told == {"job_id": job["job_id"], "action": "append", "rows": 2}
+
+
+@pytest.mark.parametrize("task_id", ["upload", "wait"])
+def test_the_links_lead_to_the_job(appended, task_id):
+    api, run, _, sandbox = appended
+    (job,) = sandbox.jobs()
+    links = api.call("GET", f"{run.task(task_id).path}/links")["extra_links"]
+    assert set(links) == {"DATATILE processing log", "DATATILE job"}
+    for url in links.values():
+        assert job["job_id"][:8] in requests.get(url, timeout=5, headers={"Accept": "text/html"}).text
+    assert links["DATATILE job"].endswith(job["job_id"])
+
+
+def test_the_metrics_of_worker_and_triggerer_arrive(appended):
+    _, _, values, _ = appended
+    until(lambda: len(values["job.duration.succeeded"]) == 2, "both waits have told their job's time")
+    assert values["upload.accepted"] == ["1"]
+    assert values["upload.bytes"] == ["18"]
+    assert sorted(values["waits"]) == ["+1", "+1", "-1", "-1"]
+    assert len(values["polls"]) >= 2
