@@ -1,0 +1,38 @@
+"""How Sphinx builds these pages; ``make docs`` runs it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+# Airflow writes into its home the moment it is imported.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="datatile-docs-")
+atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "airflow-provider-datatile"
+author = "The airflow-provider-datatile authors"
+release = version = version_of(project)
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "benchmark_tables"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+nitpicky = True
+# Types of the standard library and of other packages: their documentation is elsewhere, and is not fetched.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(airflow|aiohttp|collections|datetime|enum|os|pathlib|typing|types)\..*"),
+    (r"py:.*", r"Airflow\w+|Asset|Context|PokeReturnValue|TaskDecorator|DatasetLike"),
+    (r"py:.*", r"Any|BinaryIO|Callable|Exception|Mapping|OSError|Path|ROLES|Sequence|ValueError|timedelta|tuple\[str"),
+]
+
+html_theme = "furo"
+html_title = "DATATILE in Airflow"
+html_show_sphinx = False
+copybutton_exclude = ".linenos, .gp, .go"

@@ -1,0 +1,298 @@
+"""Docs and README are true: their code runs, and what they quote and list is in the sources."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import inspect
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any
+
+import certifi
+import pytest
+from airflow.configuration import conf
+from airflow.providers.common.compat.sdk import DAG
+
+from datatile_provider.api import contract
+from datatile_provider.api.answers import Answer
+from datatile_provider.api.contract import Action, JobState, Server, Upload
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.hooks.form import OPTIONS
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.sandbox import Sandbox
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.support.airflow import free_port
+from tests.support.fixtures import plain_environment
+from tests.support.pages import Block, Shell, blocks, texts
+
+__all__ = ["plain_environment"]
+
+log = logging.getLogger(__name__)
+pytestmark = pytest.mark.needs_airflow(">=3.3")
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+WAVES = ROOT / "example_dags" / "data"
+#: The blocks that nothing here runs, by page.
+NOT_RUN = {"quickstart.md": 1}
+# `dag.test()` wants the DAG in a file of the DAG folder; this one hands over the DAG of the running test.
+DAG_FILE = "from airflow.sdk import DAG\nimport docs_dag_under_test\ndag = docs_dag_under_test.dag\n"
+
+
+@pytest.fixture(scope="module")
+def dag_folder() -> Path:
+    """A migrated metadata database, and the folder that Airflow takes DAGs from."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=120)
+    folder = Path(os.environ["AIRFLOW_HOME"]) / "dags"
+    folder.mkdir(exist_ok=True)
+    (folder / "docs_under_test.py").write_text(DAG_FILE)
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[Sandbox]:
+    with Sandbox(processing_seconds=0.1, folder="7c1e5d0a9b3f4826") as sandbox:
+        yield sandbox
+
+
+class Reader:
+    """
+    Does what a page says, block after block, as its reader would.
+
+    :param real: what stands for the examples' servers, tokens, hashes and folders.
+    :param run_dag: runs a DAG.
+    """
+
+    def __init__(self, shell: Shell, real: dict[str, str], run_dag: Callable[[DAG], str]) -> None:
+        self._shell = shell
+        self._real = real
+        self._run_dag = run_dag
+        self._names: dict[str, Any] = {"__name__": "page"}
+
+    def follow(self, block: Block) -> None:
+        text = block.text
+        for example, real in self._real.items():
+            text = text.replace(example, real)
+        if block.file:
+            path = self._shell.folder / block.file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        else:
+            {"python": self._python, "bash": self._bash, "json": self._json, "ini": self._ini, "text": self._text}[
+                block.language
+            ](text)
+
+    def _python(self, text: str) -> None:
+        entered: list[DAG] = []
+        enter = DAG.__enter__
+
+        def note(dag: DAG) -> DAG:
+            entered.append(dag)
+            return enter(dag)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DAG, "__enter__", note)
+            exec(compile(text, "page", "exec"), self._names)
+        for dag in entered:
+            assert self._run_dag(dag) == "success", dag.dag_id
+
+    def _bash(self, text: str) -> None:
+        for requirement in re.findall(r"^\s*pip install (.+)$", text, re.MULTILINE):
+            for extra in re.findall(r"airflow-provider-datatile\[(\w+)\]", requirement):
+                assert extra in (metadata("airflow-provider-datatile").get_all("Provides-Extra") or [])
+        for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+        self._shell.run(text)
+
+    def _json(self, text: str) -> None:
+        value = json.loads(text)
+        if isinstance(value, dict) and ("conn_type" in value or set(value) <= set(OPTIONS)):
+            host = {"conn_type": "datatile", "host": "datatile.example.com", "password": "token"}
+            connection = value if "conn_type" in value else {**host, "extra": value}
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("AIRFLOW_CONN_PAGE", json.dumps(connection))
+                DatatileHook("page").get_conn()
+        else:
+            upload = Upload(Action.APPEND, "0f3a9c2b7d4e5f61", "wave.zsav", 1)
+            answer = Answer(200, text.encode())
+            assert contract.read_upload(Server("https://datatile.example.com"), upload, answer).id == "4711"
+
+    def _ini(self, text: str) -> None:
+        settings = configparser.ConfigParser(interpolation=None)
+        settings.read_string(text)
+        for section in settings.sections():
+            for option in settings[section]:
+                assert conf.get(section, option, fallback="none") != "none", (section, option)
+
+    def _text(self, text: str) -> None:
+        for line in text.splitlines():
+            pattern = ".*".join(map(re.escape, line.split("…")))
+            assert re.search(pattern, self._shell.printed), line
+
+
+@pytest.fixture
+def run_dag(dag_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[DAG], str]:
+    def run_dag(dag: DAG) -> str:
+        monkeypatch.setitem(sys.modules, "docs_dag_under_test", types.SimpleNamespace(dag=dag))
+        return str(dag.test().state)
+
+    return run_dag
+
+
+@pytest.fixture
+def reader(
+    server: Sandbox, run_dag: Callable[[DAG], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Reader]:
+    data = tmp_path / "data"
+    today = datetime.now(timezone.utc)
+    # The day may end while a page is read.
+    for day in (f"{today:%Y-%m-%d}", f"{today + timedelta(days=1):%Y-%m-%d}"):
+        (data / day).mkdir(parents=True)
+        shutil.copy(WAVES / "wave1.zsav", data / f"{day}.zsav")
+        shutil.copy(WAVES / "wave1.zsav", data / day / "wave.zsav")
+    (data / "new").mkdir()
+    for wave in WAVES.glob("*.zsav"):
+        shutil.copy(wave, data)
+        shutil.copy(wave, data / "new")
+    database = server.add_database("Tracker")
+    real = {
+        "https://datatile.example.com:8443": server.url,
+        "https://datatile.example.com": server.url,
+        "datatile.example.com": server.url,
+        "<token>": server.token,
+        "0f3a9c2b7d4e5f61": database,
+        "/data/": f"{data}/",
+        "s3://aws_default@surveys/": f"file://{data}/",
+        "/etc/ssl/certs/ca-certificates.crt": certifi.where(),
+        "8400": str(free_port()),
+    }
+    home = tmp_path / "home"
+    home.mkdir()
+    shell = Shell(home, {**os.environ, "NO_PROXY": "127.0.0.1"})
+    monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps(server.connection))
+    monkeypatch.setenv("AIRFLOW_VAR_TRACKER_DATABASE", database)
+    yield Reader(shell, real, run_dag)
+    shell.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))], ids=lambda page: page.stem)
+def test_every_block_of_a_page_works(reader: Reader, page: Path) -> None:
+    for block in blocks(page):
+        log.info("%s, line %s", page.name, block.line)
+        if not block.not_run:
+            reader.follow(block)
+
+
+def test_no_block_is_left_out_unseen() -> None:
+    found = {page.name: sum(bool(block.not_run) for block in blocks(page)) for page in PAGES}
+    assert {name: number for name, number in found.items() if number} == NOT_RUN
+
+
+def _pieces(node: ast.expr) -> list[str]:
+    """The fixed parts of a text."""
+    parts = [node] if isinstance(node, ast.Constant) else node.values if isinstance(node, ast.JoinedStr) else []
+    return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
+def _sources() -> Iterator[ast.AST]:
+    for path in sorted((ROOT / "datatile_provider").rglob("*.py")):
+        if "sandbox" not in path.parts:
+            yield from ast.walk(ast.parse(path.read_text()))
+
+
+def _quoted() -> list[str]:
+    """The messages that the page on troubleshooting quotes."""
+    page = DOCS / "troubleshooting.md"
+    quoted = re.findall(r"`([^`]+)`", "\n".join(texts(page, "heading")))
+    table = [re.findall(r"`([^`]+)`", cell) for cell in texts(page, "td")]
+    return quoted + [cell[0] for cell in table if cell and cell[0].startswith(("it must", "the CA"))]
+
+
+def test_what_the_troubleshooting_quotes_is_in_the_sources() -> None:
+    spoken = "\n".join(piece for node in _sources() if isinstance(node, ast.expr) for piece in _pieces(node))
+    airflows = "isn't defined"
+    quoted = [re.sub(r" \(\d+\)$", "", text) for text in _quoted() if airflows not in text]
+    assert len(quoted) > 60
+    for text in quoted:
+        for piece in re.split(r"…|\{\w+\}", text):
+            assert piece.strip() in re.sub(r"%s|%\.\df", "", spoken), text
+
+
+def test_every_error_is_in_the_troubleshooting() -> None:
+    raised = [
+        pieces
+        for node in _sources()
+        if isinstance(node, ast.Call)
+        and re.search(r"(^|\.)([A-Z]\w+|fail|_failure|unknown_outcome)$", ast.unparse(node.func))
+        and not re.match(r"(re|cls|DAG)\b", ast.unparse(node.func))
+        for argument in node.args[:2]
+        if (pieces := [p for p in _pieces(argument) if " " in p.strip()])
+    ]
+    assert len(raised) > 60
+    page = (DOCS / "troubleshooting.md").read_text()
+    sentences = [max((p.split(". ")[0].strip(" :") for p in pieces), key=len) for pieces in raised]
+    assert [sentence for sentence in sentences if sentence not in page] == []
+
+
+def test_the_tables_list_every_option_and_parameter() -> None:
+    def first_cells(page: str) -> set[str]:
+        return {name for cell in texts(DOCS / page, "td") for name in re.findall(r"^`(\w+)`", cell)}
+
+    def own(operator: type) -> set[str]:
+        return {name for name in inspect.signature(operator).parameters if name != "kwargs"}
+
+    assert set(OPTIONS) <= first_cells("connection.md")
+    assert own(DatatileUploadOperator) <= first_cells("uploads.md")
+    assert own(DatatileJobSensor) <= first_cells("waits.md")
+
+
+def test_the_contract_lists_every_name_and_word() -> None:
+    page = (DOCS / "contract.md").read_text()
+    names = (*contract._JOB_IDS, *contract._STATUSES)
+    assert [name for name in names if f"`{name}`" not in page] == []
+    rows = re.findall(r"^\| `([A-Z]+)` \| ([^|`]+) \|$", page, re.MULTILINE)
+    listed = {contract._folded(word): JobState(state) for state, words in rows for word in words.split(",")}
+    assert listed == contract._STATES
+
+
+def test_the_metrics_are_those_of_the_page() -> None:
+    emitted = {
+        piece
+        for node in _sources()
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "_emit"
+        for piece in _pieces(node.args[1])
+    }
+    assert len(emitted) > 5
+    page = (DOCS / "metrics.md").read_text()
+    assert [name for name in emitted if f"datatile.{name}" not in page] == []
+
+
+def test_every_benchmark_is_shown() -> None:
+    page = (DOCS / "performance.md").read_text()
+    results = {path.stem for path in (DOCS / "benchmarks").glob("*.json")}
+    assert results <= set(re.findall(r"\{benchmark\} (\w+)", page)) & set(re.findall(r"benchmarks/(\w+)\.svg", page))
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", README.read_text())
+    assert len(links) > 5
+    for path, anchor in links:
+        page = ROOT / path if path else README
+        assert page.exists(), path
+        if anchor:
+            headings = [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts(page, "heading")]
+            assert anchor in headings, anchor
