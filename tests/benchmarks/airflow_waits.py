@@ -1,0 +1,279 @@
+"""
+A wait in a real Airflow, in each way to wait: the processes and the processor time that it takes, and how soon it ends.
+
+Scheduler, triggerer, API server and DAG processor run, with the LocalExecutor, against a local server whose jobs end
+at given moments. The same for dbt Cloud's sensor.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+
+from tests.benchmarks import report
+from tests.benchmarks.status_server import StatusServer, serving
+from tests.support.airflow import COMPONENTS, RealAirflow
+from tests.support.tls import Certificates
+
+WAYS = {
+    "ours_poke": ("ours", "poke"),
+    "dbt_poke": ("dbt Cloud", "poke"),
+    "ours_reschedule": ("ours", "reschedule"),
+    "dbt_reschedule": ("dbt Cloud", "reschedule"),
+    "ours_deferrable": ("ours", "deferrable"),
+    "dbt_deferrable": ("dbt Cloud", "deferrable"),
+    "ours_start_from_trigger": ("ours", "start from trigger"),
+}
+#: Seconds that a run may take after its last job's end, that all may take to calm down, and between looks at processes.
+PATIENCE, CALM, LOOK = 90.0, 3.0, 0.2
+#: How the processes of the LocalExecutor call themselves: a worker, and what it starts for each task.
+_TASK = "airflow worker -- "
+_WORKER = f"{_TASK}LocalExecutor"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    How much is measured.
+
+    :param waits: how many there are in a run, each for a job of its own.
+    :param job_seconds: from the run's start to the first job's end; each next one ends a second later.
+    :param idle: seconds for which the idle Airflow is measured.
+    """
+
+    waits: int = 10
+    job_seconds: float = 25.0
+    idle: float = 15.0
+
+
+class Workers:
+    """Looks at the LocalExecutor's workers while a run lasts."""
+
+    def __init__(self, scheduler: int) -> None:
+        self._scheduler = psutil.Process(scheduler)
+        self._seen: set[tuple[int, float]] = set()
+        self._over = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        #: Seconds in which a worker had a task, summed over the workers.
+        self.busy = 0.0
+        self._busy_now = 0
+
+    def __enter__(self) -> Workers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def tasks(self) -> int:
+        """How many processes they have started, one for each time that a task began or went on."""
+        return len(self._seen)
+
+    def wait_until_idle(self) -> None:
+        """Return when no worker has a task; it has one for a while after the task's end."""
+        deadline = time.monotonic() + PATIENCE
+        while self._busy_now and time.monotonic() < deadline:
+            time.sleep(LOOK)
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(LOOK):
+            busy = 0
+            for process in self._scheduler.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    title = " ".join(process.cmdline())
+                    if title.startswith(_WORKER):
+                        busy += "<idle>" not in title
+                    elif title.startswith(_TASK):
+                        self._seen.add((process.pid, process.create_time()))
+            now = time.monotonic()
+            self.busy += busy * (now - last)
+            self._busy_now = busy
+            last = now
+
+
+def processor_seconds(airflow: RealAirflow) -> dict[str, float]:
+    """
+    Return the processor time that each component has taken so far.
+
+    What a process has waited for is in its own count, so nothing is missed that has come and gone in between.
+    """
+    found = {}
+    for component in COMPONENTS:
+        leader = psutil.Process(airflow.pids(component)[0])
+        own, *others = (process.cpu_times() for process in (leader, *leader.children(recursive=True)))
+        children = sum(own[2:4]) + sum(sum(times[:4]) for times in others)
+        if component == "scheduler":
+            found["workers"] = children
+            found[component] = sum(own[:2])
+        else:
+            found[component] = sum(own[:2]) + children
+    return found
+
+
+class Bench:
+    """
+    Measures runs in one Airflow.
+
+    :param airflow: it is up.
+    """
+
+    def __init__(self, airflow: RealAirflow, plan: Plan) -> None:
+        self._airflow = airflow
+        self._plan = plan
+        self._idle: dict[str, float] = {}
+
+    def warm_up(self) -> None:
+        """Let every process import what it will need, and take the measure of an idle Airflow."""
+        api = self._airflow.api
+        runs = {dag: api.trigger(f"{dag}_once", {"jobs": [_job(5)]}) for dag in WAYS}
+        for dag, run_id in runs.items():
+            self._ended(f"{dag}_once", run_id)
+        time.sleep(2 * CALM)
+        before, clock = processor_seconds(self._airflow), time.monotonic()
+        time.sleep(self._plan.idle)
+        clock = time.monotonic() - clock
+        self._idle = {name: (s - before[name]) / clock for name, s in processor_seconds(self._airflow).items()}
+
+    def measure(self, dag_id: str) -> dict[str, float]:
+        """
+        Return what one wait cost in a run of a DAG, by name.
+
+        :raises RuntimeError: not all waits succeeded in time.
+        """
+        plan = self._plan
+        jobs = [_job(plan.job_seconds + n) for n in range(plan.waits)]
+        before, clock = processor_seconds(self._airflow), time.monotonic()
+        with Workers(self._airflow.pids("scheduler")[0]) as workers:
+            run_id = self._airflow.api.trigger(dag_id, {"jobs": jobs})
+            # Nobody asks the API server meanwhile.
+            time.sleep(plan.job_seconds + plan.waits)
+            delays, tries = self._ended(dag_id, run_id, jobs)
+            workers.wait_until_idle()
+            time.sleep(CALM)
+        clock = time.monotonic() - clock
+        spent = {
+            name: (seconds - before[name] - self._idle[name] * clock) / plan.waits
+            for name, seconds in processor_seconds(self._airflow).items()
+        }
+        return spent | {
+            "tasks": workers.tasks / plan.waits,
+            "busy": workers.busy / plan.waits,
+            "delay": statistics.mean(delays),
+            "tries": tries / plan.waits,
+        }
+
+    def _ended(self, dag_id: str, run_id: str, jobs: list[int] | None = None) -> tuple[list[float], int]:
+        """Return the seconds from each job's end to its task's end, and how often tasks were tried in all."""
+        api = self._airflow.api
+        run = api.wait_for_run(dag_id, run_id, PATIENCE)
+        if run.state != "success":
+            raise RuntimeError(f"{dag_id} is {run.state}: {[(t.task_id, t.state) for t in run.tasks]}")
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        rows = {row["task_id"]: row for row in api.call("GET", path)["task_instances"]}
+        ended = [datetime.fromisoformat(rows[f"wait_{n}"]["end_date"]).timestamp() for n in range(len(jobs or []))]
+        delays = [end - job / 1000 for end, job in zip(ended, jobs or [], strict=True)]
+        return delays, sum(task.try_number for task in run.tasks)
+
+
+def _job(seconds: float) -> int:
+    """Return the id of a job that ends in so many seconds."""
+    return int(1000 * (time.time() + seconds))
+
+
+def _environment(server: StatusServer, certificates: Certificates, waits: int) -> dict[str, str]:
+    ours = {"conn_type": "datatile", "host": server.url, "password": "t0"}
+    dbt = {"conn_type": "dbt_cloud", "host": server.netloc, "login": "1", "password": "t0"}
+    return {
+        "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(ours),
+        "AIRFLOW_CONN_DBT_CLOUD_DEFAULT": json.dumps(dbt),
+        "AIRFLOW__CORE__PARALLELISM": str(waits + 2),
+        # What is read once is not read again while others are measured.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
+        "DATATILE_BENCHMARK_WAITS": str(waits),
+        "REQUESTS_CA_BUNDLE": str(certificates.authority),
+        "SSL_CERT_FILE": str(certificates.authority),
+    }
+
+
+def main() -> None:
+    options = report.options(__doc__, runs=1)
+    plan = Plan(waits=2, job_seconds=12, idle=3) if options.quick else Plan()
+    ways = ("ours_deferrable", "ours_start_from_trigger") if options.quick else tuple(WAYS)
+    result = report.Report(
+        "airflow_waits",
+        "A wait in a real Airflow",
+        options,
+        libraries=["apache-airflow", "apache-airflow-providers-dbt-cloud"],
+    )
+    with tempfile.TemporaryDirectory(prefix="datatile-waits-") as folder:
+        certificates = Certificates.make(Path(folder))
+        with serving(certificates) as server:
+            env = _environment(server, certificates, plan.waits)
+            with RealAirflow(Path(__file__).parent / "dags", env=env) as airflow:
+                bench = Bench(airflow, plan)
+                bench.warm_up()
+                for _ in range(options.runs):
+                    for way in ways:
+                        _add(result, way, bench.measure(way))
+    _hold_against_marks(result, ways)
+    result.finish()
+
+
+CASE = "a wait"
+_TASKS, _CPU = "task processes", "CPU, all"
+
+
+def _add(result: report.Report, way: str, found: Mapping[str, float]) -> None:
+    parts = ("workers", "triggerer", "dag-processor", "scheduler", "api-server")
+    metrics: dict[str, Any] = {
+        _TASKS: (found["tasks"], ""),
+        "slot held": (found["busy"], "s"),
+        _CPU: (sum(found[part] for part in parts), "s"),
+        "CPU, workers and tasks": (found["workers"], "s"),
+        "CPU, triggerer": (found["triggerer"], "s"),
+        "CPU, DAG processor": (found["dag-processor"], "s"),
+        "delay after the job's end": (found["delay"], "s"),
+        "tries": (found["tries"], ""),
+    }
+    result.add(CASE, _name(way), **metrics)
+
+
+def _name(way: str) -> str:
+    return ", ".join(WAYS[way])
+
+
+def _hold_against_marks(result: report.Report, ways: tuple[str, ...]) -> None:
+    best = _name("ours_start_from_trigger")
+    result.limit(CASE, _TASKS, best, under=0.01)
+    for way in ways:
+        if _name(way) != best:
+            result.ratio(CASE, _CPU, best, _name(way), at_least=None, lower=True)
+    result.note(NOTE)
+
+
+NOTE = (
+    "All figures are of one wait, the mean of those of a run. What an idle Airflow takes in the same time is "
+    "subtracted. 'All' is workers and tasks, triggerer, DAG processor, scheduler and API server. The DAG processor "
+    "reads the DAG file once more for each task that ends in the triggerer, for its callbacks. Jobs take about half a "
+    "minute, the jobs of one run end a second apart, and polls come every 5 s. More than one try: Airflow failed a "
+    "task that was queued for its next poke before the end of its last one was taken in."
+)
+
+
+if __name__ == "__main__":
+    main()

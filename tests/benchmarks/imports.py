@@ -1,0 +1,53 @@
+"""Import operators and sensor, as every parse of a DAG file does: ours, Airbyte's, dbt Cloud's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from tempfile import TemporaryDirectory
+
+from tests.benchmarks import fresh, report
+from tests.benchmarks.report import Report
+
+CASE = "over a bare `from airflow.sdk import DAG, BaseOperator`"
+OURS = "ours"
+VARIANTS = {
+    OURS: ("datatile_provider.operators.datatile", "datatile_provider.sensors.datatile"),
+    "Airbyte": ("airflow.providers.airbyte.operators.airbyte", "airflow.providers.airbyte.sensors.airbyte"),
+    "dbt Cloud": ("airflow.providers.dbt.cloud.operators.dbt", "airflow.providers.dbt.cloud.sensors.dbt"),
+}
+
+
+def added(*modules: str) -> dict[str, float]:
+    """Import modules, and return how many came with them and how long it took."""
+    from airflow.sdk import DAG, BaseOperator  # noqa: F401
+
+    before, start = len(sys.modules), time.perf_counter()
+    for module in modules:
+        importlib.import_module(module)
+    return {"milliseconds": (time.perf_counter() - start) * 1e3, "modules": len(sys.modules) - before}
+
+
+def main() -> None:
+    chosen = report.options(__doc__, runs=7)
+    providers = ("apache-airflow-providers-airbyte", "apache-airflow-providers-dbt-cloud")
+    result = Report("imports", "Import of operators and sensors", chosen, ("apache-airflow", *providers))
+    with TemporaryDirectory() as directory:
+        # The first import of all may compile.
+        for run in range(chosen.runs + 1):
+            for variant, modules in VARIANTS.items():
+                found = fresh.call(f"{__spec__.name}:added", *modules, env={"AIRFLOW_HOME": directory})
+                if run:
+                    milliseconds, count = found["milliseconds"], found["modules"]
+                    result.add(CASE, variant, modules=(count, "modules"), time=(milliseconds, "ms"))
+    result.limit(CASE, "modules", OURS, under=30)
+    result.limit(CASE, "time", OURS, under=30)
+    for peer in (p for p in VARIANTS if p != OURS):
+        result.ratio(CASE, "modules", OURS, peer, at_least=None, lower=True)
+        result.ratio(CASE, "time", OURS, peer, at_least=None, lower=True)
+    result.finish()
+
+
+if __name__ == "__main__":
+    main()

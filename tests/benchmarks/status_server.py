@@ -1,0 +1,135 @@
+"""A lean server, in a process of its own, that tells DATATILE's, dbt Cloud's and Airbyte's clients how a job stands."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+from tests.support.tls import Certificates
+
+COUNTED = ("connections", "handshakes", "polls", "others")
+_CONNECTIONS, _HANDSHAKES, _POLLS, _OTHERS = range(len(COUNTED))
+#: A job's id is the moment of its end, in milliseconds since the epoch. These are numbered from one that never comes.
+NEVER = 10**14
+
+
+@dataclass(frozen=True, slots=True)
+class StatusServer:
+    """
+    A running server.
+
+    :param netloc: its address and port.
+    :param tls: whether it speaks TLS.
+    :param counted: what it has counted so far, shared with its process, in the order of :data:`COUNTED`.
+    """
+
+    netloc: str
+    tls: bool
+    counted: Any
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.netloc}"
+
+    def counts(self) -> dict[str, int]:
+        return dict(zip(COUNTED, self.counted, strict=True))
+
+
+@contextmanager
+def serving(certificates: Certificates | None = None, *, delay: float = 0.0) -> Iterator[StatusServer]:
+    """
+    Start a server, and end it afterwards.
+
+    :param certificates: for TLS.
+    :param delay: seconds that it takes to answer.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe()
+    counted = RawArray("q", len(COUNTED))
+    process = context.Process(target=_serve, args=(its, counted, certificates, delay), daemon=True)
+    process.start()
+    try:
+        if not ours.poll(30):
+            raise RuntimeError("The status server did not start within 30 s")
+        yield StatusServer(f"127.0.0.1:{ours.recv()}", certificates is not None, counted)
+    finally:
+        process.kill()
+        process.join(10)
+
+
+def _serve(pipe: Connection, counted: Any, certificates: Certificates | None, delay: float) -> None:
+    async def serve() -> None:
+        context: ssl.SSLContext | None = certificates.server_context() if certificates else None
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Peer(counted, delay), "127.0.0.1", 0, ssl=context, backlog=4096
+        )
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+class _Peer(asyncio.Protocol):
+    def __init__(self, counted: Any, delay: float) -> None:
+        self._counted = counted
+        self._delay = delay
+        self._read = b""
+        counted[_CONNECTIONS] += 1
+
+    def connection_made(self, transport: Any) -> None:
+        # A TLS transport comes here when the handshake is over.
+        self._transport = transport
+        self._counted[_HANDSHAKES] += transport.get_extra_info("ssl_object") is not None
+
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        while (end := self._read.find(b"\r\n\r\n")) >= 0:
+            head = self._read[:end]
+            size = end + 4 + _body_size(head)
+            if len(self._read) < size:
+                return
+            self._read = self._read[size:]
+            asyncio.get_running_loop().call_later(self._delay, self._answer, head) if self._delay else self._answer(
+                head
+            )
+
+    def _answer(self, head: bytes) -> None:
+        body = _body(head.split(b" ", 2)[1].partition(b"?")[0])
+        self._counted[_OTHERS if body == _TOKEN else _POLLS] += 1
+        if not self._transport.is_closing():
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+
+
+_TOKEN = b'{"access_token": "t0", "token_type": "Bearer", "expires_in": 86400}'
+
+
+def _body_size(head: bytes) -> int:
+    if head.startswith(b"GET"):
+        return 0
+    _, _, rest = head.lower().partition(b"content-length:")
+    return int(rest.split(b"\r\n", 1)[0] or 0)
+
+
+def _body(path: bytes) -> bytes:
+    if path.endswith(b"/token"):
+        return _TOKEN
+    job_id = path.rstrip(b"/").rpartition(b"/")[2]
+    done = int(job_id) <= time.time() * 1000
+    if b"/runs/" in path:
+        return b'{"data": {"id": %s, "status": %d}}' % (job_id, 10 if done else 3)
+    if b"/api/v2/" in path:
+        return b'{"job_id": "%s", "status": "%s"}' % (job_id, b"done" if done else b"running")
+    return (
+        b'{"jobId": %s, "status": "%s", "jobType": "sync", "startTime": "2026-01-01T00:00:00Z", "connectionId": "c0"}'
+        % (job_id, b"succeeded" if done else b"running")
+    )

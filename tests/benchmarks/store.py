@@ -1,0 +1,123 @@
+"""Upload an object of an S3 server over two equal links: ours, and by way of the local disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import fresh, report, s3
+from tests.benchmarks.link import link
+from tests.benchmarks.report import Report
+from tests.benchmarks.sink import sink
+
+if TYPE_CHECKING:
+    from datatile_provider.api.multipart import Dataset
+
+MIB = 1 << 20
+KEY = "wave.sav"
+#: Bytes a second of each link.
+RATE = 60e6
+OURS, PLAIN, DISK = "ours", "s3fs's own file", "download, then upload"
+SLOWER = "the slower link alone"
+#: MiB: a part that is sent, those on their way, one that the store's client puts together; and its own needs.
+MEMORY = 48
+
+
+def streamed(url: str, ahead: bool) -> dict[str, float]:
+    """Send the object as the operator does, or by the file that s3fs opens."""
+    from airflow.sdk import ObjectStoragePath
+
+    from datatile_provider.hooks.dataset import dataset_of
+
+    path = ObjectStoragePath(f"s3://aws_default@{s3.BUCKET}/{KEY}")
+    # What a worker does once: it loads the store's libraries, and makes the store's client.
+    with path.open("rb") as file:
+        file.read(1)
+
+    def send() -> None:
+        dataset = dataset_of(path)
+        _send(url, dataset if ahead else replace(dataset, open=lambda: path.open("rb")))
+
+    return fresh.measure(send)
+
+
+def by_disk(url: str, port: int) -> dict[str, float]:
+    """Download the object with boto3, then send the file; ``slower`` is the time of the slower half."""
+    from datatile_provider.hooks.dataset import dataset_of
+
+    client = s3.client(port)
+    client.head_object(Bucket=s3.BUCKET, Key=KEY)
+    halves = []
+    with TemporaryDirectory() as directory:
+        path = os.path.join(directory, KEY)
+
+        def both() -> None:
+            start = time.perf_counter()
+            client.download_file(s3.BUCKET, KEY, path)
+            middle = time.perf_counter()
+            _send(url, dataset_of(path))
+            halves.extend([middle - start, time.perf_counter() - middle])
+
+        return fresh.measure(both) | {"slower": max(halves)}
+
+
+def _send(url: str, dataset: Dataset) -> None:
+    from datatile_provider.api.client import DatatileClient
+    from datatile_provider.api.contract import Action, Server, Upload
+    from datatile_provider.api.settings import Settings
+
+    upload = Upload(Action.APPEND, "target", dataset.name, dataset.size)
+    DatatileClient(Settings(Server(url), "token")).upload(upload, dataset)
+
+
+def main() -> None:
+    chosen = report.options(__doc__, runs=5)
+    size = (16 if chosen.quick else 128) * MIB
+    result = Report(
+        "store",
+        "Upload of an object from an S3 server",
+        chosen,
+        ("s3fs", "fsspec", "aiobotocore", "boto3", "moto", "apache-airflow-providers-amazon"),
+    )
+    case = f"{size // MIB} MiB, links of {RATE / 1e6:.0f} MB/s"
+    with TemporaryDirectory() as directory, ExitStack() as stack:
+        server = stack.enter_context(s3.s3(Path(directory)))
+        s3.client(server).put_object(Bucket=s3.BUCKET, Key=KEY, Body=os.urandom(size))
+        store = stack.enter_context(link(server, RATE))
+        sink_port = int(stack.enter_context(sink()).rpartition(":")[2])
+        url = f"http://127.0.0.1:{stack.enter_context(link(sink_port, RATE))}"
+        env = {"AIRFLOW_HOME": directory, "AIRFLOW_CONN_AWS_DEFAULT": s3.connection(store)}
+        for _ in range(chosen.runs):
+            measured = {
+                OURS: fresh.call(f"{__spec__.name}:streamed", url, True, env=env),
+                DISK: fresh.call(f"{__spec__.name}:by_disk", url, store, env=env),
+                PLAIN: fresh.call(f"{__spec__.name}:streamed", url, False, env=env),
+            }
+            for variant, found in measured.items():
+                result.add(
+                    case,
+                    variant,
+                    throughput=(size / found["seconds"] / 1e6, "MB/s"),
+                    processor=(found["cpu"] / size * 1e9, "s/GB"),
+                    memory=(found["memory"], "MiB"),
+                    disk=(size / MIB if variant == DISK else 0.0, "MiB"),
+                )
+            result.add(case, SLOWER, throughput=(size / measured[DISK]["slower"] / 1e6, "MB/s"))
+    # 1.25 times the time is 0.8 of the throughput.
+    result.ratio(case, "throughput", OURS, SLOWER, at_least=0.8)
+    result.ratio(case, "throughput", OURS, DISK, at_least=1.5)
+    result.ratio(case, "throughput", OURS, PLAIN, at_least=None)
+    result.limit(case, "memory", OURS, under=MEMORY)
+    result.note(
+        "S3 is moto's server on this machine; a process between limits each link, so that it is one of a network."
+    )
+    result.finish()
+
+
+if __name__ == "__main__":
+    main()

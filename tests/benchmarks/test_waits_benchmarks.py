@@ -1,0 +1,44 @@
+"""The benchmarks of waits, in a short form: they run, and what is always so shows in their results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.bench
+
+
+def results(name: str, folder: Path, seconds: float) -> dict[tuple[str, str], float]:
+    """Return the medians of a quick run, by variant and metric."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--quick", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / f"{name}.json").read_text())["measurements"]
+    return {(m["variant"], m["metric"]): m["median"] for m in found}
+
+
+@pytest.mark.timeout(150)
+def test_waits(tmp_path):
+    found = results("waits", tmp_path, 140)
+    variants = {variant for variant, _ in found}
+    assert variants == {"ours", "a session a poll", "dbt Cloud", "Airbyte"}
+    assert 0 < found["ours", "connections"] <= 8
+    assert found["a session a poll", "handshakes"] >= 40
+    assert found["ours", "CPU a poll"] < found["a session a poll", "CPU a poll"]
+    # One answer takes 3 s, and Airbyte's trigger waits for it in the loop.
+    assert found["Airbyte", "longest lag"] > 2500
+    assert found["ours", "longest lag"] < 2500
+    assert 2 <= found["ours", "polls"] < 20
+
+
+@pytest.mark.timeout(300)
+def test_airflow_waits(tmp_path):
+    found = results("airflow_waits", tmp_path, 290)
+    assert found["ours, start from trigger", "task processes"] == 0
+    assert found["ours, deferrable", "task processes"] == found["ours, deferrable", "tries"] == 1
+    assert found["ours, deferrable", "CPU, workers and tasks"] > 0.05
+    assert found["ours, deferrable", "delay after the job's end"] < 15

@@ -1,0 +1,184 @@
+"""Upload one file from disk: ours, the usual Python ways, and curl."""
+
+from __future__ import annotations
+
+import resource
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from tests.benchmarks import fresh, report
+from tests.benchmarks.report import Report
+from tests.benchmarks.sink import sink
+from tests.support.tls import Certificates
+
+MIB = 1 << 20
+OURS, CURL = "ours", "curl -F"
+FILES = "requests files="
+
+
+def ours(url: str, path: str, ca: str) -> dict[str, float]:
+    """Send a file as the operator does."""
+    from datatile_provider.api.client import DatatileClient
+    from datatile_provider.api.contract import Action, Server, Upload
+    from datatile_provider.api.settings import Settings
+    from datatile_provider.hooks.dataset import dataset_of
+
+    client = DatatileClient(Settings(Server(url), "token", verify=ca or True))
+    dataset = dataset_of(path)
+
+    def send() -> None:
+        client.upload(Upload(Action.APPEND, "target", dataset.name, dataset.size), dataset)
+
+    return fresh.measure(send)
+
+
+def requests_files(url: str, path: str, ca: str) -> dict[str, float]:
+    """Send a file as requests' documentation shows."""
+    import requests
+
+    def send() -> None:
+        with open(path, "rb") as file:
+            requests.post(url, files={"dataset": file}, verify=ca or True).raise_for_status()
+
+    return fresh.measure(send)
+
+
+def toolbelt(url: str, path: str, ca: str, block: int = 0) -> dict[str, float]:
+    """Send a file by requests-toolbelt, in blocks of its own choice or another."""
+    import requests
+    from requests_toolbelt import MultipartEncoder
+
+    class Blocks:
+        def __init__(self, encoder: MultipartEncoder) -> None:
+            self._encoder = encoder
+
+        def __len__(self) -> int:
+            return int(self._encoder.len)
+
+        def __iter__(self) -> Any:
+            return iter(lambda: self._encoder.read(block), b"")
+
+    def send() -> None:
+        with open(path, "rb") as file:
+            encoder = MultipartEncoder({"dataset": ("wave.sav", file, "application/octet-stream")})
+            requests.post(
+                url,
+                data=Blocks(encoder) if block else encoder,
+                headers={"Content-Type": encoder.content_type},
+                verify=ca or True,
+            ).raise_for_status()
+
+    return fresh.measure(send)
+
+
+def httpx_files(url: str, path: str, ca: str) -> dict[str, float]:
+    """Send a file by httpx."""
+    import ssl
+
+    import httpx
+
+    context = ssl.create_default_context(cafile=ca or None)
+
+    def send() -> None:
+        with open(path, "rb") as file:
+            httpx.post(url, files={"dataset": file}, verify=context, timeout=300).raise_for_status()
+
+    return fresh.measure(send)
+
+
+def curl(url: str, path: str, ca: str) -> dict[str, float]:
+    """Send a file by curl; its memory is all of it, and the time is its own, without its start."""
+    command = ["curl", "--silent", "--show-error", "--fail", *(["--cacert", ca] if ca else [])]
+    command += ["--output", "/dev/null", "--write-out", "%{time_total}", "-F", f"dataset=@{path}", url]
+    memory = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        # Asked of the process while it lives: the usage of a child that has ended counts its parent's memory too.
+        while process.poll() is None:
+            memory = max(memory, fresh.status("VmHWM", process.pid))
+            time.sleep(0.005)
+        assert process.stdout
+        seconds = float(process.stdout.read())
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "memory": memory / 1024}
+
+
+#: How each variant is called: the function, and what it is given after address, file and authority.
+VARIANTS: dict[str, tuple[Callable[..., dict[str, float]], tuple[int, ...]]] = {
+    OURS: (ours, ()),
+    CURL: (curl, ()),
+    FILES: (requests_files, ()),
+    "requests-toolbelt": (toolbelt, ()),
+    "toolbelt, 1 MiB blocks": (toolbelt, (MIB,)),
+    "httpx files=": (httpx_files, ()),
+}
+
+
+def main() -> None:
+    chosen = report.options(__doc__, runs=5)
+    version = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    libraries = ("requests", "urllib3", "requests-toolbelt", "httpx")
+    result = Report(
+        "upload", "Upload of one file", chosen, libraries, {"curl": version, "OpenSSL": ssl.OPENSSL_VERSION.split()[1]}
+    )
+    sizes = [1, 8] if chosen.quick else [10, 1024, 5120]
+    with TemporaryDirectory() as directory, ExitStack() as stack:
+        certificates = Certificates.make(Path(directory))
+        plain, secure = stack.enter_context(sink()), stack.enter_context(sink(certificates))
+        for scheme, url, ca in (("http", plain, ""), ("https", secure, str(certificates.authority))):
+            for mib in sizes:
+                case = f"{scheme}, {f'{mib // 1024} GiB' if mib >= 1024 else f'{mib} MiB'}"
+                path = _file(Path(directory), mib * MIB)
+                for _ in range(1 if mib > 1024 else chosen.runs):
+                    _run(result, case, url, path, ca)
+                _compare(result, case)
+    result.note("The file is in the page cache, and client and server share the processors.")
+    result.note("Memory is the peak over the interpreter with its libraries imported; for curl it is all of it.")
+    result.finish()
+
+
+def _file(directory: Path, size: int) -> Path:
+    path = directory / "wave.sav"
+    with path.open("wb") as file:
+        file.truncate(size)
+    with path.open("rb") as file:
+        while file.read(MIB):
+            pass
+    return path
+
+
+def _run(result: Report, case: str, url: str, path: Path, ca: str) -> None:
+    size = path.stat().st_size
+    for variant, (function, more) in VARIANTS.items():
+        # Twice the file, and room for what else runs here.
+        if variant == FILES and psutil.virtual_memory().available < 2.5 * size:
+            result.note(f"{case}: {FILES} is left out, as it needs twice the file in memory.")
+            continue
+        measured = fresh.call(f"{__spec__.name}:{function.__name__}", url, str(path), ca, *more)
+        result.add(
+            case,
+            variant,
+            throughput=(size / measured["seconds"] / 1e6, "MB/s"),
+            processor=(measured["cpu"] / size * 1e9, "s/GB"),
+            memory=(measured["memory"], "MiB"),
+        )
+
+
+def _compare(result: Report, case: str) -> None:
+    result.ratio(case, "throughput", OURS, CURL, at_least=1.0)
+    if result.has(case, FILES):
+        result.ratio(case, "throughput", OURS, FILES, at_least=10.0 if case == "http, 1 GiB" else None)
+    result.limit(case, "memory", OURS, under=8.0)
+
+
+if __name__ == "__main__":
+    main()
