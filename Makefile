@@ -14,7 +14,7 @@ BENCHMARKS := upload store waits airflow_waits imports
 export UV_SYSTEM_CERTS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test test-ui test-system test-bench bench lint docs dist constraints clean
+.PHONY: help demo ui test test-ui test-matrix test-system test-bench bench lint docs dist constraints clean
 
 help:
 	@echo "make demo         run the tracking study in a real Airflow against the sandbox, and print what came of it"
@@ -22,6 +22,7 @@ help:
 	@echo "make test         lint, types and all tests but those of test-ui, test-system and test-bench"
 	@echo "make test-ui      look at a real Airflow with a browser; PICTURES=docs/images renews the docs' screenshots"
 	@echo "make test-system  tests with a real Airflow whose processes are killed, in ten minutes"
+	@echo "make test-matrix  the tests on each Airflow from 2.11 to 3.3, and a table of them; AIRFLOW=2.11 for one alone"
 	@echo "make bench        measure against curl, requests, dbt Cloud, Airbyte … in 15 minutes, and print every ratio"
 	@echo "make test-bench   tests with an S3 server, and a quick run of each benchmark"
 	@echo "make lint         lint and types alone"
@@ -45,6 +46,9 @@ test-ui: $(READY)
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	} || { echo "Chromium is needed: install it, so that 'chromium' is on the PATH."; exit 1; }
 	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m ui
+
+test-matrix: $(READY)
+	$(BIN)/python -m tests.matrix $(AIRFLOW)
 
 test-system: $(READY)
 	$(BIN)/python -m pytest -m system
@@ -91,6 +95,15 @@ constraints: $(READY)
 		--python-version 3.10 --extra sandbox --group dev --group docs --no-header --no-annotate pyproject.toml -; } \
 		>$(CONSTRAINTS).new
 	mv $(CONSTRAINTS).new $(CONSTRAINTS)
+	@# Airflow 3.0 and 3.2 take any FastAPI, and break with later ones.
+	set -e; for wanted in '2.11' '3.0 fastapi<0.118' '3.1' '3.2 fastapi<0.137'; do \
+		set -- $$wanted; file=constraints/airflow-$$1.txt; \
+		{ echo '# Remade by: make constraints'; \
+		printf '%s\n' "apache-airflow~=$$1.0" $$2 editables uv | $(BIN)/uv pip compile --quiet --universal \
+			--python-version 3.10 --extra sandbox --group dev --group docs --no-header --no-annotate \
+			pyproject.toml -; } >$$file.new; \
+		mv $$file.new $$file; \
+	done
 	@# uv keeps what stands in its output where it can: what both environments hold is the same, but where it can't be.
 	cp $(CONSTRAINTS) $(BENCH_CONSTRAINTS).new
 	printf '%s\n' 'apache-airflow~=3.3.2' editables hatchling uv | $(BIN)/uv pip compile --quiet --universal \
@@ -100,5 +113,5 @@ constraints: $(READY)
 	rm $(BENCH_CONSTRAINTS).new
 
 clean:
-	rm -rf $(VENV) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BENCH) .matrix build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

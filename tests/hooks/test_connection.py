@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -80,6 +82,39 @@ def test_the_form_offers_every_option_and_no_other(connect):
     assert not works
     known = re.search(r"Known are: (.*)\.", message)[1]
     assert set(known.split(", ")) == set(OPTIONS)
+
+
+ASK_THE_API_SERVER = """
+import json
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+(form,) = [meta for meta in HookMetaService.hook_meta_data() if meta.connection_type == "datatile"]
+options = {name: [field["schema"]["title"], field["description"]] for name, field in form.extra_fields.items()}
+print(json.dumps([options, form.standard_fields.model_dump(by_alias=True)]))
+"""
+
+
+# Airflow 3.0 shows no such fields of any provider, unless Flask-AppBuilder is installed.
+@pytest.mark.needs_airflow(">=3.1")
+def test_airflow_3_shows_the_form():
+    # In a process of its own: Airflow 3.1 puts mocks in the place of modules.
+    asked = subprocess.run([sys.executable, "-c", ASK_THE_API_SERVER], capture_output=True, text=True, check=True)
+    options, usual = json.loads(asked.stdout.splitlines()[-1])
+    assert options == {name: [option["label"], option["description"]] for name, option in OPTIONS.items()}
+    assert [name for name, field in usual.items() if field and field["hidden"]] == ["login"]
+    assert "Profile page" in usual["password"]["placeholder"]
+
+
+@pytest.mark.needs_airflow("<3")
+def test_airflow_2_shows_the_form():
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    widgets = {name: widget.field for name, widget in manager.connection_form_widgets.items() if "datatile" in name}
+    assert {name.removeprefix("extra__datatile__"): field.args[0] for name, field in widgets.items()} == {
+        name: option["label"] for name, option in OPTIONS.items()
+    }
+    assert manager.field_behaviours["datatile"]["hidden_fields"] == ["login", "extra"]
+    assert "Profile page" in manager.field_behaviours["datatile"]["placeholders"]["password"]
 
 
 async def test_other_dialect_by_extra_alone(connect, wave):

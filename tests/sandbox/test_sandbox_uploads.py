@@ -283,6 +283,20 @@ def test_early_answer_is_readable_and_ends_the_connection(start):
     assert b"Connection: close" in answer
 
 
+@pytest.mark.parametrize(
+    "sent", [b"", b"--b\r\nContent-Disposition: form-data; name=dataset; filename=a.csv\r\n\r\na,b"]
+)
+def test_a_client_that_breaks_off_is_one_line_in_the_log(user, caplog, sent):
+    caplog.set_level("INFO")
+    with _connection(user) as client:
+        client.sendall(_head(user, "multipart/form-data; boundary=b", 1000) + sent)
+        _until(lambda: _files(user) or not sent)
+    _until(lambda: caplog.records)
+    assert [(r.levelname, r.exc_info) for r in caplog.records] == [("INFO", None)]
+    assert "broke off" in caplog.text
+    assert _nothing_taken(user)
+
+
 def test_upload_rate(start):
     user = start(uploads_per_minute=120)
     first, second = user.sandbox.add_database(), user.sandbox.add_database()
