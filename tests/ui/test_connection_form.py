@@ -1,0 +1,160 @@
+"""The connection form: filled in, saved and tested as a person does it, and read as the hook reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from datatile_provider.api.contract import JobState, Server
+from datatile_provider.api.settings import Settings
+from datatile_provider.hooks.form import OPTIONS
+from tests.ui.conftest import Lab
+
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(180)]
+
+EXTRA_FIELDS = re.compile("^Extra Fields$")
+# What is typed into the fields of the extra, and what the hook makes of it.
+TYPED = {
+    "timeout": "60",
+    "max_upload_bytes": "5000000",
+    "processing_log_url": "https://datatile.example.com/log/{job_id}",
+    "verify": "false",
+    "api_path": "api/v3",
+    "job_path": "{api_path}/processing/{job_id}",
+    "job_id_field": "result.id",
+    "status_field": "result.status",
+    "status_map": '{"in line": "QUEUED"}',
+    "callback_field": "notify",
+    "proxies": '{"http": "http://127.0.0.1:9"}',
+}
+TOKEN = "0f3a9c2b7d4e5f61"
+MEANT = Settings(
+    Server(
+        "http://datatile.example.com:8080",
+        api_path="api/v3",
+        job_path="{api_path}/processing/{job_id}",
+        job_id_field="result.id",
+        status_field="result.status",
+        status_map={"in line": JobState.QUEUED},
+        callback_field="notify",
+        log_url="https://datatile.example.com/log/{job_id}",
+    ),
+    TOKEN,
+    timeout=60.0,
+    verify=False,
+    proxies={"http": "http://127.0.0.1:9"},
+    max_upload_bytes=5_000_000,
+)
+
+
+@pytest.fixture
+def form(lab: Lab, page: Page) -> Iterator[Locator]:
+    page.goto(f"{lab.airflow.url}/connections")
+    page.get_by_role("button", name="Add Connection").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").first.press_sequentially("DATATILE")
+    page.get_by_role("option", name="DATATILE", exact=True).click()
+    yield dialog
+    for connection in lab.airflow.api.call("GET", "connections")["connections"]:
+        lab.airflow.api.call("DELETE", f"connections/{connection['connection_id']}")
+
+
+def fill(form: Locator, **values: object) -> None:
+    for name, value in values.items():
+        form.locator(f"[name={name}]").fill(str(value))
+
+
+def save(form: Locator) -> None:
+    form.get_by_role("button", name="Save").click()
+    expect(form).to_be_hidden()
+
+
+@pytest.fixture
+def stored(lab: Lab, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """Tells what Airflow stored of a connection; the API would mask some of it."""
+
+    def read(conn_id: str) -> dict[str, Any]:
+        file = tmp_path / "connections.json"
+        lab.airflow.run_cli("connections", "export", str(file), "--file-format", "json")
+        found: dict[str, Any] = json.loads(file.read_text())[conn_id]
+        return found
+
+    return read
+
+
+def meant(stored: dict[str, Any]) -> Settings:
+    """Return what the hook makes of it."""
+    fields = {name: stored[name] for name in ("host", "schema", "port", "extra")}
+    return Settings.of("any", token=stored["password"], **fields)
+
+
+def address(lab: Lab) -> dict[str, object]:
+    """Return the fields that lead to the sandbox. Airflow 3.3.2's own test of a connection wants the port here."""
+    parts = urlsplit(lab.sandbox.url)
+    return {"host": parts.hostname, "port": parts.port, "schema": parts.scheme}
+
+
+def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
+    expect(form.locator("[name=host]")).to_have_attribute("placeholder", "datatile.example.com")
+    expect(form.locator("[name=password]")).to_have_attribute("placeholder", re.compile("Profile page"))
+    expect(form.locator("[name=password]")).to_have_attribute("type", "password")
+    for label in ("Server", "API token", "Protocol", "Port", "Description"):
+        expect(form.get_by_text(label, exact=True)).to_be_visible()
+    expect(form.locator("[name=login]")).to_have_count(0)
+    fill(form, connection_id="datatile_default")
+    picture("connection-form-empty", 880)
+    fill(form, description="Surveys of the tracker team", host="datatile.example.com", password=TOKEN)
+    picture("connection-form", 880)
+    form.get_by_role("button", name=EXTRA_FIELDS).click()
+    for option in OPTIONS.values():
+        expect(form.get_by_text(option["label"], exact=True)).to_be_visible()
+        expect(form.get_by_text(option["description"], exact=True)).to_be_visible()
+    picture("connection-form-options", 1960)
+
+
+def test_every_field_reaches_the_hook(form, stored):
+    fill(form, connection_id="datatile_all", host="datatile.example.com", port=8080, schema="http", password=TOKEN)
+    form.get_by_role("button", name=EXTRA_FIELDS).click()
+    fill(form, **{f"element_{name}": value for name, value in TYPED.items()})
+    # The one switch: "Allow HTTP".
+    form.locator("input[type=checkbox]").locator("xpath=..").click()
+    save(form)
+    found = stored("datatile_all")
+    assert set(json.loads(found["extra"])) == {*TYPED, "allow_http"} == set(OPTIONS)
+    assert meant(found) == MEANT
+
+
+@pytest.mark.parametrize("typed", [{}, TYPED], ids=["untouched", "emptied"])
+def test_an_empty_field_is_as_if_it_were_not_given(form, stored, typed):
+    fill(form, connection_id="datatile_empty", host="datatile.example.com", password=TOKEN)
+    form.get_by_role("button", name=EXTRA_FIELDS).click()
+    for content in (typed, dict.fromkeys(typed, "")):
+        fill(form, **{f"element_{name}": value for name, value in content.items()})
+    save(form)
+    found = stored("datatile_empty")
+    assert set(json.loads(found["extra"]).values()) <= {None, ""}
+    assert meant(found) == Settings.of("any", host="datatile.example.com", token=TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "token", "title", "answer"),
+    [
+        ("datatile_works", None, "Test Connection Successful", "accepts the token"),
+        ("datatile_refused", TOKEN, "Test Connection Failed", "the token is not valid (401)"),
+    ],
+)
+def test_the_test_of_a_connection_says_what_it_found(form, lab, page, picture, conn_id, token, title, answer):
+    fill(form, connection_id=conn_id, password=token or lab.sandbox.token, **address(lab))
+    save(form)
+    page.reload()
+    page.get_by_role("row", name=conn_id).get_by_role("button", name="Test Connection").click()
+    expect(page.get_by_text(title)).to_be_visible()
+    expect(page.get_by_text(answer)).to_be_visible()
+    picture(conn_id.replace("datatile_", "connection-test-"), 640)

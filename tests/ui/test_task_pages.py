@@ -1,0 +1,122 @@
+"""What a person sees of the runs: the grid, the graph, logs, rendered templates, mapped tasks, failures."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
+from tests.support.demo import STUDY
+from tests.ui.conftest import BROKEN, CONSUMER, MAPPED, PRODUCER
+
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(240)]
+
+TASKS = ["create", "wait_for_create", "append", "wait_for_append", "reload", "wait_for_reload"]
+
+
+def test_the_runs_came_out_as_the_pictures_are_to_show(lab):
+    states = {dag_id: run.state for dag_id, run in lab.runs.items()}
+    well = {STUDY, MAPPED, PRODUCER, CONSUMER}
+    assert states == {BROKEN: "failed", **dict.fromkeys(well, "success")}
+
+
+def test_grid(lab, page, picture):
+    run = lab.runs[STUDY]
+    page.goto(f"{lab.airflow.url}/dags/{STUDY}/runs/{run.run_id}")
+    for task_id in TASKS:
+        expect(page.get_by_role("link", name=task_id, exact=True).first).to_be_visible()
+    expect(page.get_by_text("DatatileUploadOperator")).to_have_count(3)
+    expect(page.get_by_text("DatatileJobSensor")).to_have_count(3)
+    picture("study-grid", 760)
+
+
+def test_graph(lab, page, picture):
+    page.add_init_script("localStorage.setItem('direction-datatile_tracking_study', '\"DOWN\"')")
+    page.goto(f"{lab.airflow.url}/dags/{STUDY}/runs/{lab.runs[STUDY].run_id}")
+    page.get_by_role("button", name=re.compile("Graph", re.IGNORECASE)).click()
+    for task_id in TASKS:
+        expect(page.get_by_test_id(f"node-{task_id}").or_(page.locator(f"[data-id='{task_id}']")).first).to_be_visible()
+    picture("study-graph")
+
+
+def test_documentation(lab, page, picture):
+    page.goto(f"{lab.airflow.url}/dags/{STUDY}")
+    page.get_by_role("button", name="Dag Docs").click()
+    expect(page.get_by_role("dialog").get_by_text("A tracking study")).to_be_visible()
+    picture("study-docs", 500)
+
+
+def test_log_of_an_upload(lab, page, picture):
+    task = lab.runs[STUDY].task("append")
+    page.goto(lab.address(task))
+    for told in ("Uploading: append of 'wave2.zsav' (7,606 bytes)", f"Accepted as job {lab.job_id(task)}"):
+        expect(page.get_by_text(told)).to_be_visible()
+    picture("upload-log", 560)
+
+
+def test_log_of_a_deferred_wait(lab, page, picture):
+    job_id = lab.job_id(lab.runs[STUDY].task("append"))
+    page.goto(lab.address(lab.runs[STUDY].task("wait_for_append")))
+    expect(page.get_by_text(f"Waiting for job {job_id}")).to_be_visible()
+    expect(page.get_by_text(f"Job {job_id} is SUCCEEDED")).to_be_visible()
+    picture("wait-log", 680)
+
+
+def test_rendered_templates(lab, page, picture):
+    task = lab.runs[STUDY].task("append")
+    (job,) = [j for j in lab.sandbox.jobs() if j["job_id"] == lab.job_id(task)]
+    page.goto(lab.address(task, "/rendered_templates"))
+    expect(page.get_by_text(job["hash"], exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile("/wave2.zsav$"))).to_be_visible()
+    picture("rendered-templates", 640)
+
+
+def test_mapped_tasks_have_the_names_of_their_files(lab, page, picture):
+    run = lab.runs[MAPPED]
+    page.goto(f"{lab.airflow.url}/dags/{MAPPED}/runs/{run.run_id}/tasks/upload/mapped")
+    for name in ("wave1.zsav", "wave2.zsav"):
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    picture("mapped-tasks", 560)
+
+
+def test_a_failed_task_tells_the_story(lab, page, picture):
+    task = lab.runs[BROKEN].task("append_wave")
+    (job,) = [j for j in lab.sandbox.jobs() if j["filename"] == "wave3.zsav"]
+    page.goto(lab.address(task))
+    first_line = page.locator("summary").filter(has_text="AirflowFailException")
+    for told in ("append of 'wave3.zsav'", job["hash"], job["job_id"], job["transitions"][-1]["message"]):
+        expect(first_line).to_contain_text(told)
+    # The stack trace, which is Airflow's and names this machine's folders.
+    first_line.click()
+    picture("failed-log", 900)
+
+
+def test_an_appended_wave_is_an_event_of_its_databases_asset(lab, page, picture):
+    job_id = lab.job_id(lab.runs[PRODUCER].task("append"))
+    (asset,) = lab.airflow.api.call("GET", "assets", params={"uri_pattern": "datatile://%"})["assets"]
+    page.goto(f"{lab.airflow.url}/assets/{asset['id']}")
+    for told in (PRODUCER, CONSUMER, job_id):
+        expect(page.get_by_text(told).first).to_be_visible()
+    picture("asset", 640)
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"), [(STUDY, "append"), (STUDY, "wait_for_append"), (BROKEN, "append_wave")]
+)
+def test_links_lead_to_the_processing_log_and_to_this_very_job(lab, page, picture, dag_id, task_id):
+    task = lab.runs[dag_id].task(task_id)
+    job_id = lab.job_id(lab.runs[dag_id].task(task_id.removeprefix("wait_for_")))
+    page.goto(lab.address(task, "/details"))
+    addresses = []
+    for name in (DatatileLogLink.name, DatatileJobLink.name):
+        link = page.get_by_role("link", name=name, exact=True)
+        expect(link).to_be_visible()
+        addresses.append(link.get_attribute("href"))
+    if dag_id == BROKEN:
+        picture("links", 560)
+    page.goto(addresses[0])
+    expect(page.get_by_role("heading", name="Processing log")).to_be_visible()
+    page.goto(addresses[1])
+    expect(page.get_by_role("heading", name=f"Job {job_id}")).to_be_visible()
