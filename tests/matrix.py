@@ -149,8 +149,9 @@ def result(report: Path) -> Result | None:
     told = {found.get("name"): found.get("value", "") for found in suite.iter("property")}
     tests, failures, errors, skipped = (int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped"))
     failed = failures + errors
-    left_out = int(told["not for this airflow"]) + skipped
-    return Result(told["airflow"], tests - failed - skipped, failed, left_out, float(suite.get("time", 0)))
+    # A run that was broken off while it collected tells neither.
+    left_out = int(told.get("not for this airflow", 0)) + skipped
+    return Result(told.get("airflow", "?"), tests - failed - skipped, failed, left_out, float(suite.get("time", 0)))
 
 
 if __name__ == "__main__":

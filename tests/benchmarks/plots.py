@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from tests.benchmarks.report import number
 
+#: How many metrics a picture has room for; the table holds them all.
+PANELS = 4
 OURS, PEER, INK = "#0b6e99", "#c3ccd3", "#222b33"
 STYLE = {
     "axes.edgecolor": PEER,
@@ -27,6 +29,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw a result as :class:`tests.benchmarks.report.Report` writes it."""
     found = {(m["case"], m["variant"], m["metric"]): m for m in result["measurements"]}
     cases, variants, metrics = (list(dict.fromkeys(key[i] for key in found)) for i in range(3))
+    metrics = metrics[:PANELS]
+    cases = [case for case in cases if any((case, v, m) in found for v in variants for m in metrics)]
     shown = {case: [v for v in variants if any((case, v, m) in found for m in metrics)] for case in cases}
     heights = [len(shown[case]) + 1.2 for case in cases]
     with rc_context(STYLE):
@@ -41,7 +45,13 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                 if row == 0 and bars:
                     unit = next(iter(bars.values()))["unit"]
                     axes[row][column].annotate(
-                        f"{metric}, {unit}", (0, 1), (0, 22), "axes fraction", "offset points", color=INK, fontsize=10
+                        f"{metric}, {unit}" if unit else metric,
+                        (0, 1),
+                        (0, 22),
+                        "axes fraction",
+                        "offset points",
+                        color=INK,
+                        fontsize=10,
                     )
         run = result["run"]
         figure.suptitle(
@@ -52,8 +62,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             fontweight="bold",
         )
         figure.supxlabel(
-            f"Median of {run['runs']} runs, lines from least to most · {run['cpus']} cores of {run['cpu']}, Python "
-            f"{run['python']}, Linux {run['kernel']} · {run['date'][:10]}",
+            f"Median of {run['runs']} {'run' if run['runs'] == 1 else 'runs'}, lines from least to most · "
+            f"{run['cpus']} cores of {run['cpu']}, Python {run['python']}, Linux {run['kernel']} · {run['date'][:10]}",
             x=0.01,
             ha="left",
             fontsize=7.5,

@@ -24,7 +24,7 @@ KEY = "wave.sav"
 RATE = 60e6
 OURS, PLAIN, DISK = "ours", "s3fs's own file", "download, then upload"
 SLOWER = "the slower link alone"
-#: MiB: a part that is sent, those on their way, one that the store's client puts together; and its own needs.
+#: MiB: the part that is sent, the three on their way, and one more while the store's client puts it together.
 MEMORY = 48
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import JobState
+from datatile_provider.api.contract import Action, JobState, Upload
 from datatile_provider.hooks.ahead import PART
 from datatile_provider.hooks.dataset import dataset_of
 from tests.benchmarks import s3
@@ -75,8 +75,9 @@ def test_object_that_changes_while_it_is_sent(sandbox, store, size):
 
     changed: list[int] = []
     client = DatatileClient(settings_for(sandbox.url))
+    upload = Upload(Action.APPEND, sandbox.add_database(), dataset.name, dataset.size)
     with pytest.raises(errors.DatasetChanged, match=r"wave 1\.csv"):
-        client.upload(upload_of(dataset), dataset, on_progress=change)
+        client.upload(upload, dataset, on_progress=change)
     assert sandbox.uploads() == []
 
 
@@ -84,8 +85,9 @@ def test_object_that_becomes_shorter_while_it_is_sent(sandbox, store):
     put(store, bytes(5 * PART))
     dataset = dataset_of(URI)
     client = DatatileClient(settings_for(sandbox.url))
-    with pytest.raises(errors.DatatileError, match=r"wave 1\.csv"):
-        client.upload(upload_of(dataset), dataset, on_progress=lambda sent, total: put(store, bytes(10)))
+    upload = Upload(Action.APPEND, sandbox.add_database(), dataset.name, dataset.size)
+    with pytest.raises(errors.DatasetUnreadable, match=r"wave 1\.csv"):
+        client.upload(upload, dataset, on_progress=lambda sent, total: put(store, bytes(10)))
     assert sandbox.uploads() == []
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any
 
 from tests.support.versions import AIRFLOW
 
 
 def mend_dag_test() -> None:
-    """Let a task start quickly, and a rescheduled one read what only another process would read right."""
+    """Let a task start quickly and surely, and a rescheduled one read what only another process would read right."""
     if AIRFLOW.release[:2] in ((3, 0), (3, 1), (3, 2)):
         from airflow.sdk.execution_time import supervisor
 
-        # Each start of a task would make an API server anew, in three seconds.
-        supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
+        make = supervisor.in_process_api_server
+
+        @functools.cache
+        def in_process_api_server() -> Any:
+            # Each start of a task would make an API server anew, in three seconds, and not wait until it is up.
+            server = make()
+            assert server.transport
+            deadline = time.monotonic() + 20
+            while not hasattr(server.app.state, "svcs_registry") and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return server
+
+        supervisor.in_process_api_server = in_process_api_server
     if AIRFLOW.release[:2] == (3, 0):
         from airflow.sdk.api.client import TaskInstanceOperations
         from airflow.sdk.execution_time.comms import TaskRescheduleStartDate

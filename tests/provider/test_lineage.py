@@ -43,9 +43,14 @@ with DAG({dag_id!r}, schedule=None) as dag:
     in_worker >> create >> wait >> broken >> refused >> returned() >> by_hook()
 
 if __name__ == "__main__":
+    from tests.provider.older_airflow import mend_dag_test
+
+    mend_dag_test()
     dag.test()
 """
 
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -69,6 +74,7 @@ def told(dag_folder, tmp_path_factory):
         transport = {"type": "file", "log_file_path": str(events), "append": True}
         environment = {
             **os.environ,
+            "PYTHONPATH": str(ROOT),
             "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             # A fork, as else, can't ask the Airflow that `dag.test()` runs in a thread.
