@@ -23,10 +23,14 @@ def added(*modules: str) -> dict[str, float]:
     """Import modules, and return how many came with them and how long it took."""
     from airflow.sdk import DAG, BaseOperator  # noqa: F401
 
-    before, start = len(sys.modules), time.perf_counter()
+    before, cpu, start = len(sys.modules), time.process_time(), time.perf_counter()
     for module in modules:
         importlib.import_module(module)
-    return {"milliseconds": (time.perf_counter() - start) * 1e3, "modules": len(sys.modules) - before}
+    return {
+        "modules": len(sys.modules) - before,
+        "time": (time.perf_counter() - start) * 1e3,
+        "processor": (time.process_time() - cpu) * 1e3,
+    }
 
 
 def main() -> None:
@@ -39,8 +43,8 @@ def main() -> None:
             for variant, modules in VARIANTS.items():
                 found = fresh.call(f"{__spec__.name}:added", *modules, env={"AIRFLOW_HOME": directory})
                 if run:
-                    milliseconds, count = found["milliseconds"], found["modules"]
-                    result.add(CASE, variant, modules=(count, "modules"), time=(milliseconds, "ms"))
+                    units = {"modules": "modules", "time": "ms", "processor": "ms"}
+                    result.add(CASE, variant, **{metric: (found[metric], unit) for metric, unit in units.items()})
     result.limit(CASE, "modules", OURS, under=30)
     result.limit(CASE, "time", OURS, under=30)
     for peer in (p for p in VARIANTS if p != OURS):

@@ -62,7 +62,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             fontweight="bold",
         )
         figure.supxlabel(
-            f"Median of {run['runs']} {'run' if run['runs'] == 1 else 'runs'}, lines from least to most · "
+            f"Median of {_runs(result)}, lines from least to most · "
             f"{run['cpus']} cores of {run['cpu']}, Python {run['python']}, Linux {run['kernel']} · {run['date'][:10]}",
             x=0.01,
             ha="left",
@@ -70,6 +70,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             color="#66727c",
         )
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+
+
+def _runs(result: Mapping[str, Any]) -> str:
+    counts = sorted({len(m["values"]) for m in result["measurements"]})
+    return f"{' or '.join(map(str, counts))} run{'s' if counts[-1] > 1 else ''}"
 
 
 def _panel(axis: Any, variants: list[str], bars: Mapping[str, Mapping[str, Any]], *, labelled: bool) -> None:

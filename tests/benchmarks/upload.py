@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import ssl
 import subprocess
@@ -134,22 +135,30 @@ def main() -> None:
     with TemporaryDirectory() as directory, ExitStack() as stack:
         certificates = Certificates.make(Path(directory))
         plain, secure = stack.enter_context(sink()), stack.enter_context(sink(certificates))
-        for scheme, url, ca in (("http", plain, ""), ("https", secure, str(certificates.authority))):
-            for mib in sizes:
+        servers = (("http", plain, ""), ("https", secure, str(certificates.authority)))
+        for mib in sizes:
+            path = _file(Path(directory), mib)
+            for scheme, url, ca in servers:
                 case = f"{scheme}, {f'{mib // 1024} GiB' if mib >= 1024 else f'{mib} MiB'}"
-                path = _file(Path(directory), mib * MIB)
                 for _ in range(1 if mib > 1024 else chosen.runs):
                     _run(result, case, url, path, ca)
                 _compare(result, case)
     result.note("The file is in the page cache, and client and server share the processors.")
     result.note("Memory is the peak over the interpreter with its libraries imported; for curl it is all of it.")
+    result.note("Times are without the start of curl or of the interpreter; curl's processor time is with its start.")
+    if max(sizes) > 1024:
+        result.note("The largest file is sent once by each, so its ratios have no spread.")
     result.finish()
 
 
-def _file(directory: Path, size: int) -> Path:
+def _file(directory: Path, mib: int) -> Path:
     path = directory / "wave.sav"
+    block = os.urandom(MIB)
     with path.open("wb") as file:
-        file.truncate(size)
+        for _ in range(mib):
+            file.write(block)
+        # Else it is written to the disk while the first variants are measured.
+        os.fsync(file.fileno())
     with path.open("rb") as file:
         while file.read(MIB):
             pass

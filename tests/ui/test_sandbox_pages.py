@@ -22,7 +22,7 @@ def test_processing_log_leads_to_the_jobs(lab, page, picture):
     job_id = lab.job_id(lab.runs[STUDY].task("create"))
     page.goto(f"{lab.sandbox.url}/processing-log")
     expect(page.get_by_text("failed", exact=True)).to_have_count(1)
-    picture("sandbox-processing-log", 520)
+    picture("sandbox-processing-log", 580)
     page.get_by_role("link", name=job_id[:8]).click()
     expect(page.get_by_role("heading", name=f"Job {job_id}")).to_be_visible()
     expect(page.get_by_text(f"Surveys {lab.sandbox.folder}")).to_be_visible()

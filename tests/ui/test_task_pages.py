@@ -94,11 +94,12 @@ def test_a_failed_task_tells_the_story(lab, page, picture):
 
 
 def test_an_appended_wave_is_an_event_of_its_databases_asset(lab, page, picture):
-    job_id = lab.job_id(lab.runs[PRODUCER].task("append"))
-    (asset,) = lab.airflow.api.call("GET", "assets", params={"uri_pattern": "datatile://%"})["assets"]
-    page.goto(f"{lab.airflow.url}/assets/{asset['id']}")
-    for told in (PRODUCER, CONSUMER, job_id):
-        expect(page.get_by_text(told).first).to_be_visible()
+    (event,) = lab.airflow.api.call("GET", "assets/events")["asset_events"]
+    assert event["extra"]["job_id"] == lab.job_id(lab.runs[PRODUCER].task("append"))
+    page.goto(f"{lab.airflow.url}/assets/{event['asset_id']}")
+    for dag_id in (PRODUCER, CONSUMER):
+        run_id = lab.runs[dag_id].run_id
+        expect(page.locator(f"a[href*='/dags/{dag_id}/runs/{run_id}']").filter(has_text=dag_id)).to_be_visible()
     picture("asset", 640)
 
 
