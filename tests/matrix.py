@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".matrix"
 DOCS = ROOT / "docs" / "compatibility.md"
 #: What stands above the table in the docs; below it there is nothing.
-HEADING = "## What was tested\n\n`make test-matrix` runs the tests on each version, and writes its table here when all pass.\n\n"
+HEADING = "## What was tested\n\n`make test-matrix` tests each version, and writes its table here when all pass.\n\n"
 #: The Python that each Airflow is tested with: together, all that the package supports.
 PYTHONS = {"2.11": "3.10", "3.0": "3.11", "3.1": "3.12", "3.2": "3.13", "3.3": "3.13"}
 #: Where the tracking study is run by real processes too.
