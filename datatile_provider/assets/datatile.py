@@ -127,8 +127,7 @@ def collect_lineage(hook: DatatileHook, server: contract.Server, upload: contrac
 
         collector: Any = get_hook_lineage_collector()  # type: ignore[no-untyped-call]  # Airflow's own
         read = file_uri(dataset)
-        # What is in a store has been collected by Airflow's own paths, as it was read.
-        if read.startswith("file:"):
+        if read:
             collector.add_input_asset(context=hook, uri=read)
         # A new database has no hash yet.
         if upload.action is not contract.Action.CREATE:

@@ -41,6 +41,8 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
     custom_operator_name = "@task.datatile_upload"
     overwrite_rtif_after_execution = True
+    # Airflow 3.0 asks every such task for it, once the file is sent, and its tasks have none.
+    xcom_push = getattr(DecoratedOperator, "xcom_push", None)
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
         told = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"

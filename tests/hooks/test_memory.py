@@ -48,6 +48,7 @@ def memory(name):
 given = json.loads(sys.argv[1])
 file = ObjectStoragePath(given["file"]) if given["stored"] else given["file"]
 hook = DatatileHook()
+hook.get_conn()
 with open("/proc/self/clear_refs", "w") as reset:
     reset.write("5")
 idle = memory("VmRSS")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import logging
 import time
 from typing import Any
 
@@ -28,6 +30,8 @@ def mend_dag_test() -> None:
 
         supervisor.in_process_api_server = in_process_api_server
     if AIRFLOW.release[:2] == (3, 0):
+        # Where there is none, it adds one that prints all once more, to the standard output of the first test.
+        logging.getLogger("airflow.task").addHandler(logging.StreamHandler(io.StringIO()))
         from airflow.sdk.api.client import TaskInstanceOperations
         from airflow.sdk.execution_time.comms import TaskRescheduleStartDate
 
