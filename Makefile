@@ -95,8 +95,8 @@ constraints: $(READY)
 		--python-version 3.10 --extra sandbox --group dev --group docs --no-header --no-annotate pyproject.toml -; } \
 		>$(CONSTRAINTS).new
 	mv $(CONSTRAINTS).new $(CONSTRAINTS)
-	@# Airflow 3.0 and 3.2 take any FastAPI, and 3.0 any universal-pathlib, and break with later ones.
-	set -e; for wanted in '2.11' '3.0 fastapi<0.118 universal-pathlib<0.3' '3.1' '3.2 fastapi<0.137'; do \
+	@# Airflow 3.0 and 3.2 take any FastAPI, and 3.0 any PyJWT and universal-pathlib, and break with later ones.
+	set -e; for wanted in '2.11' '3.0 fastapi<0.118 pyjwt<2.11 universal-pathlib<0.3' '3.1' '3.2 fastapi<0.137'; do \
 		set -- $$wanted; version=$$1; shift; file=constraints/airflow-$$version.txt; \
 		{ echo '# Remade by: make constraints'; \
 		printf '%s\n' "apache-airflow~=$$version.0" "$$@" editables uv | $(BIN)/uv pip compile --quiet --universal \

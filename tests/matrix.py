@@ -19,12 +19,15 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".matrix"
 DOCS = ROOT / "docs" / "compatibility.md"
 #: What stands above the table in the docs; below it there is nothing.
-HEADING = "## What was tested\n\n`make test-matrix` tests each version, and writes its table here when all pass.\n\n"
+HEADING = "## What was tested\n\n`make test-matrix` tests each version, and writes its table here when all pass."
 #: The Python that each Airflow is tested with: together, all that the package supports.
 PYTHONS = {"2.11": "3.10", "3.0": "3.11", "3.1": "3.12", "3.2": "3.13", "3.3": "3.13"}
 #: Where the tracking study is run by real processes too.
 STUDIED = ("2.11", "3.3")
-RUNS = {"tests": ("-m", "not system and not ui and not bench"), "study": ("tests/system/test_tracking_study.py",)}
+RUNS = {
+    "tests": ("-m", "not system and not ui and not bench"),
+    "study": ("tests/system/test_tracking_study.py", "tests/system/test_airflow2.py"),
+}
 #: Seconds that one run of pytest may take.
 LIMIT = 1200.0
 HEADS = ("Airflow", "Python", "passed", "failed", "about other versions", "tracking study", "seconds")
@@ -61,7 +64,7 @@ def main(versions: list[str]) -> int:
     green = {version for version in PYTHONS if all(found and not found.failed for found in results(version))}
     if green == set(PYTHONS):
         before = DOCS.read_text("utf-8").partition(HEADING)[0]
-        DOCS.write_text(f"{before}{HEADING}{table}\n", "utf-8")
+        DOCS.write_text(f"{before}{HEADING}\n\n{table}\n", "utf-8")
     return 0 if green >= set(versions or PYTHONS) else 1
 
 

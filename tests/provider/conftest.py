@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import DAG
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.older_airflow import mend_dag_test
+from tests.provider.older_airflow import mend_dag_test, task_log
 from tests.provider.scripted_server import ACCEPTED, TOKEN, ScriptedServer
 from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, Outcome, Witness, add_tasks
 from tests.support.versions import AIRFLOW
@@ -66,9 +66,7 @@ def run_dag(
         caplog.clear()
         instances = sorted(dag.test().get_task_instances(), key=lambda ti: ti.map_index)
         # Airflow 2 prints to where standard output was when it was imported.
-        log = caplog.text if AIRFLOW.major == 2 else "".join(capsys.readouterr())
-        # Airflow 3.0 prints how it tells itself what to mask; not in a task's log, and not when its level is INFO.
-        log = "\n".join(line for line in log.splitlines() if "msg=MaskSecret(" not in line)
+        log = caplog.text if AIRFLOW.major == 2 else task_log("".join(capsys.readouterr()))
         outcomes: dict[str, list[Outcome]] = {}
         for ti in instances:
             key = ti.task_id, ti.map_index

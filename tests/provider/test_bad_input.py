@@ -109,8 +109,8 @@ def test_job_ids(run_each, script, job_id):
         ({"host": "ftp://datatile.example"}, ["no server's address"]),
         ({"host": "http://datatile.example"}, ["unencrypted", "datatile.example", "allow_http"]),
         ({"host": "datatile.example", "schema": "http"}, ["unencrypted", "datatile.example", "allow_http"]),
-        ({"extra": "{not JSON"}, ["extra", "not JSON"]),
-        ({"extra": "[1, 2]"}, ["extra", "not a JSON object"]),
+        pytest.param({"extra": "{not JSON"}, ["extra", "not JSON"], marks=pytest.mark.needs_airflow("!=3.0.*")),
+        pytest.param({"extra": "[1, 2]"}, ["extra", "not a JSON object"], marks=pytest.mark.needs_airflow("!=3.0.*")),
         ({"extra": {"timeout": "soon"}}, ["'timeout'", "number of seconds"]),
         ({"extra": {"verify": "/no/such/bundle.pem"}}, ["'verify'", "CA bundle"]),
         ({"extra": {"max_upload_bytes": -1}}, ["'max_upload_bytes'", "over 0"]),
@@ -124,6 +124,15 @@ def test_connections(everything_with, fields, texts):
     server, outcomes = everything_with(**fields)
     for outcome in outcomes.values():
         outcome.assert_failed(AirflowFailException, "datatile_default", *texts)
+    assert server.connections == 0
+
+
+@pytest.mark.needs_airflow("==3.0.*")
+@pytest.mark.parametrize("extra", ["{not JSON", "[1, 2]"])
+def test_airflow_3_0_does_not_find_a_connection_whose_extra_is_no_object(everything_with, extra):
+    server, outcomes = everything_with(extra=extra)
+    for outcome in outcomes.values():
+        assert (outcome.state, {type(error) for error in outcome.errors}) == ("failed", {AirflowNotFoundException})
     assert server.connections == 0
 
 

@@ -69,6 +69,8 @@ def test_the_function_is_called_once_when_the_task_waits_for_its_turn(run_functi
     assert calls == [1]
 
 
+# The `dag.test()` of 3.0 fails what it is to retry, when the rendered fields are told once more.
+@pytest.mark.needs_airflow("!=3.0.*")
 def test_the_function_is_called_again_on_a_retry(run_function, sandbox, survey):
     calls = []
 

@@ -18,7 +18,7 @@ WAVES = {"create": "wave1.zsav", "append": "wave2.zsav", "reload": "whole.zsav"}
 @pytest.fixture(scope="module")
 def sandbox():
     # Longer than it takes to start the sensor. Airflow 2 runs one task at a time here, and reads its DAG file first.
-    with Sandbox(processing_seconds=3 if AIRFLOW.major > 2 else 10) as running:
+    with Sandbox(processing_seconds=3 if AIRFLOW.major > 2 else 15) as running:
         yield running
 
 
