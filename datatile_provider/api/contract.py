@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from types import MappingProxyType
@@ -133,6 +133,12 @@ class Server:
         return f"{self.url}/{path.replace('{job_id}', quote(job_id, safe=''))}"
 
 
+_ENDED_BY: Mapping[type, JobState] = {
+    errors.JobFailed: JobState.FAILED,
+    errors.JobCancelled: JobState.CANCELLED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """
@@ -150,6 +156,11 @@ class Job:
     status: str = ""
     message: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def ended_by(self, error: errors.DatatileError) -> Job:
+        """Return the job as the error that ended a wait for it tells of it."""
+        state = _ENDED_BY.get(type(error))
+        return replace(self, state=state, message=error.said) if state else self
 
     @property
     def rows(self) -> int | None:

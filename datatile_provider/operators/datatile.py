@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -334,9 +333,7 @@ class DatatileUploadOperator(BaseOperator):
         return job.id
 
     def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:
-        if self._job and isinstance(error, (errors.JobFailed, errors.JobCancelled)):
-            state = JobState.FAILED if isinstance(error, errors.JobFailed) else JobState.CANCELLED
-            self._job = replace(self._job, state=state, message=error.said)
+        self._job = self._job and self._job.ended_by(error)
         # A job's error names the job alone.
         file = str(self.dataset).rpartition("/")[2]
         error.what = f"{self.action} of {file!r} to {self.target_hash}: {error.what}"

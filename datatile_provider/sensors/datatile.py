@@ -205,6 +205,7 @@ class DatatileJobSensor(BaseSensorOperator):
                 store.set(_STATUS, status)
 
     def _airflow_error(self, error: errors.DatatileError) -> BaseException:
+        self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
         if self.soft_fail or self.never_fail:
             # Airflow would only tell that it skips, not why.
             self.log.error("%s", error)

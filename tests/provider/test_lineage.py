@@ -28,6 +28,12 @@ with DAG({dag_id!r}, schedule=None) as dag:
     broken = DatatileUploadOperator(
         task_id="broken", action="reload", target_hash={database!r}, wait_for_completion=True,
         **{{**upload, "dataset": {broken!r}}})
+    unfit = DatatileUploadOperator(
+        task_id="unfit", action="reload", target_hash={database!r}, **{{**upload, "dataset": {broken!r}}})
+    waits = [
+        DatatileJobSensor(task_id=name, job_id=unfit.output, poke_interval=0.05, trigger_rule="all_done", **how)
+        for name, how in [("poke", {{}}), ("reschedule", {{"mode": "reschedule"}}), ("defer", {{"deferrable": True}})]
+    ]
     refused = DatatileUploadOperator(task_id="refused", action="reload", target_hash="f00d", **upload)
 
     @task.datatile_upload(action="append", target_hash={database!r}, wait_for_completion=True, deferrable=True,
@@ -40,7 +46,7 @@ with DAG({dag_id!r}, schedule=None) as dag:
         hook = DatatileHook()
         hook.wait_for_job(hook.upload("reload", {database!r}, {dataset!r}).id, poll_interval=0.05)
 
-    in_worker >> create >> wait >> broken >> refused >> returned() >> by_hook()
+    in_worker >> create >> wait >> broken >> unfit >> waits >> refused >> returned() >> by_hook()
 
 if __name__ == "__main__":
     from tests.provider.older_airflow import mend_dag_test
@@ -144,6 +150,15 @@ def test_a_job_that_failed(told):
     assert "outputFacets" not in event["outputs"][0] or not event["outputs"][0]["outputFacets"]
     facet = event["run"]["facets"]["datatile_job"]
     assert (facet["state"], jobs[facet["jobId"]]["state"]) == ("FAILED", "FAILED")
+
+
+@pytest.mark.parametrize("task_id", ["poke", "reschedule", "defer"])
+def test_the_wait_for_a_job_that_failed(told, task_id):
+    events, jobs, _ = told
+    event = events[task_id]
+    facet = event["run"]["facets"]["datatile_job"]
+    assert facet["jobId"] == events["unfit"]["run"]["facets"]["datatile_job"]["jobId"]
+    assert (event["eventType"], facet["state"], jobs[facet["jobId"]]["state"]) == ("FAIL", "FAILED", "FAILED")
 
 
 def test_an_upload_that_was_refused_has_no_job(told):

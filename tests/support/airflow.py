@@ -186,6 +186,9 @@ def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "CORE__FERNET_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        # SQLite has one writer at a time: on a busy machine, five seconds are too short to wait for one's turn.
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=20",
+        "API__EXPOSE_STACKTRACE": "True",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(port),
         "API__BASE_URL": f"http://127.0.0.1:{port}",

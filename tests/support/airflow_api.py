@@ -84,7 +84,11 @@ class AirflowApi:
 
         :raises requests.HTTPError: the answer is an error; the message holds its text.
         """
-        answer = self._http.request(method, f"{self.url}/{self.ROOT}/{path}", timeout=timeout, **request)
+        for _ in range(3):
+            answer = self._http.request(method, f"{self.url}/{self.ROOT}/{path}", timeout=timeout, **request)
+            # All was rolled back, most likely as SQLite's one writer was somebody else.
+            if answer.status_code != 500 or "Database error" not in answer.text:
+                break
         if not answer.ok:
             raise requests.HTTPError(
                 f"{method} {path} was answered {answer.status_code}: {answer.text[:2000]}", response=answer
