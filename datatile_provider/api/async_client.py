@@ -13,12 +13,11 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
 import certifi
-from requests.utils import get_environ_proxies, select_proxy
 from yarl import URL
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer
-from datatile_provider.api.client import CONNECT_TIMEOUT, advice_about, reason, untrusted
+from datatile_provider.api.client import CONNECT_TIMEOUT, advice_about, proxy_of, reason, untrusted, way_to
 from datatile_provider.api.contract import Job
 from datatile_provider.api.settings import Settings, trusting
 
@@ -66,7 +65,7 @@ class AsyncDatatileClient:
     def __init__(self, settings: Settings, shared: _Shared) -> None:
         self._settings = settings
         self._shared = shared
-        self._proxy = _proxy(settings)
+        self._proxy = proxy_of(settings)
         self._look: _Look | None = None
         #: Seconds since another wait got the answer that :meth:`get_job` gave last; zero when it was asked for anew.
         self.age = 0.0
@@ -122,10 +121,11 @@ class AsyncDatatileClient:
                 ).without(settings.token)
         # aiohttp raises ValueError and zlib's errors for some broken answers, and OSError for some connections.
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as e:
-            what = f"The question for job {job_id} did not get through to {server.url}: {reason(e, settings.token)}"
+            what = f"The question for job {job_id} did not get through to {way_to(settings)}"
+            what = f"{what}: {reason(e, settings.token)}"
             if isinstance(e, aiohttp.ClientConnectorCertificateError):
                 raise untrusted(what) from e
-            raise errors.Passing(what, advice=advice_about(e)) from e
+            raise errors.Passing(what, advice=advice_about(e, settings)) from e
         return contract.read_job(server, job_id, answer)
 
 
@@ -168,8 +168,3 @@ def _ssl_context(verify: bool | str) -> ssl.SSLContext:
 
 def _environment_bundle() -> str | None:
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-
-
-def _proxy(settings: Settings) -> str | None:
-    url = settings.server.url
-    return select_proxy(url, {**get_environ_proxies(url), **settings.proxies})

@@ -12,9 +12,11 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
+from urllib3.util import parse_url
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer, without
@@ -141,15 +143,31 @@ class DatatileClient:
                 ).without(settings.token)
 
     def _failure(self, error: OSError, what: str, note: str = "") -> errors.DatatileError:
-        what = f"{what} to {self._settings.server.url}: {reason(error, self._settings.token)}{note}"
+        what = f"{what} to {way_to(self._settings)}: {reason(error, self._settings.token)}{note}"
         if _certificate_error(error):
             return untrusted(what)
-        return errors.Passing(what, advice=advice_about(error))
+        return errors.Passing(what, advice=advice_about(error, self._settings))
 
 
-def advice_about(error: BaseException) -> str:
+def proxy_of(settings: Settings) -> str | None:
+    """Return the URL of the proxy on the way to a server: the connection's, or the environment's."""
+    url = settings.server.url
+    found = select_proxy(url, {**get_environ_proxies(url), **settings.proxies})
+    # The stubs of requests leave this one untyped.
+    return str(prepend_scheme_if_needed(found, "http")) if found else None  # type: ignore[no-untyped-call]
+
+
+def way_to(settings: Settings) -> str:
+    """Return the address of a server, and of the proxy on the way to it, without what the proxy is told of the user."""
+    proxy = proxy_of(settings)
+    return settings.server.url + (f" by the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
+
+
+def advice_about(error: BaseException, settings: Settings) -> str:
     """Return what to check when a server can't be reached or understood; nothing when it may just be away."""
     chain = list(_chain(error))
+    if any(isinstance(e, (socket.gaierror, ConnectionRefusedError)) for e in chain) and proxy_of(settings):
+        return "Check the proxy: proxies in the connection's extra, or in the environment HTTP_PROXY and HTTPS_PROXY."
     if any(isinstance(e, socket.gaierror) for e in chain):
         return "Check the connection's host: its name leads nowhere."
     if any(isinstance(e, ConnectionRefusedError) for e in chain):

@@ -258,11 +258,12 @@ async def test_tunnel_through_a_proxy(certificates):
 
 @pytest.mark.parametrize("proxies", [{}, {"https": "http://127.0.0.1:1"}], ids=["none given", "another scheme's given"])
 @pytest.mark.parametrize("excepted", ["", "datatile.invalid"])
-async def test_proxy_of_the_environment(monkeypatch, proxies, excepted):
+@pytest.mark.parametrize("scheme", ["http://", ""])
+async def test_proxy_of_the_environment(monkeypatch, proxies, excepted, scheme):
     """Both clients go the same way."""
     proxy = Proxy()
     with RawServer(proxy) as server:
-        monkeypatch.setenv("http_proxy", server.url)
+        monkeypatch.setenv("http_proxy", scheme + server.address)
         monkeypatch.setenv("no_proxy", excepted)
         settings = settings_for("http://datatile.invalid", proxies=proxies)
         for call in (
@@ -352,11 +353,24 @@ async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
         assert server.connections == 1
 
 
+async def failures_of_both(url: str, **given: object) -> list[errors.DatatileError]:
+    with pytest.raises(errors.Passing) as caught:
+        DatatileClient(settings_for(url, **given)).get_job("7")
+    return [caught.value, await failure(url, **given)]
+
+
+@pytest.mark.parametrize("proxy", ["http://user:pa55w0rd@127.0.0.1:1", "http://nowhere.invalid:1"])
+async def test_a_proxy_that_can_not_be_reached_is_named_without_its_password(proxy):
+    for error in await failures_of_both("https://datatile.invalid", proxies={"https": proxy}):
+        named = proxy.replace("user:pa55w0rd@", "")
+        assert f"did not get through to https://datatile.invalid by the proxy {named}: " in str(error)
+        assert "Check the proxy: proxies in the connection's extra" in error.advice
+        assert "pa55w0rd" not in repr(error) + str(error)
+
+
 async def test_what_to_check_when_nothing_gets_through(monkeypatch):
     async def said_by_both(url: str) -> set[str]:
-        with pytest.raises(errors.Passing) as caught:
-            DatatileClient(settings_for(url)).get_job("7")
-        return {str(caught.value.advice), str((await failure(url)).advice)}
+        return {found.advice for found in await failures_of_both(url)}
 
     # The environment's proxy would be asked for such a name.
     monkeypatch.setenv("NO_PROXY", "*")

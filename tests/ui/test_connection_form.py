@@ -17,7 +17,7 @@ from datatile_provider.api.settings import Settings
 from datatile_provider.hooks.form import OPTIONS
 from tests.ui.conftest import Lab
 
-pytestmark = [pytest.mark.ui, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow(">=3.3")]
 
 EXTRA_FIELDS = re.compile("^Extra Fields$")
 # What is typed into the fields of the extra, and what the hook makes of it.

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from tests.support.demo import STUDY
 from tests.ui.conftest import BROKEN
 
-pytestmark = [pytest.mark.ui, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow(">=3.3")]
 
 
 def test_drive(lab, page, picture):

@@ -11,7 +11,7 @@ from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
 from tests.support.demo import STUDY
 from tests.ui.conftest import BROKEN, CONSUMER, MAPPED, PRODUCER
 
-pytestmark = [pytest.mark.ui, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(240), pytest.mark.needs_airflow(">=3.3")]
 
 TASKS = ["create", "wait_for_create", "append", "wait_for_append", "reload", "wait_for_reload"]
 
