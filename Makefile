@@ -14,7 +14,7 @@ BENCHMARKS := upload store waits airflow_waits imports
 export UV_SYSTEM_CERTS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test test-ui test-matrix test-system test-bench bench lint docs dist constraints clean
+.PHONY: help demo ui test test-ui chromium test-matrix test-system test-bench bench lint docs dist constraints clean
 
 help:
 	@echo "make demo         run the tracking study in a real Airflow against the sandbox, and print what came of it"
@@ -40,14 +40,16 @@ ui: $(READY)
 test: lint
 	$(BIN)/python -m pytest -m "not system and not ui and not bench"
 
-test-ui: $(READY)
+test-ui: $(READY) chromium
+	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m ui
+
+chromium:
 	@command -v chromium >/dev/null || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	} || { echo "Chromium is needed: install it, so that 'chromium' is on the PATH."; exit 1; }
-	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m ui
 
-test-matrix: $(READY)
+test-matrix: $(READY) chromium
 	$(BIN)/python -m tests.matrix $(AIRFLOW)
 
 test-system: $(READY)

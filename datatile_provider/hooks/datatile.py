@@ -68,9 +68,14 @@ class DatatileHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return which fields the connection form shows, and how, for Airflow before 3.2."""
+        from airflow import __version__
+
         from datatile_provider.hooks.form import HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
 
-        return {"hidden_fields": HIDDEN_FIELDS, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
+        # The script of Airflow 2's form breaks at a click on "Test" when it has no editor for the extra.
+        shown = {"extra"} if __version__.startswith("2.") else set()
+        hidden = [name for name in HIDDEN_FIELDS if name not in shown]
+        return {"hidden_fields": hidden, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
 
     def get_conn(self) -> Settings:
         """

@@ -113,7 +113,7 @@ def test_airflow_2_shows_the_form():
     assert {name.removeprefix("extra__datatile__"): field.args[0] for name, field in widgets.items()} == {
         name: option["label"] for name, option in OPTIONS.items()
     }
-    assert manager.field_behaviours["datatile"]["hidden_fields"] == ["login", "extra"]
+    assert manager.field_behaviours["datatile"]["hidden_fields"] == ["login"]
     assert "Profile page" in manager.field_behaviours["datatile"]["placeholders"]["password"]
 
 

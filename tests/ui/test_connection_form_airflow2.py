@@ -1,0 +1,69 @@
+"""The connection form of Airflow 2, which comes from the hook's methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from datatile_provider.hooks.form import OPTIONS
+from datatile_provider.sandbox import Sandbox
+from tests.support.airflow import RealAirflow
+from tests.ui.test_connection_form import MEANT, TOKEN, TYPED, meant
+
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow("<3")]
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory) -> Iterator[RealAirflow]:
+    home, dags = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")
+    with RealAirflow(dags, home=home, env={"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}) as running:
+        yield running
+
+
+@pytest.fixture
+def form(airflow: RealAirflow, page: Page) -> Page:
+    page.goto(f"{airflow.url}/connection/add")
+    page.locator("#conn_type").select_option("datatile", force=True)
+    return page
+
+
+def fill(form: Page, **values: object) -> None:
+    for name, value in values.items():
+        form.locator(f"[name={name}]").fill(str(value))
+
+
+def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
+    for label in ("Server", "API token", "Protocol", "Port", *(option["label"] for option in OPTIONS.values())):
+        expect(form.get_by_text(label, exact=True)).to_be_visible()
+    for option in OPTIONS.values():
+        expect(form.get_by_text(option["description"], exact=True)).to_be_visible()
+    expect(form.locator("[name=host]")).to_have_attribute("placeholder", "datatile.example.com")
+    expect(form.locator("[name=password]")).to_have_attribute("type", "password")
+    expect(form.locator("[name=login]")).to_be_hidden()
+    fill(form, conn_id="datatile_default", host="datatile.example.com", password=TOKEN)
+    picture("connection-form-airflow-2", 1900)
+
+
+def test_every_field_reaches_the_hook(form, airflow, tmp_path):
+    fill(form, conn_id="datatile_all", host="datatile.example.com", port=8080, schema="http", password=TOKEN)
+    fill(form, **{f"extra__datatile__{name}": value for name, value in TYPED.items()})
+    form.locator("[name=extra__datatile__allow_http]").check()
+    form.get_by_role("button", name="Save").click()
+    expect(form.get_by_text("Added Row")).to_be_visible()
+    file = tmp_path / "connections.json"
+    airflow.run_cli("connections", "export", str(file), "--file-format", "json")
+    assert meant(json.loads(file.read_text())["datatile_all"]) == MEANT
+
+
+@pytest.mark.parametrize(("token", "answer"), [(None, "accepts the token"), (TOKEN, "the token is not valid (401)")])
+def test_the_test_of_a_connection_says_what_it_found(form, token, answer):
+    with Sandbox() as sandbox:
+        parts = urlsplit(sandbox.url)
+        fill(form, conn_id="datatile_tested", host=parts.hostname, port=parts.port, schema=parts.scheme)
+        fill(form, password=token or sandbox.token)
+        form.get_by_role("button", name="Test").click()
+        expect(form.get_by_text(answer)).to_be_visible()
