@@ -41,9 +41,12 @@ class DatatileJobLink(_PushedLink):
 
 
 def addresses(server: Server, job_id: str = "") -> dict[str, str]:
-    """Return the links' addresses, as far as they are known, by the key of their XCom."""
-    found = {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
-    return {key: url for key, url in found.items() if url}
+    """
+    Return the links' addresses by the key of their XCom.
+
+    One that is not known is ``""``: Airflow asks for each at the task's end, and where there is none it logs an error.
+    """
+    return {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
 
 
 def push_links(context: Context, log: Any, server: Server, job_id: str = "") -> None:

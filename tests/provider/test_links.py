@@ -68,8 +68,9 @@ def test_links_of_a_wait(links_of, start, survey):
 def test_without_an_address_there_is_only_the_servers_own(links_of, script, survey):
     server = script()
     upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
-    ((log_url, job_url, _),) = links_of(DatatileUploadOperator, {"upload": {}}, **upload)
+    ((log_url, job_url, outcome),) = links_of(DatatileUploadOperator, {"upload": {}}, **upload)
     assert (log_url, job_url) == (f"{server.url}/", "")
+    assert "XCom not found" not in outcome.log
 
 
 @pytest.mark.parametrize("link", [DatatileLogLink(), DatatileJobLink()])
