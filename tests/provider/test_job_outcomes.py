@@ -100,17 +100,17 @@ def test_a_token_that_is_refused(wait, script, before):
 
 @pytest.mark.parametrize("unfailing", ["soft_fail", "never_fail"])
 @pytest.mark.parametrize(
-    ("answers", "why"),
+    ("answers", "timeout", "why"),
     [
-        ([(200, {"status": "failed", "message": "q7 is missing"})], "q7 is missing"),
-        ([RUNNING, (200, {"status": "failed", "message": "q7 is missing"})], "q7 is missing"),
-        ([RUNNING], "was not finished within"),
-        ([RUNNING, (401, {"error": "Stale"})], "the token is not valid"),
+        ([(200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
+        ([RUNNING, (200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
+        ([RUNNING], 0.4, "was not finished within"),
+        ([RUNNING, (401, {"error": "Stale"})], 20, "the token is not valid"),
     ],
 )
-def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, answers, why, unfailing):
+def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, answers, timeout, why, unfailing):
     script(*answers)
-    options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": 0.4, unfailing: True}
+    options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": timeout, unfailing: True}
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, **options)
     assert {(o.state, o.tries, o.result) for o in outcomes.values()} == {("skipped", 1, None)}
     for mode in SENSOR_MODES:
