@@ -56,7 +56,7 @@ test-system: $(READY)
 	$(BIN)/python -m pytest -m system
 
 test-bench: $(BENCH_READY)
-	$(BENCH)/bin/python -m pytest -m bench
+	$(BENCH)/bin/python -m pytest -m bench tests/benchmarks tests/hooks
 
 bench: $(BENCH_READY)
 	set -e; for name in $(BENCHMARKS); do $(BENCH)/bin/python -m tests.benchmarks.$$name; done

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class AirflowApi:
         self._http = requests.Session()
         # The environment's proxies do not know this loopback server.
         self._http.trust_env = False
+        # A connection may be closed for its idleness just as it is used again.
+        self._http.mount("http://", HTTPAdapter(max_retries=Retry(connect=0, read=2)))
 
     def log_in(self) -> None:
         """Take the token that the simple auth manager gives to anyone when all are admins."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import psutil
@@ -53,6 +54,16 @@ class Session:
         """Return all that is alive in the session, the leader first."""
         self._leader.poll()
         return [p for p in psutil.process_iter() if _in_session(p, self.pid)]
+
+    def processes_with(self, word: str) -> list[psutil.Process]:
+        """Return all in the session whose command holds a word, the eldest first."""
+        found = []
+        for process in self.processes():
+            # It may end at any moment.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if word in " ".join(process.cmdline()):
+                    found.append((process.create_time(), process))
+        return [process for _, process in sorted(found, key=itemgetter(0))]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to every process of the session."""

@@ -124,11 +124,6 @@ class Lab:
 
         until(says, f"{task.dag_id} has logged {text!r}")
 
-    def files_with(self, text: str) -> set[str]:
-        """Return the names of the files under Airflow's home, its database among them, that hold a text."""
-        files = (file for file in self.airflow.home.rglob("*") if file.is_file())
-        return {file.name for file in files if text.encode() in file.read_bytes()}
-
     def _pids(self, task: TaskInstance) -> list[int]:
         found = self.airflow.worker_pids(self.api.run(task.dag_id, task.run_id).task(task.task_id, task.map_index))
         return found if len(found) == 2 else []

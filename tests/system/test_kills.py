@@ -117,7 +117,7 @@ def test_a_reload_killed_between_acceptance_and_the_answer_is_sent_again(lab):
 
 
 def test_a_task_that_outlives_its_worker_and_gets_the_answer_is_loud(lab):
-    task, file, target, phase = killed_before_the_answer(lab, "append", "worker", seconds=3)
+    task, file, target, phase = killed_before_the_answer(lab, "append", "worker", seconds=6)
     task = lab.ended(task)
 
     assert phase == "sending"
@@ -200,10 +200,10 @@ def test_an_answer_with_the_token_in_it(lab):
 def test_the_token_is_nowhere(lab):
     """Not in a log, an XCom, a rendered template, a trigger's row: all of it is under Airflow's home."""
     # The folder's hash shows that what is there is found.
-    found = lab.files_with(lab.sandbox.folder)
+    found = lab.airflow.files_with(lab.sandbox.folder)
     assert found & {"airflow.db", "airflow.db-wal"}
     assert found >= {"attempt=1.log", "attempt=2.log"}
-    assert lab.files_with(lab.sandbox.token) == set()
+    assert lab.airflow.files_with(lab.sandbox.token) == set()
 
 
 def settled(lab, file):

@@ -226,4 +226,4 @@ def deferred(lab, dag_id, **conf):
 
 
 def test_the_token_is_nowhere(lab):
-    assert lab.files_with(lab.sandbox.token) == set()
+    assert lab.airflow.files_with(lab.sandbox.token) == set()
