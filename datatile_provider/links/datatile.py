@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
 
     from datatile_provider.api.contract import Server
+
+#: Where a task keeps its links' addresses while its process lasts.
+_KNOWN = "_datatile_links"
 
 
 class _PushedLink(BaseOperatorLink):
@@ -19,6 +22,10 @@ class _PushedLink(BaseOperatorLink):
         """Return the address, or ``""`` while it is not known."""
         from airflow.providers.common.compat.sdk import XCom
 
+        # Airflow asks at the end of each of the task's processes, and pushes the answer itself.
+        known: dict[str, str] = getattr(operator, _KNOWN, {})
+        if self.xcom_key in known:
+            return known[self.xcom_key]
         # Whatever it raised would stand in the task's log as an error, or take the page's other links along.
         try:
             return str(XCom.get_value(ti_key=ti_key, key=self.xcom_key) or "")
@@ -49,10 +56,13 @@ def addresses(server: Server, job_id: str = "") -> dict[str, str]:
     return {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
 
 
-def push_links(context: Context, log: Any, server: Server, job_id: str = "") -> None:
+def push_links(task: BaseOperator, context: Context, server: Server, job_id: str = "") -> None:
     """Let the links lead somewhere from here on, not only from the task's end."""
-    for key, url in addresses(server, job_id).items():
+    links = addresses(server, job_id)
+    setattr(task, _KNOWN, links)
+    for key, url in links.items():
         try:
-            context["ti"].xcom_push(key=key, value=url)
+            if url:
+                context["ti"].xcom_push(key=key, value=url)
         except Exception as e:  # as of any XCom backend; a link must not fail a task
-            log.warning("The link %s could not be stored: %s", url, e)
+            task.log.warning("The link %s could not be stored: %s", url, e)

@@ -1,0 +1,37 @@
+"""Waits for the jobs that the run's configuration names: a DAG a way to wait, and for each a small one to warm up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG
+
+COMMON: dict[str, Any] = {
+    "poke_interval": 5,
+    "timeout": 600,
+    # Airflow fails a task that is queued again before the end of its last poke was taken in, as on a busy machine.
+    "retries": 5,
+    "retry_delay": timedelta(seconds=1),
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+    "deferrable": {"deferrable": True},
+    "start_from_trigger": {"deferrable": True, "start_from_trigger": True},
+}
+
+
+def add_dags(whose: str, ways: Iterable[str], wait: Callable[..., object]) -> None:
+    """
+    Add the DAGs of one kind of sensor.
+
+    :param wait: makes the task that waits for a job, out of the job's template and the operator's arguments.
+    """
+    for size, waits in (("", int(os.environ["DATATILE_BENCHMARK_WAITS"])), ("_once", 1)):
+        for way in ways:
+            with DAG(f"{whose}_{way}{size}", schedule=None):
+                for n in range(waits):
+                    wait(f"{{{{ dag_run.conf.jobs[{n}] }}}}", task_id=f"wait_{n}", **COMMON, **WAYS[way])
