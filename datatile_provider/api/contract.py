@@ -295,7 +295,11 @@ def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_se
             status=answer.status,
         )
     value = answers.parse(answer.body)
+    job_id = _job_id(server, value, answer)
     if inside := answers.inner_error(value):
+        if job_id and whole_body_sent:
+            why = f"the server answered {answer.status} with the job {job_id}, and with an error beside it"
+            raise unknown_outcome(server, upload, why, answer)
         raise errors.Refused(
             f"The {upload} was answered {answer.status} with an error inside",
             said=inside,
@@ -306,7 +310,6 @@ def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_se
         raise errors.Passing(
             f"The {upload} was answered {answer.status} before the whole file was sent", status=answer.status
         )
-    job_id = _job_id(server, value, answer)
     if not job_id:
         raise unknown_outcome(
             server, upload, f"the server answered {answer.status} without a job id that can be read", answer

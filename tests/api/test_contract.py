@@ -80,17 +80,25 @@ def test_no_job_id(body):
 @pytest.mark.parametrize(
     "body",
     [
-        {"job_id": "1", "error": "no such variable"},
-        {"job_id": "1", "errors": ["no such variable"]},
-        {"data": {"job_id": "1", "error": {"message": "no such variable"}}},
-        {"job_id": "1", "success": False, "message": "no such variable"},
+        {"error": "no such variable"},
+        {"errors": ["no such variable"]},
+        {"data": {"error": {"message": "no such variable"}}},
+        {"success": False, "message": "no such variable"},
         {"ok": False, "detail": "no such variable"},
     ],
 )
-def test_error_inside_a_200_is_refused(body):
+def test_error_inside_a_200_is_refused_but_with_a_job_beside_it_unknown(body):
     error = outcome(contract.read_upload, SERVER, UPLOAD, said(body))
     assert type(error) is errors.Refused
     assert "no such variable" in str(error)
+
+    error = outcome(contract.read_upload, SERVER, UPLOAD, said({"job_id": "job-1", **body}))
+    assert type(error) is errors.OutcomeUnknown
+    assert "no such variable" in str(error)
+    assert "job-1" in str(error)
+    # What did not have the whole file can't have made a job of it.
+    early = outcome(contract.read_upload, SERVER, UPLOAD, said({"job_id": "1", **body}), whole_body_sent=False)
+    assert type(early) is errors.Refused
 
 
 @pytest.mark.parametrize(
