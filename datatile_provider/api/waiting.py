@@ -12,7 +12,8 @@ from datetime import timedelta
 from datatile_provider.api import errors
 from datatile_provider.api.contract import Job, JobState, Server
 
-#: Seconds for which a refusal (404, 403 …) must last: a job may not be known everywhere the moment it is made.
+#: Seconds for which a refusal must last: a job may not be known everywhere the moment it is made, and who makes a new
+#: token takes a while to put it into the connection.
 GRACE = 60.0
 #: Seconds between the first looks; each next gap is longer, up to the poll interval.
 QUICK = 1.0
@@ -140,7 +141,7 @@ class Wait:
         if not refused:
             self.refused_since = None
         lasted = self.refused_since is not None and now - self.refused_since >= GRACE
-        if lasted or isinstance(error, errors.TokenRefused) or not isinstance(error, (errors.Refused, errors.Passing)):
+        if lasted or not isinstance(error, (errors.Refused, errors.Passing)):
             raise error
         kind = f"{type(error).__name__} {error.status or ''}".strip()
         if kind != self._trouble:

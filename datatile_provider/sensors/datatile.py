@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
 
-_STATUS = "datatile_status"
+_SEEN = "datatile_seen"
 _SOON = 0.05
 
 
@@ -159,8 +159,10 @@ class DatatileJobSensor(BaseSensorOperator):
                 result = hook.get_job(job_id)
             except errors.DatatileError as e:
                 result = e
+            before = _seen(self._wait)
             job = self._wait.heard(result, time.time())
-            self._remember(context, self._wait.status)
+            if self.reschedule and _seen(self._wait) != before:
+                self._remember(context, self._wait)
             # Airflow's own look at the clock comes next, and could not tell the job's status.
             if not job and time.time() + _SOON >= self._wait.started + self.timeout:
                 raise self._wait.timed_out()
@@ -177,32 +179,35 @@ class DatatileJobSensor(BaseSensorOperator):
         from datatile_provider.sensors.first_poke import first_poke
 
         server = hook.get_conn().server
-        push_links(context, self.log, server, job_id)
+        push_links(self, context, server, job_id)
         earlier = first_poke(context, self.retries or 0) if self.reschedule else None
         started = earlier.timestamp() if earlier else self._begun or time.time()
         wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started)
         if earlier:
-            # Each poke is a process of its own: how long a refusal has lasted is not known, only that it could have.
-            wait.refused_since = started
-            wait.status = self._remembered(context)
+            self._recall(context, wait)
         else:
             self.log.info("Waiting for job %s. Processing log: %s", job_id, server.processing_log_url)
         return wait
 
-    def _remembered(self, context: Context) -> str:
-        store: Any = context.get("task_state_store")
-        status = ""
-        # What is only for a tidier log must not end a wait.
-        with contextlib.suppress(Exception):
-            status = store.get(_STATUS, "") if store is not None else ""
-        return status if isinstance(status, str) else ""
+    # Each look of a rescheduled wait is a process of its own. Only Airflow 3.3 and later can keep something for the
+    # next one; that it can't must not end a wait.
 
-    def _remember(self, context: Context, status: str) -> None:
-        """Keep what was logged for the next poke's process, where Airflow (3.3 and later) can keep it."""
-        store: Any = context.get("task_state_store") if self.reschedule else None
-        if store is not None and status and status != self._remembered(context):
+    def _recall(self, context: Context, wait: Wait) -> None:
+        store: Any = context.get("task_state_store")
+        if store is None:
+            # How long a refusal has lasted is not known, only that it could have.
+            wait.refused_since = wait.started
+            return
+        with contextlib.suppress(Exception):
+            found = store.get(_SEEN)
+            since = found["refused_since"]
+            wait.status, wait.refused_since = str(found["status"]), None if since is None else float(since)
+
+    def _remember(self, context: Context, wait: Wait) -> None:
+        store: Any = context.get("task_state_store")
+        if store is not None:
             with contextlib.suppress(Exception):
-                store.set(_STATUS, status)
+                store.set(_SEEN, _seen(wait))
 
     def _airflow_error(self, error: errors.DatatileError) -> BaseException:
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
@@ -234,8 +239,17 @@ class DatatileJobSensor(BaseSensorOperator):
             describe_outlets(self.outlets, context, job)
         return job.as_dict()
 
+    def on_kill(self) -> None:
+        """Say that the job goes on: DATATILE documents no way to cancel it."""
+        if self._wait:
+            self.log.warning("Job %s goes on in DATATILE; see its processing log", self._wait.job_id)
+
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what the job wrote, if it tells. OpenLineage calls it, where it is installed."""
         from datatile_provider.lineage import lineage
 
         return lineage(self.datatile_conn_id, self._job or Job(str(self.job_id), JobState.UNKNOWN))
+
+
+def _seen(wait: Wait) -> dict[str, Any]:
+    return {"status": wait.status, "refused_since": wait.refused_since}

@@ -124,18 +124,15 @@ def test_passing_trouble_never_ends_a_wait_before_its_deadline():
     assert clock.now == 5_000 + 86_400
 
 
-def test_token_refused_ends_it_at_once():
-    with pytest.raises(errors.TokenRefused):
-        Clock().hear(errors.TokenRefused("no"))
-
-
 @pytest.mark.parametrize("kind", [errors.InvalidInput, errors.OutcomeUnknown])
 def test_what_is_no_passing_trouble_ends_it_at_once(kind):
     with pytest.raises(kind):
         Clock().hear(kind("no"))
 
 
-@pytest.mark.parametrize("kind", [errors.NotFound, errors.RoleMissing, errors.Refused, errors.Untrusted])
+@pytest.mark.parametrize(
+    "kind", [errors.NotFound, errors.RoleMissing, errors.Refused, errors.Untrusted, errors.TokenRefused]
+)
 @pytest.mark.parametrize("poll_interval", [1.0, 30.0, 3_600.0])
 def test_refusal_ends_it_when_it_has_lasted(kind, poll_interval):
     clock = Clock(poll_interval=poll_interval, timeout=86_400)

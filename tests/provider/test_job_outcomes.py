@@ -92,8 +92,24 @@ def test_a_user_without_the_role(wait, script, monkeypatch):
     assert_all_failed(wait(), "Not for you", "Data collector")
 
 
+def test_a_token_that_takes_its_maker_a_while_to_put_into_the_connection(wait, script):
+    script(RUNNING, (401, {"error": "Stale"}), (401, {"error": "Stale"}), SUCCEEDED)
+    assert_all_succeeded(wait())
+
+
+@pytest.mark.needs_airflow(">=3.3")
+def test_one_refusal_long_after_the_first_look_of_a_rescheduled_wait(run_each, script, monkeypatch):
+    """Where Airflow keeps nothing from one look to the next, nobody knows that it is the first."""
+    monkeypatch.setattr(waiting, "GRACE", 0.5)
+    script(RUNNING, RUNNING, (404, {"error": "No such job"}), SUCCEEDED)
+    # Airflow's own loop takes longer than the grace from one look to the next.
+    modes = {"reschedule": SENSOR_MODES["reschedule"]}
+    assert_all_succeeded(run_each(DatatileJobSensor, modes, job_id="job-{mode}", poke_interval=0.3))
+
+
 @pytest.mark.parametrize("before", [(), (RUNNING,)])
-def test_a_token_that_is_refused(wait, script, before):
+def test_a_token_that_is_refused(wait, script, monkeypatch, before):
+    monkeypatch.setattr(waiting, "GRACE", 0.3)
     script(*before, (401, {"error": "Stale"}))
     assert_all_failed(wait(), "Stale", "token is not valid", "connection's password")
 
@@ -108,7 +124,8 @@ def test_a_token_that_is_refused(wait, script, before):
         ([RUNNING, (401, {"error": "Stale"})], 20, "the token is not valid"),
     ],
 )
-def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, answers, timeout, why, unfailing):
+def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, monkeypatch, answers, timeout, why, unfailing):
+    monkeypatch.setattr(waiting, "GRACE", 0.3)
     script(*answers)
     options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": timeout, unfailing: True}
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, **options)
