@@ -22,7 +22,7 @@ from datatile_provider.api.waiting import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook, Tries
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.memory import Memory, Phase, Record, Step, first_step
-from datatile_provider.triggers.datatile import DatatileTurnTrigger, airflow_error, defer_wait, job_of
+from datatile_provider.triggers.datatile import SAFETY_NET, DatatileTurnTrigger, airflow_error, defer_wait, job_of
 from datatile_provider.triggers.safety_net import resumed_with
 
 if TYPE_CHECKING:
@@ -100,13 +100,19 @@ class DatatileUploadOperator(BaseOperator):
         :raises AirflowException: not accepted within ``accept_timeout``; Airflow may retry.
         :raises AirflowSensorTimeout: accepted, and the job was not finished within ``timeout``.
         """
-        memory = Memory(context)
+        memory = self._memory(context)
         try:
             record = memory.read()
         except ValueError as e:
             raise AirflowFailException(f"The task's state store was written by somebody else: {e}") from None
-        step = first_step(record, memory.max_tries, may_send_again=self._may_send_again)
+        step = first_step(record, memory.upload, memory.max_tries, may_send_again=self._may_send_again)
         if record is None or step is Step.UPLOAD:
+            if record and record.phase is Phase.ACCEPTED:
+                self.log.warning(
+                    "An earlier try was accepted as job %s: %s. This task is about another upload now, so uploading",
+                    record.job_id,
+                    record.upload,
+                )
             return self._upload(context, memory, time.time() + self.accept_timeout)
         if step is Step.RETURN:
             self.log.info("An earlier try succeeded, and Airflow did not hear of it: %s", record.text)
@@ -133,7 +139,7 @@ class DatatileUploadOperator(BaseOperator):
         """Go on trying, after having waited for one's turn in the triggerer."""
         # `dag.test()` passes on nothing but the event.
         deadline = deadline or time.time() + self.accept_timeout
-        return self._upload(context, Memory(context), deadline, failures, version)
+        return self._upload(context, self._memory(context), deadline, failures, version)
 
     def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
         """
@@ -143,7 +149,7 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
-        memory, job_id = Memory(context), self._pushed_job_id(context)
+        memory, job_id = self._memory(context), self._pushed_job_id(context)
         self._job = Job(job_id) if job_id else None
         try:
             job = job_of(event, job_id)
@@ -170,11 +176,9 @@ class DatatileUploadOperator(BaseOperator):
         except AirflowSensorTimeout:
             raise
         except AirflowException as e:
-            if Memory(context).lasts:
+            if self._memory(context).lasts:
                 raise
-            raise AirflowFailException(
-                f"The upload was accepted as job {job_id}, which may go on in DATATILE; the wait for it broke off: {e}"
-            ) from None
+            raise AirflowFailException(_broken_off(job_id, e)) from None
 
     def on_kill(self) -> None:
         """Say that the job goes on: DATATILE documents no way to cancel it."""
@@ -197,6 +201,15 @@ class DatatileUploadOperator(BaseOperator):
         """Return what would have been read and written."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
+    def _memory(self, context: Context) -> Memory:
+        return Memory(context, f"{self.action} of {self.dataset} to {self.target_hash}")
+
+    def _push_job_id(self, context: Context, job: Job) -> None:
+        try:
+            context["ti"].xcom_push(key="job_id", value=job.id)
+        except Exception as e:  # as of any XCom backend: an Airflow without memory would send the file again
+            self.log.error("Job %s could not be stored as the XCom job_id: %s", job.id, e)
+
     def _pushed_job_id(self, context: Context) -> str | None:
         ti = context["ti"]
         found: str | None = ti.xcom_pull(task_ids=self.task_id, key="job_id", map_indexes=ti.map_index)
@@ -215,7 +228,7 @@ class DatatileUploadOperator(BaseOperator):
         def before_try(tries: Tries) -> None:
             nonlocal text
             if not tried:
-                push_links(context, self.log, tries.server)
+                push_links(self, context, tries.server)
             tried.append(tries)
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             text = f"{tries.upload}, begun {now} (processing log: {tries.server.processing_log_url})"
@@ -232,6 +245,7 @@ class DatatileUploadOperator(BaseOperator):
                     trigger=DatatileTurnTrigger(until=time.time() + delay),
                     method_name="resume_upload",
                     kwargs={"deadline": deadline, "failures": tries.failures, "version": tries.version},
+                    timeout=timedelta(seconds=delay) + SAFETY_NET,
                 )
 
         try:
@@ -265,15 +279,15 @@ class DatatileUploadOperator(BaseOperator):
                 "Look there before it is sent again."
             ) from None
         self._remember(memory, Phase.ACCEPTED, text, job.id)
-        context["ti"].xcom_push(key="job_id", value=job.id)
-        push_links(context, self.log, tried[-1].server, job.id)
+        self._push_job_id(context, job)
+        push_links(self, context, tried[-1].server, job.id)
         return self._accepted(context, memory, job, text)
 
     def _follow(self, context: Context, memory: Memory, record: Record) -> str:
         self.log.info("An earlier try was accepted as job %s; taking that up: %s", record.job_id, record.text)
         job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
         try:
-            push_links(context, self.log, hook.get_conn().server, job.id)
+            push_links(self, context, hook.get_conn().server, job.id)
             job = hook.get_job(job.id)
         except errors.DatatileError as e:
             # Whatever it is, it is no reason to send the file again.
@@ -283,7 +297,8 @@ class DatatileUploadOperator(BaseOperator):
                 self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
                 memory.forget()
                 return self._upload(context, memory, time.time() + self.accept_timeout)
-        context["ti"].xcom_push(key="job_id", value=job.id)
+        self._remember(memory, Phase.ACCEPTED, record.text, job.id)
+        self._push_job_id(context, job)
         return self._accepted(context, memory, job, record.text)
 
     def _accepted(self, context: Context, memory: Memory, job: Job, text: str) -> str:
@@ -311,6 +326,10 @@ class DatatileUploadOperator(BaseOperator):
             raise AirflowFailException(
                 f"execution_timeout ended the wait for job {job.id}, which may go on in DATATILE: {text}"
             ) from None
+        except Exception as e:  # Airflow's own, as when it cannot tell the connection
+            if memory.lasts:
+                raise
+            raise AirflowFailException(_broken_off(job.id, e)) from None
         return self._done(context, memory, job, text)
 
     def _done(self, context: Context, memory: Memory, job: Job, text: str) -> str:
@@ -340,7 +359,9 @@ class DatatileUploadOperator(BaseOperator):
         found = airflow_error(error, may_retry=False)
         if isinstance(found, AirflowTaskTimeout):
             return found if memory.lasts else AirflowFailException(str(error))
-        self._remember(memory, Phase.TOLD, str(error))
+        # Of another job nobody knows how it ends: a person who clears the task lets it be taken up again.
+        if isinstance(error, (errors.JobFailed, errors.JobCancelled)):
+            self._remember(memory, Phase.TOLD, str(error))
         return found
 
     def _remember(self, memory: Memory, phase: Phase, text: str, job_id: str = "") -> None:
@@ -348,3 +369,7 @@ class DatatileUploadOperator(BaseOperator):
             memory.write(phase, text, job_id)
         except Exception as e:  # the file is at the server: whatever the store raises must not look as if it were not
             self.log.error("Airflow could not store that the upload is %s (job %s): %s", phase.value, job_id, e)
+
+
+def _broken_off(job_id: str, error: Exception) -> str:
+    return f"The upload was accepted as job {job_id}, which may go on in DATATILE; the wait for it broke off: {error}"

@@ -26,7 +26,7 @@ class Phase(str, Enum):
     DONE = "done"
     """The task returned the job."""
     TOLD = "told"
-    """The task failed after the server held, or may have held, the file, and said so."""
+    """The task failed as nobody knows whether the server holds the file, or as its job did not succeed, and said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Record:
 
     :param phase: how far the upload came.
     :param text: what it is, or what was said of it, for people.
+    :param upload: its action, file and target.
     :param job_id: its job, from ``ACCEPTED`` on.
     :param max_tries: Airflow's ``max_tries`` at that time: it grows when a person clears the task, not when Airflow
         itself tries again.
@@ -43,6 +44,7 @@ class Record:
 
     phase: Phase
     text: str
+    upload: str
     job_id: str
     max_tries: int
 
@@ -54,13 +56,13 @@ class Record:
         :raises ValueError: it holds none.
         """
         try:
-            text, job_id, max_tries = value["text"], value["job_id"], value["max_tries"]
-            phase = Phase(value["phase"])
+            texts = text, upload, job_id = value["text"], value["upload"], value["job_id"]
+            phase, max_tries = Phase(value["phase"]), value["max_tries"]
         except (TypeError, KeyError, ValueError):
             raise ValueError(f"not a record of an upload: {value!r}") from None
-        if not isinstance(text, str) or not isinstance(job_id, str) or not isinstance(max_tries, int):
+        if not all(isinstance(text, str) for text in texts) or not isinstance(max_tries, int):
             raise ValueError(f"not a record of an upload: {value!r}")
-        return cls(phase, text, job_id, max_tries)
+        return cls(phase, text, upload, job_id, max_tries)
 
 
 class Step(Enum):
@@ -73,11 +75,12 @@ class Step(Enum):
     TELL_AGAIN = "fail as the try before did"
 
 
-def first_step(record: Record | None, max_tries: int, *, may_send_again: bool) -> Step:
+def first_step(record: Record | None, upload: str, max_tries: int, *, may_send_again: bool) -> Step:
     """
     Return what a try begins with.
 
     :param record: what the tries before left behind.
+    :param upload: the task's action, file and target now.
     :param max_tries: Airflow's ``max_tries`` now.
     :param may_send_again: whether an upload of unknown outcome may be sent again: a reload, or by the user's choice.
     """
@@ -85,10 +88,12 @@ def first_step(record: Record | None, max_tries: int, *, may_send_again: bool) -
         return Step.UPLOAD
     if record.phase is Phase.SENDING:
         return Step.UPLOAD if may_send_again else Step.UNKNOWN
+    cleared = max_tries != record.max_tries
     if record.phase is Phase.ACCEPTED:
-        return Step.FOLLOW
+        # Who mends the task and clears it wants the other upload.
+        return Step.UPLOAD if cleared and upload != record.upload else Step.FOLLOW
     # Airflow may try again what has ended: the report of a task's end can be lost when its API server is down.
-    if max_tries != record.max_tries:
+    if cleared:
         return Step.UPLOAD
     return Step.RETURN if record.phase is Phase.DONE else Step.TELL_AGAIN
 
@@ -98,10 +103,12 @@ class Memory:
     Keeps the record in the task's state store; on an Airflow without one it keeps nothing.
 
     :param context: the task's context.
+    :param upload: the task's action, file and target.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, upload: str) -> None:
         self._store: Any = context.get("task_state_store")
+        self.upload = upload
         self.max_tries: int = context["ti"].max_tries or 0
         self._known: Record | None = None
 
@@ -122,7 +129,7 @@ class Memory:
 
     def write(self, phase: Phase, text: str, job_id: str = "") -> None:
         """Remember how far the upload has come."""
-        record = Record(phase, text, job_id, self.max_tries)
+        record = Record(phase, text, self.upload, job_id, self.max_tries)
         if self._store is not None and record != self._known:
             self._patiently(lambda: self._store.set(_KEY, {**asdict(record), "phase": phase.value}))
         self._known = record

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from typing import Any
 
@@ -98,10 +98,15 @@ class Task:
         self.ti = Instance(retries)
         self.store = Store()
         self.deferrals: list[str] = []
+        self.limits: list[timedelta | None] = []
 
     @property
     def context(self) -> Any:
         return {"ti": self.ti, "task_state_store": self.store} if HAS_STATE_STORE else {"ti": self.ti}
+
+    def clear(self) -> None:
+        """Let it be run once more, as a person does in the UI."""
+        self.ti.max_tries += self.ti.try_number
 
     def run(self, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         """
@@ -134,6 +139,7 @@ class Task:
             deferred = e
         while True:
             self.deferrals.append(deferred.method_name)
+            self.limits.append(deferred.timeout)
             meanwhile()
             path, kwargs = deferred.trigger.serialize()
             stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))

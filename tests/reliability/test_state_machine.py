@@ -92,6 +92,7 @@ class World:
         self.file = Path(self.folder.name) / "wave.csv"
         self.file.write_text("respondent,vote\n1,2\n")
         self.jobs: dict[str, str] = {}
+        self.targets: dict[str, str] = {}
         self.token = "token-1"
 
     def begin(
@@ -157,6 +158,7 @@ class World:
         job_id = f"job-{len(self.jobs) + 1}"
         if state:
             self.jobs[job_id] = state
+            self.targets[job_id] = request.path_url.rpartition("/")[2]
         self.point()
         if seen == "nothing":
             raise requests.ConnectionError("reset")
@@ -257,6 +259,7 @@ class Uploads(RuleBasedStateMachine):
 
     @rule(
         clear=st.sampled_from([False, False, False, True]),
+        mended=st.sampled_from([False, False, False, True]),
         wire=st.lists(st.sampled_from([*WIRE, "accepted", "accepted"]), max_size=3),
         last_point=st.one_of(st.none(), st.integers(1, 12), st.integers(1, 30)),
         end=st.sampled_from([Death, AirflowTaskTimeout]),
@@ -268,6 +271,7 @@ class Uploads(RuleBasedStateMachine):
     def work(
         self,
         clear: bool,
+        mended: bool,
         wire: list[str],
         last_point: int | None,
         end: type[BaseException],
@@ -278,7 +282,7 @@ class Uploads(RuleBasedStateMachine):
     ) -> None:
         """A worker takes the task, or takes it up again; a person may have cleared it, and must when it has ended."""
         if clear or self.state != "scheduled":
-            self._clear()
+            self._clear(mended=mended)
         undisturbed = not (wire or last_point or outage or self.deferred or self.store.rows)
         undisturbed = undisturbed and self.token == self.world.token
         self.world.begin(wire, last_point, end, outage, outage_is_after)
@@ -307,6 +311,7 @@ class Uploads(RuleBasedStateMachine):
         assert result or not undisturbed, error
         if result:
             assert self.world.jobs[result] == "succeeded" or not self.arguments["wait_for_completion"]
+            assert self.world.targets[result] == self.arguments["target_hash"]
             assert result not in self.over, "success, and nothing was uploaded since a person cleared the last one"
             event("succeeded")
         # Whatever nobody was told of yet is what an unknown outcome tells of. What the record calls done or told stands
@@ -317,12 +322,16 @@ class Uploads(RuleBasedStateMachine):
         self.told |= self.world.held() if "It is unknown whether" in text else set(re.findall(r"job-\d+", text))
         self._report(result, error, report_lost)
 
-    def _clear(self) -> None:
+    def _clear(self, *, mended: bool) -> None:
         self.ti.max_tries = self.ti.try_number + self.retries
         self.before = set(self.world.jobs)
         if self.state == "success":
             self.over.add(self.result)
         self.state, self.deferred = "scheduled", None
+        if mended:
+            # Who lets the task be about another target has decided what becomes of the last one.
+            self.arguments["target_hash"] = "beef" if self.arguments["target_hash"] == "f00d" else "f00d"
+            self.told |= self.world.held()
 
     def _report(self, result: str | None, error: BaseException | None, lost: bool) -> None:
         """Airflow hears how the try ended, or only that its worker is gone."""

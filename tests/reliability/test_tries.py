@@ -54,6 +54,13 @@ def test_a_turn_that_is_waited_for_without_a_worker(run, any_wait_is_long, actio
     assert second.at - first.at >= 1
 
 
+def test_a_turn_that_no_triggerer_gives(run, any_wait_is_long):
+    run = run(BUSY, deferrable=True)
+    # Airflow lets the task go on, or be tried again, some time after its turn.
+    (limit,) = run.task.limits
+    assert 1 <= limit.total_seconds() <= 1 + 600
+
+
 def test_turns_share_one_time_to_go_on_trying(run, any_wait_is_long):
     busy = Fault("answer_instead", "upload", status=409, retry_after=1, times=1000)
     run = run(busy, deferrable=True, accept_timeout=2.5)
