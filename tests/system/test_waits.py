@@ -36,7 +36,7 @@ def overdue(lab):
     for dag_id in (*limited, *limited_sensors):
         until(lambda dag_id=dag_id: tried_twice(lab, tasks[dag_id]), f"{dag_id} is tried again")
         lab.sandbox.release(jobs[dag_id])
-    return {dag_id: lab.ended(task) for dag_id, task in tasks.items()}, files
+    return {dag_id: lab.ended(task) for dag_id, task in tasks.items()}, files, jobs
 
 
 def tried_twice(lab, task):
@@ -83,6 +83,23 @@ def test_a_passed_execution_timeout_ends_the_try(lab, overdue, dag_id):
         # The next try went on with the same job.
         assert "taking that up" in lab.api.log(task, 2)
         assert len(lab.sandbox.jobs(files[dag_id].name)) == 1
+
+
+@pytest.mark.parametrize("dag_id", ["upload_and_wait_20_s", "upload_and_defer_20_s"])
+def test_cleared_after_a_passed_timeout(lab, overdue, dag_id):
+    """The job is taken up; where the record of it was deleted first, the file is sent once more."""
+    tasks, files, jobs = overdue
+    if dag_id == "upload_and_defer_20_s":
+        lab.api.call("DELETE", f"{tasks[dag_id].path}/state-store/datatile_upload")
+        lab.sandbox.release(jobs[dag_id])
+    lab.api.clear(tasks[dag_id])
+    if dag_id == "upload_and_wait_20_s":
+        lab.wait_for_log(tasks[dag_id], "taking that up", try_number=2)
+        lab.sandbox.release(jobs[dag_id])
+    task = lab.ended(tasks[dag_id])
+
+    assert (task.state, task.try_number) == ("success", 2)
+    assert len(lab.sandbox.jobs(files[dag_id].name)) == (1 if dag_id == "upload_and_wait_20_s" else 2)
 
 
 def lasted(lab, task):
