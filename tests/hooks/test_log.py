@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from datatile_provider.api import errors
+from datatile_provider.api import errors, waiting
 from datatile_provider.hooks.datatile import DatatileHook, Progress
 from tests.support.clients import TOKEN, finished, scripted
 from tests.support.rawserver import RawServer
@@ -34,8 +34,9 @@ class TestLog:
             assert text.count(f" is {state} (") <= 1
         assert " is SUCCEEDED (" in text
 
-    async def test_token_is_nowhere(self, connect, wave, lines):
+    async def test_token_is_nowhere(self, connect, wave, lines, monkeypatch):
         """A server that repeats the token in all that it says."""
+        monkeypatch.setattr(waiting, "GRACE", 0.3)
         echo = json.dumps({"message": f"you sent {TOKEN}", "status": "failed", "job_id": "7"}).encode()
         answers = [(status, echo, f"Location: http://x/{TOKEN}") for status in (503, 429, 302)]
         raised = []
