@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -63,6 +64,18 @@ def test_an_upload_whose_trigger_broke_is_not_sent_again(context):
     kind = TaskDeferralError if HAS_STATE_STORE else AirflowFailException
     with pytest.raises(kind, match="Trigger failure"):
         upload().resume_execution("__fail__", {"error": "Trigger failure"}, context)
+
+
+def test_a_sensor_that_is_killed_says_that_the_job_goes_on(context, script, monkeypatch, caplog):
+    monkeypatch.setattr(DatatileJobSensor, "log", logging.getLogger("sensor"))
+    script((200, {"status": "running"}))
+    wait = sensor()
+    wait.on_kill()
+    assert caplog.text == ""
+
+    assert not wait.poke(context)
+    wait.on_kill()
+    assert "Job job-f00d goes on in DATATILE; see its processing log" in caplog.text
 
 
 @pytest.mark.needs_airflow("<3")
