@@ -26,7 +26,8 @@ from airflow.providers.common.compat.sdk import DAG
 
 from datatile_provider.api import contract
 from datatile_provider.api.answers import Answer
-from datatile_provider.api.contract import Action, JobState, Server, Upload
+from datatile_provider.api.contract import Action, Server, Upload
+from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.operators.datatile import DatatileUploadOperator

@@ -21,7 +21,7 @@ MAX_ANSWER_BYTES = 1 << 20
 _MAX_SAID = 500
 _MAX_DEPTH = 8
 #: Names under which answers wrap what they are about.
-WRAPPERS = ("data", "result", "response", "job")
+WRAPPERS = ("data", "result", "response", "job", "payload", "attributes")
 _MESSAGES = ("message", "error", "errors", "detail", "details", "reason", "description", "title")
 _MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
 

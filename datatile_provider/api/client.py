@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import socket
 import ssl
@@ -26,6 +27,8 @@ from datatile_provider.api.settings import Settings
 
 #: Seconds to reach the server: one that is down should be known soon.
 CONNECT_TIMEOUT = 10.0
+#: Seconds for a poll, at most: one that hangs must not keep a wait from its next poll.
+POLL_TIMEOUT = 30.0
 # What OpenSSL says of an answer in plain HTTP, by its version.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
@@ -71,22 +74,22 @@ class DatatileClient:
                 why = f"the whole file was sent, then {reason(e, self._settings.token)}"
                 raise contract.unknown_outcome(server, upload, why) from e
             sent = f"; {body.sent:,} of {len(body):,} bytes were sent, so nothing was accepted"
-            raise self._failure(e, f"The {upload} did not get through", sent) from e
+            raise self._failure(e, f"The {upload} did not get through to", sent) from e
         return contract.read_upload(server, upload, answer, whole_body_sent=body.complete)
 
     def get_job(self, job_id: str) -> Job:
         """
-        Ask once where a job stands.
+        Poll a job once.
 
-        :raises Passing: no usable answer now.
+        :raises Passing: no usable response now.
         :raises Refused: the server will not tell.
         """
         server = self._settings.server
         url = server.job_url(contract.check_job_id(job_id))
         try:
-            answer = self._ask("GET", url)
+            answer = self._ask("GET", url, stall_timeout=POLL_TIMEOUT - CONNECT_TIMEOUT, whole_timeout=POLL_TIMEOUT)
         except OSError as e:
-            raise self._failure(e, f"The question for job {job_id} did not get through") from e
+            raise self._failure(e, f"The poll of job {job_id} got no response from") from e
         return contract.read_job(server, job_id, answer)
 
     def probe(self) -> None:
@@ -107,16 +110,27 @@ class DatatileClient:
             try:
                 answer = self._ask(method, url)
             except OSError as e:
-                raise self._failure(e, "The connection test did not get through") from e
+                raise self._failure(e, "The connection test got no response from") from e
             contract.read_probe(server, url, answer)
 
-    def _ask(self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None) -> Answer:
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+        stall_timeout: float = float("inf"),
+        whole_timeout: float = float("inf"),
+    ) -> Answer:
         settings = self._settings
+        stall_timeout = min(stall_timeout, settings.timeout)
         # A connection of its own: one kept alive may be closed by the server under the first byte.
         with _Session() as session, _unquoted(settings.token):
             # Any auth of ours keeps requests from sending what it finds for the host in a .netrc.
             session.auth = lambda request: request
-            adapter = _Adapter(settings.timeout)
+            # A silence is ended by the socket's own timeout, which says what it was; hence twice.
+            adapter = _Adapter(stall_timeout, min(whole_timeout, 2 * stall_timeout))
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             with session.request(
@@ -124,7 +138,7 @@ class DatatileClient:
                 url,
                 data=data,
                 headers={"token": settings.token, **(headers or {})},
-                timeout=(min(CONNECT_TIMEOUT, settings.timeout), settings.timeout),
+                timeout=(min(CONNECT_TIMEOUT, stall_timeout), stall_timeout),
                 stream=True,
                 # At the request, not the session: there the environment's bundle would win over the connection's.
                 verify=settings.verify,
@@ -143,7 +157,7 @@ class DatatileClient:
                 ).without(settings.token)
 
     def _failure(self, error: OSError, what: str, note: str = "") -> errors.DatatileError:
-        what = f"{what} to {way_to(self._settings)}: {reason(error, self._settings.token)}{note}"
+        what = f"{what} {way_to(self._settings)}: {reason(error, self._settings.token)}{note}"
         if _certificate_error(error):
             return untrusted(what)
         return errors.Passing(what, advice=advice_about(error, self._settings))
@@ -193,7 +207,9 @@ def reason(error: BaseException, secret: str) -> str:
     :param secret: what is blotted out: libraries quote what they can't read, and an odd server may echo the token.
     """
     seen = list(_chain(error))
-    last = next((e for e in reversed(seen) if str(e)), error)
+    last = next((e for e in reversed(seen) if str(e)), None)
+    if last is None:
+        return "the time for it was over" if isinstance(error, TimeoutError) else type(error).__name__
     return without(f"{type(last).__name__}: {last}", secret)
 
 
@@ -241,6 +257,18 @@ class _Session(requests.Session):
         return None
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """Passes over interim responses (102, 103); the standard library does so for 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in the stubs
+            if not 101 < found[1] < 200:
+                return found
+            # The whole of them is bounded as every other response, by the connection's watchdog.
+            http.client.parse_headers(self.fp)
+
+
 class _Sending:
     """
     Lets an early answer be read, and a slow line be slow.
@@ -249,7 +277,9 @@ class _Sending:
     the break shows as a broken pipe; over TLS it shows as an SSL error instead, so it is made into one here.
     """
 
+    response_class = _FinalResponse
     stall_timeout: float
+    whole_timeout: float
     sock: Any
     _watchdog: threading.Timer | None = None
 
@@ -267,9 +297,8 @@ class _Sending:
             raise BrokenPipeError(str(e)) from e
 
     def getresponse(self) -> Any:
-        # A server that drips its answer makes progress forever; this bounds the whole answer. A silence is ended by
-        # the socket's own timeout, which says what it was; hence twice.
-        self._watchdog = threading.Timer(2 * self.stall_timeout, self._hang_up, [self.sock])
+        # A server that drips its response makes progress forever; this bounds the whole response.
+        self._watchdog = threading.Timer(self.whole_timeout, self._hang_up, [self.sock])
         self._watchdog.daemon = True
         self._watchdog.start()
         return super().getresponse()  # type: ignore[misc]  # likewise
@@ -288,12 +317,13 @@ class _Sending:
 class _Adapter(HTTPAdapter):
     """Sends bodies through :class:`_Sending`."""
 
-    def __init__(self, stall_timeout: float) -> None:
-        http = type("_Http", (_Sending, HTTPConnection), {"stall_timeout": stall_timeout})
-        https = type("_Https", (_Sending, HTTPSConnection), {"stall_timeout": stall_timeout})
+    def __init__(self, stall_timeout: float, whole_timeout: float) -> None:
+        limits = {"stall_timeout": stall_timeout, "whole_timeout": whole_timeout}
+        plain = type("_Http", (_Sending, HTTPConnection), limits)
+        secure = type("_Https", (_Sending, HTTPSConnection), limits)
         self._pools = {
-            "http": type("_HttpPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
-            "https": type("_HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+            "http": type("_HttpPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("_HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
         }
         super().__init__()
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, NoReturn
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from datatile_provider.api import answers, errors
+from datatile_provider.api import answers, errors, states
 from datatile_provider.api.answers import Answer
+from datatile_provider.api.rejections import Rejection, poll_rejection, upload_rejection
+from datatile_provider.api.states import JobState
 
 
 class Action(str, Enum):
@@ -56,32 +58,6 @@ class Action(str, Enum):
         return self is Action.RELOAD
 
 
-class JobState(str, Enum):
-    """Where a job stands; :attr:`UNKNOWN` is a word that no table knows."""
-
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-    UNKNOWN = "UNKNOWN"
-
-    @property
-    def finished(self) -> bool:
-        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
-
-
-# Assumed: the vendor names no state. Words are compared without case, spaces and punctuation.
-_STATE_WORDS = {
-    JobState.QUEUED: "queued inqueue pending waiting new created accepted submitted scheduled enqueued",
-    JobState.RUNNING: "running processing inprogress started executing importing active",
-    JobState.SUCCEEDED: "succeeded success successful completed complete finished done",
-    JobState.FAILED: "failed failure error errored rejected invalid",
-    JobState.CANCELLED: "cancelled canceled aborted terminated stopped revoked",
-}
-_STATES = {w: state for state, words in _STATE_WORDS.items() for w in words.split()}
-_JOB_IDS = ("job_id", "jobId", "job", "id", "task_id", "taskId")
-_STATUSES = ("status", "state", "job_status", "jobStatus")
 _ROWS = ("rows", "row_count", "rowCount")
 _DATABASES = ("database", "database_hash", "databaseHash")
 _HASH = re.compile(r"[A-Za-z0-9._~-]{1,200}")
@@ -123,14 +99,28 @@ class Server:
         known = job_id and "{job_id}" in self.log_url
         return self.log_url.replace("{job_id}", quote(job_id, safe="")) if known else ""
 
+    @property
+    def address(self) -> str:
+        """Where the API is: the same job id at another address is another job."""
+        return f"{self.url}/{self.api_path}"
+
     def upload_url(self, action: Action, target_hash: str) -> str:
         """Return the address of an upload (documented)."""
-        return f"{self.url}/{self.api_path}/upload/{action.value}/{target_hash}"
+        return f"{self.address}/upload/{action.value}/{target_hash}"
 
     def job_url(self, job_id: str) -> str:
         """Return the address of a job's status (assumed)."""
-        path = self.job_path.replace("{api_path}", self.api_path)
-        return f"{self.url}/{path.replace('{job_id}', quote(job_id, safe=''))}"
+        return self._job_url.replace("{job_id}", quote(job_id, safe=""))
+
+    def job_id_in(self, url: str) -> str:
+        """Return the id of the job whose status is at an address, or ``""``: the other way round."""
+        before, _, after = self._job_url.partition("{job_id}")
+        job_id = unquote(url[len(before) : len(url) - len(after)])
+        return job_id if _is_id(job_id) and self.job_url(job_id) == url else ""
+
+    @property
+    def _job_url(self) -> str:
+        return f"{self.url}/{self.job_path.replace('{api_path}', self.api_path)}"
 
 
 _ENDED_BY: Mapping[type, JobState] = {
@@ -149,6 +139,7 @@ class Job:
     :param status: the server's own word for that.
     :param message: the server's own text, as the reason of a failure.
     :param details: the server's answer whole, when it was a JSON object.
+    :param named: whether that names the job's id, so that it can't be about something else.
     """
 
     id: str
@@ -156,6 +147,7 @@ class Job:
     status: str = ""
     message: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    named: bool = False
 
     def ended_by(self, error: errors.DatatileError) -> Job:
         """Return the job as the error that ended a wait for it tells of it."""
@@ -282,42 +274,38 @@ def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_se
     :raises Refused: not accepted, for good.
     :raises OutcomeUnknown: the server may hold the upload.
     """
-    if not 200 <= answer.status < 300:
-        # A 503 that names no time may come from a gateway whose server took the file and then broke off.
-        unclear = answer.status == 503 and whole_body_sent and answers.seconds_to_wait(answer) is None
-        if not unclear:
-            _raise_for_status(answer, f"The {upload}", server, upload.action.target)
-        if whole_body_sent:
+    # What a redirect leads to, seen from the address that was asked.
+    location = _absolute(server.upload_url(upload.action, upload.target_hash), answer.location)
+    accepted = 200 <= answer.status < 300
+    job_id = server.job_id_in(location) if accepted or answer.status in (301, 302, 303) else ""
+    if not accepted and not job_id:
+        moved = _same_path_elsewhere(server.upload_url(upload.action, upload.target_hash), location)
+        found = upload_rejection(answer.status, whole_body_sent=whole_body_sent, moved=moved)
+        if found is None:
             raise unknown_outcome(server, upload, f"the server answered {answer.status}", answer)
-        raise errors.Passing(
-            f"The {upload} was broken off by the server's answer {answer.status}",
-            said=answers.said(answer),
-            status=answer.status,
-        )
+        raise _rejected(found, answer, f"The {upload}", server, upload.action.target)
     value = answers.parse(answer.body)
-    job_id = _job_id(server, value, answer)
-    if inside := answers.inner_error(value):
-        if job_id and whole_body_sent:
-            why = f"the server answered {answer.status} with the job {job_id}, and with an error beside it"
-            raise unknown_outcome(server, upload, why, answer)
-        raise errors.Refused(
-            f"The {upload} was answered {answer.status} with an error inside",
-            said=inside,
-            advice=f"See the processing log: {server.processing_log_url}",
-            status=answer.status,
-        )
+    job_id = (_job_id(server, value, answer) if accepted else "") or job_id
+    doubt = _doubt_about_acceptance(server, job_id, value, whole_body_sent=whole_body_sent)
+    if doubt:
+        raise unknown_outcome(server, upload, f"the server answered {answer.status}{doubt}", answer)
+    status = states.status_of(server, job_id, value)
+    state = status.state if status.word and not status.unclear else JobState.QUEUED
+    return Job(job_id, state, status.word, status.message, value if isinstance(value, dict) else {}, status.names_job)
+
+
+def _doubt_about_acceptance(server: Server, job_id: str, value: Any, *, whole_body_sent: bool) -> str:
+    """Return why a response of success does not clearly mean that the file was accepted, or ``""``."""
+    job = f" with the job {job_id}" if job_id else ""
     if not whole_body_sent:
-        raise errors.Passing(
-            f"The {upload} was answered {answer.status} before the whole file was sent", status=answer.status
-        )
-    if not job_id:
-        raise unknown_outcome(
-            server, upload, f"the server answered {answer.status} without a job id that can be read", answer
-        )
-    state, status = _state(server, value)
-    if state is JobState.UNKNOWN and not status:
-        state = JobState.QUEUED
-    return Job(job_id, state, status, _job_message(value), value if isinstance(value, dict) else {})
+        return f"{job} before the whole file was sent"
+    if answers.inner_error(value):
+        return f"{job} and with an error inside"
+    if failure := states.reports_failure(server, job_id, value):
+        return f"{job} and with the status {failure!r}"
+    return (
+        "" if job_id else " without a job id that can be read (job_id_field in the connection's extra says where it is)"
+    )
 
 
 def unknown_outcome(server: Server, upload: Upload, why: str, answer: Answer | None = None) -> errors.OutcomeUnknown:
@@ -335,30 +323,18 @@ def read_job(server: Server, job_id: str, answer: Answer) -> Job:
     """
     Return the job that was asked for.
 
-    :raises Passing: the answer says nothing about the job now; ask again.
+    :raises Passing: the response says nothing about the job now, or not clearly; ask again.
     :raises Refused: the server will not tell (401, 403, 404 and the like).
     """
+    what = f"The poll of job {job_id}"
     if not 200 <= answer.status < 300:
-        _raise_for_status(answer, f"The question for job {job_id}", server, "job")
-        raise errors.Passing(
-            f"The question for job {job_id} was answered {answer.status}",
-            said=answers.said(answer),
-            status=answer.status,
-            retry_after=answers.seconds_to_wait(answer),
-        )
+        raise _rejected(poll_rejection(answer.status), answer, what, server, "job")
     value = answers.parse(answer.body)
-    state, status = _state(server, value)
-    if not status:
-        raise errors.OddAnswer(
-            f"The answer for job {job_id} holds no status that can be read",
-            said=answers.said(answer),
-            advice="If the server is right, set status_field in the connection's extra.",
-            status=answer.status,
-        )
-    message = _job_message(value)
-    if state is JobState.SUCCEEDED and (inside := answers.inner_error(value)):
-        state, message = JobState.FAILED, inside
-    return Job(job_id, state, status, message, value if isinstance(value, dict) else {})
+    status = states.status_of(server, job_id, value if isinstance(value, dict) else None)
+    if status.unclear:
+        raise errors.OddAnswer(status.unclear, said=answers.said(answer), advice=status.hint, status=answer.status)
+    message = status.message or _job_message(value)
+    return Job(job_id, status.state, status.word, message, value, status.names_job)
 
 
 def read_probe(server: Server, path: str, answer: Answer) -> None:
@@ -372,10 +348,8 @@ def read_probe(server: Server, path: str, answer: Answer) -> None:
     if answer.status in (400, 404, 409, 422, 429) and isinstance(answers.parse(answer.body), dict):
         return
     what = f"The test of {path}"
-    if answer.status != 404:
-        _raise_for_status(answer, what, server, "path")
-    if answer.status >= 500:
-        raise errors.Passing(f"{what} was answered {answer.status}", said=answers.said(answer), status=answer.status)
+    if answer.status != 404 and not 200 <= answer.status < 300:
+        raise _rejected(poll_rejection(answer.status), answer, what, server, "path")
     raise errors.NotFound(
         f"{what} was answered {answer.status}, not as DATATILE's API would",
         said=answers.said(answer),
@@ -393,10 +367,13 @@ def _job_id(server: Server, value: Any, answer: Answer) -> str:
     if server.job_id_field:
         found = answers.word(answers.dig(value, server.job_id_field))
         return found if _is_id(found) else ""
-    for layer in reversed(answers.layers(value)):
-        for name in _JOB_IDS:
-            if _is_id(found := answers.word(layer.get(name))):
-                return found
+    inside_out = answers.layers(value)[::-1]
+    # "id" may be the folder's or the request's, where another name says that it is the job's.
+    for names in (states.SURE_JOB_IDS, states.JOB_IDS):
+        for layer in inside_out:
+            for name in names:
+                if _is_id(found := answers.word(layer.get(name))):
+                    return found
     if isinstance(value, (dict, list)):
         return ""
     bare = answers.word(value) or answers.plain_text(answer)
@@ -411,80 +388,28 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _state(server: Server, value: Any) -> tuple[JobState, str]:
-    """Return the state that a JSON value tells, and the raw word; ``""`` when there is no word."""
-    if server.status_field:
-        status = answers.word(answers.dig(value, server.status_field))
-        return _state_of(server, status), status
-    for layer in reversed(answers.layers(value)):
-        for name in _STATUSES:
-            if status := answers.word(layer.get(name)):
-                state = _state_of(server, status)
-                # {"status": "success", "data": …} says that the request went well, not the job; with the job's id
-                # beside it, {"id": …, "status": "success", "result": …}, it says so of the job.
-                is_envelope = any(n in layer for n in answers.WRAPPERS) and not any(n in layer for n in _JOB_IDS)
-                if state is JobState.SUCCEEDED and is_envelope:
-                    state = JobState.UNKNOWN
-                return state, status
-    return JobState.UNKNOWN, ""
+def _rejected(found: Rejection, answer: Answer, what: str, server: Server, asked_for: str) -> errors.DatatileError:
+    """Return the error for a response that means "not accepted"."""
+    filled = {"log": server.processing_log_url, "asked_for": asked_for, "location": answer.location[:200]}
+    return found.kind(
+        f"{what} {found.what.format(**filled)} ({answer.status})",
+        said=answers.said(answer),
+        advice=found.hint.format(**filled),
+        status=answer.status,
+        retry_after=answers.seconds_to_wait(answer),
+    )
 
 
-def _state_of(server: Server, status: str) -> JobState:
-    own = {_folded(w): state for w, state in server.status_map.items()}
-    return own.get(_folded(status)) or _STATES.get(_folded(status), JobState.UNKNOWN)
+def _absolute(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location) if location else ""
+    except ValueError:
+        return ""
 
 
-def _folded(status: str) -> str:
-    return "".join(c for c in status.casefold() if c.isalnum())
-
-
-def _raise_for_status(answer: Answer, what: str, server: Server, asked_for: str) -> None:
-    """Raise for an answer that certainly means "not accepted"; return for those that don't."""
-    status, said, wait = answer.status, answers.said(answer), answers.seconds_to_wait(answer)
-
-    def fail(kind: type[errors.DatatileError], why: str, advice: str = "") -> NoReturn:
-        raise kind(f"{what} {why} ({status})", said=said, advice=advice, status=status, retry_after=wait)
-
-    if status in (409, 423):
-        fail(
-            errors.DestinationBusy,
-            "was rejected: an earlier upload to the same destination is still in progress",
-            f"It can be sent once that one is finished (processing log: {server.processing_log_url}).",
-        )
-    if status in (429, 503):
-        fail(errors.RateLimited, "was rejected: uploads come too fast, or the server is overloaded")
-    if status in (408, 425):
-        fail(errors.Passing, "was not taken in time")
-    if status == 401:
-        fail(
-            errors.TokenRefused,
-            "was refused: the token is not valid",
-            "A newly generated token at once invalidates the old one: "
-            "put the newest from DATATILE's Profile page into the connection's password.",
-        )
-    if status == 403:
-        fail(
-            errors.RoleMissing,
-            "was refused: the user may not do this",
-            "The user needs the roles Database creator and Data collector, and edit permission on the target.",
-        )
-    if status == 404:
-        fail(
-            errors.NotFound,
-            f"was refused: the server knows no such {asked_for}",
-            f"Check which {asked_for} is meant, and the connection's host, api_path and job_path.",
-        )
-    if status == 413:
-        fail(
-            errors.FileTooLarge,
-            "was rejected: the file is over the server's size limit",
-            "Split or compress it (.zsav), or ask the server's administrator for a higher limit.",
-        )
-    if 300 <= status < 400:
-        fail(
-            errors.Refused,
-            f"was redirected to {answer.location[:200]!r}, and redirects are not followed",
-            "Put the server's final address into the connection's host.",
-        )
-    if status < 200 or 400 <= status < 500:
-        fail(errors.Refused, "was refused")
+def _same_path_elsewhere(url: str, location: str) -> bool:
+    try:
+        here, there = urlsplit(url), urlsplit(location)
+    except ValueError:
+        return False
+    return here[:2] != there[:2] and here[2:4] == there[2:4]

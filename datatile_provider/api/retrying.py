@@ -18,7 +18,7 @@ class Retrying:
     The tries of one upload.
 
     :param action: what it does: only a reload may be sent again when its outcome is unknown.
-    :param deadline: the time after which no try begins, in seconds of the clock that ``now`` is of.
+    :param deadline: the time of the last attempt, in seconds of the clock that ``now`` is of.
     :param resend_unknown: send a create or append again too when its outcome is unknown. It may then be held twice.
     """
 
@@ -39,8 +39,10 @@ class Retrying:
         backoff = min(_LONGEST, _FIRST * 2.0 ** min(self.failures, 10))
         # Half of it at random, so that the tasks of one mapped DAG do not come back all at once.
         delay = max(backoff * random.uniform(0.5, 1.0), error.retry_after or 0.0)
-        if now + delay > self.deadline:
+        left = self.deadline - now
+        if left <= 0:
             error.what += f"; that was try {self.failures + 1}, and the time to go on trying is over"
             raise error
         self.failures += 1
-        return delay
+        # However long the server asks to wait, there is one more attempt at the deadline.
+        return min(delay, left)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from datatile_provider.api.contract import JobState, Server, is_web_address
+from datatile_provider.api.contract import Server, is_web_address
 from datatile_provider.api.errors import InvalidInput
+from datatile_provider.api.states import JobState
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job, JobState, Server
+from datatile_provider.api.contract import Job, Server
+from datatile_provider.api.states import JobState
 
 #: Seconds for which a refusal must last: a job may not be known everywhere the moment it is made, and who makes a new
 #: token takes a while to put it into the connection.
 GRACE = 60.0
 #: Seconds between the first looks; each next gap is longer, up to the poll interval.
 QUICK = 1.0
+#: Seconds that a server may ask to wait before the next poll, at least: a long one must not be worth more than a wait.
+LONGEST_PAUSE = 300.0
+_PAUSE_INTERVALS = 5
 _GROWTH = 1.6
 _JITTER = 0.1
 
@@ -61,13 +65,18 @@ class Wait:
     _gap: float = QUICK
     _retry_after: float = 0.0
     _trouble: str = ""
+    _last_error: str = ""
     _times: int = 0
+    _capped: bool = False
 
-    def heard(self, result: Job | errors.DatatileError, now: float) -> Job | None:
+    def heard(self, result: Job | errors.DatatileError, now: float, sent: float | None = None) -> Job | None:
         """
-        Take in what one look gave; return the job when it has succeeded, None when the wait goes on.
+        Take in what one poll gave; return the job when it has succeeded, None when the wait goes on.
 
         :param result: the job as the server told it, or why it did not tell.
+        :param now: the time.
+        :param sent: when the poll was sent. One that was sent before the deadline, and hung, is no reason to time out:
+            the job may have finished meanwhile.
         :raises JobFailed: the job failed.
         :raises JobCancelled: it was cancelled.
         :raises JobTimeout: it is not finished, and the deadline has passed.
@@ -81,9 +90,14 @@ class Wait:
                 raise self._failure(result)
         else:
             self._stumbled(result, now)
-        if now >= self.started + self.timeout:
+        if (now if sent is None else sent) >= self.deadline:
             raise self.timed_out()
         return None
+
+    @property
+    def deadline(self) -> float:
+        """When the wait times out, unless the poll at that time shows that the job has finished."""
+        return self.started + self.timeout
 
     @property
     def gap(self) -> float:
@@ -97,12 +111,13 @@ class Wait:
         self._gap, self._retry_after = min(self._gap * _GROWTH, self.poll_interval), 0.0
         if self.refused_since is not None:
             gap = min(gap, GRACE / 4)
-        return max(0.0, min(gap, self.started + self.timeout - now))
+        return max(0.0, min(gap, self.deadline - now))
 
     def timed_out(self) -> errors.JobTimeout:
         """Return the error for a deadline that has passed, with the last thing seen."""
-        seen = f"its last status was {self.status!r}" if self.status else "no look at it told its status"
-        trouble = f"; the last {self._times} looks gave: {self._trouble}" if self._times else ""
+        seen = f"its last status was {self.status!r}" if self.status else "no poll told its status"
+        failed = "poll" if self._times == 1 else f"{self._times} polls"
+        trouble = f"; the last {failed} failed: {self._last_error}" if self._times else ""
         return errors.JobTimeout(
             f"Job {self.job_id} was not finished within {self.timeout:,.10g} s: {seen}{trouble}",
             advice=f"It may go on in DATATILE; see the processing log: {self._page}",
@@ -135,25 +150,38 @@ class Wait:
             )
 
     def _stumbled(self, error: errors.DatatileError, now: float) -> None:
-        refused = isinstance(error, errors.Refused)
+        # A connection that is edited in the middle of a wait may be wrong for a moment.
+        refused = isinstance(error, (errors.Refused, errors.InvalidInput))
         if refused and self.refused_since is None:
             self.refused_since = now
         if not refused:
             self.refused_since = None
         lasted = self.refused_since is not None and now - self.refused_since >= GRACE
-        if lasted or not isinstance(error, (errors.Refused, errors.Passing)):
+        if lasted or not (refused or isinstance(error, errors.Passing)):
             raise error
         kind = f"{type(error).__name__} {error.status or ''}".strip()
         if kind != self._trouble:
             self._over_trouble(still_refused=refused)
-            self.log(logging.WARNING, f"{error} Asking again.")
+            self.log(logging.WARNING, f"{error} Polling goes on.")
             self._trouble = kind
         self._times += 1
-        self._retry_after = error.retry_after or 0.0
+        self._last_error = error.what
+        self._retry_after = self._pause(error.retry_after or 0.0)
+
+    def _pause(self, retry_after: float) -> float:
+        longest = max(LONGEST_PAUSE, _PAUSE_INTERVALS * self.poll_interval)
+        if retry_after > longest and not self._capped:
+            self.log(
+                logging.WARNING,
+                f"The server asks to wait {retry_after:,.0f} s before the next poll (Retry-After); "
+                f"it comes in {longest:,.0f} s.",
+            )
+            self._capped = True
+        return min(retry_after, longest)
 
     def _over_trouble(self, *, still_refused: bool = False) -> None:
         if self._times > 1:
-            self.log(logging.WARNING, f"That was {self._times} looks in a row: {self._trouble}")
+            self.log(logging.WARNING, f"That was {self._times} polls in a row: {self._trouble}")
         self._trouble, self._times = "", 0
         if not still_refused:
             self.refused_since = None

@@ -16,10 +16,12 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.memory import Cleared
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
+    from datatile_provider.hooks.dataset import DatasetLike
     from datatile_provider.operators.memory import Memory
 
 _KEY = "dataset"
@@ -29,8 +31,9 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     """
     Uploads the file whose path a function returns.
 
-    The function is called once a try, and not at all when the try takes up what an earlier one has sent. While the task
-    is deferred, the path is kept as the XCom ``dataset``.
+    The function is called once an attempt. A retry that resumes what an earlier attempt has sent does not call it; a
+    cleared task does, to find out whether the file is another now. While the task is deferred, the path is kept as the
+    XCom ``dataset``.
 
     :param python_callable: the function.
     :param op_args: its positional arguments. (templated)
@@ -51,13 +54,22 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     def _upload(
         self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
     ) -> str:
+        begun = time.time()
+        self._ask(context)
+        # What the function takes is not taken from the time to get the file accepted.
+        deadline += time.time() - begun
+        return super()._upload(context, memory, deadline, failures, version)
+
+    def _dataset_to_compare(self, context: Context, cleared: Cleared) -> DatasetLike | None:
+        # A function may write another file each time. Only a person can mean another upload.
+        return None if cleared is Cleared.NO else self._ask(context)
+
+    def _ask(self, context: Context) -> DatasetLike:
+        """Return the path, from the function if this attempt has not asked it yet."""
         if not self._recall(context["ti"]):
-            begun = time.time()
             self.dataset = self._call(context)
             context["ti"].xcom_push(key=_KEY, value=self.dataset)
-            # What the function takes is not taken from the time to get the file accepted.
-            deadline += time.time() - begun
-        return super()._upload(context, memory, deadline, failures, version)
+        return self.dataset
 
     def _recall(self, ti: Any) -> bool:
         found = ti.xcom_pull(task_ids=self.task_id, key=_KEY, map_indexes=ti.map_index)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from datatile_provider.api.multipart import Dataset
     from datatile_provider.api.settings import Settings
+    from datatile_provider.hooks.content import Sha256
     from datatile_provider.hooks.dataset import DatasetLike
 
 #: Seconds for which an upload is tried until the server accepts it.
@@ -27,6 +28,9 @@ ACCEPT_TIMEOUT = 3600.0
 POLL_INTERVAL = 30.0
 #: Seconds for which a job is waited for.
 JOB_TIMEOUT = 24 * 3600.0
+#: Seconds for which a connection is read that could never be read yet.
+FIRST_READ = 20.0
+_PAUSE = 5.0
 
 
 class DatatileHook(BaseHook):
@@ -98,6 +102,73 @@ class DatatileHook(BaseHook):
             conn = await asyncio.to_thread(self.get_connection, self.datatile_conn_id)
         return self._settings(conn)
 
+    def _read_conn(self, server: str | None) -> Settings:
+        """
+        Return the same as :meth:`get_conn`, for a poll.
+
+        :param server: the address of the server that the connection must still lead to.
+        :raises Passing: Airflow can't tell the connection now. A missing one looks the same as an API server that is
+            away for a moment.
+        :raises Refused: it leads to another server by now.
+        """
+        try:
+            found = self.get_conn()
+        except errors.DatatileError:
+            raise
+        except Exception as e:  # each secrets backend raises errors of its own
+            raise self._unreadable(e) from e
+        return self._at(server, found)
+
+    async def _read_conn_async(self, server: str | None) -> Settings:
+        try:
+            found = await self.get_conn_async()
+        except errors.DatatileError:
+            raise
+        except Exception as e:  # likewise
+            raise self._unreadable(e) from e
+        return self._at(server, found)
+
+    def _at(self, server: str | None, settings: Settings) -> Settings:
+        if server in (None, settings.server.address):
+            return settings
+        raise errors.Refused(
+            f"The connection {self.datatile_conn_id!r} leads to another server now: the job is at {server}, and the "
+            f"connection at {settings.server.address}",
+            advice="Let the connection lead to the job's server until the job has finished.",
+        )
+
+    def _unreadable(self, error: Exception) -> errors.Passing:
+        return errors.Passing(
+            f"The Airflow connection {self.datatile_conn_id!r} could not be read: {type(error).__name__}: {error}",
+            advice="Check that it exists, and that Airflow's API server or secrets backend is up.",
+        )
+
+    def first_conn(self, server: str | None = None, *, job_id: str = "", deadline: float = 0.0) -> Settings:
+        """
+        Return the same as :meth:`get_conn`, for a wait that begins: tried until it can be read.
+
+        :param server: the address of the server that the connection must lead to, once it was read before.
+        :param job_id: the job that is waited for.
+        :param deadline: the wait's, in seconds since the epoch.
+        :raises JobTimeout: Airflow could not tell the connection until the deadline.
+        :raises Passing: it could not from the very start, so there may be none.
+        :raises InvalidInput: a field is missing or wrong.
+        """
+        tries = _FirstRead(self.log, server, job_id, deadline)
+        while True:
+            try:
+                return self._read_conn(server)
+            except errors.Passing as e:
+                time.sleep(tries.pause(e, time.time()))
+
+    async def _first_conn_async(self, server: str | None, job_id: str, deadline: float) -> Settings:
+        tries = _FirstRead(self.log, server, job_id, deadline)
+        while True:
+            try:
+                return await self._read_conn_async(server)
+            except errors.Passing as e:
+                await asyncio.sleep(tries.pause(e, time.time()))
+
     def _settings(self, conn: Any) -> Settings:
         from datatile_provider.api.settings import Settings
 
@@ -121,6 +192,7 @@ class DatatileHook(BaseHook):
         resend_unknown: bool = False,
         failures: int = 0,
         version: str | None = None,
+        content: Sha256 | None = None,
         before_try: Callable[[Tries], None] = lambda tries: None,
         before_retry: Callable[[Tries, errors.DatatileError, float], None] = lambda tries, error, delay: None,
     ) -> Job:
@@ -138,6 +210,7 @@ class DatatileHook(BaseHook):
         :param resend_unknown: send a create or append again too when its outcome is unknown. It may then be held twice.
         :param failures: how many tries have failed elsewhere before this call.
         :param version: the version of the file that those sent; the file must still be that one.
+        :param content: takes the hash of what is sent.
         :param before_try: called when all input has been checked, before the first byte of each try.
         :param before_retry: called with the failure and the seconds until the next try. What either of these two
             raises ends the upload.
@@ -158,6 +231,7 @@ class DatatileHook(BaseHook):
         upload = Upload(kind, target_hash, file.name, file.size)
         if version not in (None, file.version):
             raise file.changed(version, file.version)
+        file = content.of(file) if content else file
         retrying = Retrying(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
         self.log.info("Uploading: %s at %s, from %s", upload, settings.server.url, file.location)
         token_renewed = False
@@ -169,17 +243,35 @@ class DatatileHook(BaseHook):
                 job = self._try(settings, upload, file, callback_url)
                 collect_lineage(self, settings.server, upload, dataset)
                 return job
-            except errors.TokenRefused:
-                old, settings = settings, self.get_conn()
-                if token_renewed or settings.token == old.token:
-                    raise
-                token_renewed = True
+            except errors.TokenRefused as e:
+                newer = self._newer_conn(settings)
+                if token_renewed or newer is None:
+                    raise e from None
+                settings, token_renewed = newer, True
                 self.log.warning("The token was refused; trying once with the newer one that the connection now holds")
             except errors.DatatileError as e:
                 delay = retrying.after(e, time.monotonic())
                 before_retry(Tries(upload, settings.server, retrying.failures, file.version), e, delay)
                 self.log.warning("%s Trying again in %.0f s.", e, delay)
                 time.sleep(delay)
+
+    def _newer_conn(self, settings: Settings) -> Settings | None:
+        """Return the connection if it holds another token for the same server by now."""
+        try:
+            found = self._read_conn(settings.server.address)
+        except errors.DatatileError as e:
+            # What matters is that the token was refused.
+            self.log.warning("%s", e)
+            return None
+        return found if found.token != settings.token else None
+
+    async def _newer_conn_async(self, settings: Settings) -> Settings | None:
+        try:
+            found = await self._read_conn_async(settings.server.address)
+        except errors.DatatileError as e:
+            self.log.warning("%s", e)
+            return None
+        return found if found.token != settings.token else None
 
     def _try(self, settings: Settings, upload: Upload, file: Dataset, callback_url: str | None) -> Job:
         from datatile_provider import metrics
@@ -204,25 +296,27 @@ class DatatileHook(BaseHook):
         )
         return job
 
-    def get_job(self, job_id: str) -> Job:
+    def get_job(self, job_id: str, *, server: str | None = None) -> Job:
         """
-        Ask once where a job stands.
+        Poll a job once.
 
+        :param server: the address of the server that the job is at, if it is known: the connection may lead to another
+            one by now.
         :raises InvalidInput: the job id or the connection is wrong.
-        :raises Passing: no usable answer now.
+        :raises Passing: no usable response now, or Airflow can't tell the connection now.
         :raises Refused: the server will not tell.
         """
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
         metrics.look()
-        return DatatileClient(self.get_conn()).get_job(job_id)
+        return DatatileClient(self._read_conn(server)).get_job(job_id)
 
     async def get_job_async(self, job_id: str) -> Job:
-        """Ask the same as :meth:`get_job`, without blocking the event loop."""
+        """Poll as :meth:`get_job` does, without blocking the event loop."""
         from datatile_provider.api.async_client import connected
 
-        async with connected(await self.get_conn_async()) as client:
+        async with connected(await self._read_conn_async(None)) as client:
             return await client.get_job(job_id)
 
     def wait_for_job(
@@ -231,12 +325,14 @@ class DatatileHook(BaseHook):
         *,
         poll_interval: float | timedelta = POLL_INTERVAL,
         timeout: float | timedelta = JOB_TIMEOUT,
+        server: str | None = None,
     ) -> Job:
         """
         Wait until a job has succeeded, and return it.
 
         :param poll_interval: seconds between looks, after a few quick first ones.
-        :param timeout: seconds after which the wait is given up.
+        :param timeout: seconds after which the wait times out.
+        :param server: as for :meth:`get_job`.
         :raises JobFailed: with the server's reason.
         :raises JobCancelled: somebody cancelled it.
         :raises JobTimeout: it was not finished in time.
@@ -245,35 +341,48 @@ class DatatileHook(BaseHook):
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
-        settings = self.get_conn()
-        wait = self.waiting(settings.server, job_id, poll_interval, timeout, started=time.time())
+        started = time.time()
+        deadline = started + seconds("timeout", timeout)
+        settings = self.first_conn(server, job_id=contract.check_job_id(job_id), deadline=deadline)
+        wait = self.waiting(settings.server, job_id, poll_interval, timeout, started)
         with metrics.waiting(wait):
             while True:
                 result: Job | errors.DatatileError
                 metrics.look()
+                sent = time.time()
                 try:
                     result = DatatileClient(settings).get_job(job_id)
+                except errors.TokenRefused as e:
+                    result = e
+                    if newer := self._newer_conn(settings):
+                        settings = newer
+                        continue
                 except errors.DatatileError as e:
                     result = e
-                if isinstance(result, errors.TokenRefused) and (newer := self.get_conn()).token != settings.token:
-                    settings = newer
-                elif job := wait.heard(result, time.time()):
+                if job := wait.heard(result, time.time(), sent):
                     return job
-                else:
-                    time.sleep(wait.delay(time.time()))
+                time.sleep(wait.delay(time.time()))
 
     async def wait_for_job_async(
-        self, job_id: str, *, poll_interval: float, timeout: float, started: float, status: str = ""
+        self,
+        job_id: str,
+        *,
+        poll_interval: float,
+        timeout: float,
+        started: float,
+        status: str = "",
+        server: str | None = None,
     ) -> Job:
         """
         Wait as :meth:`wait_for_job` does, without blocking the event loop.
 
         :param started: when the wait began, in seconds since the epoch: it may have been in another process.
         :param status: the status that was seen, and logged, there.
+        :param server: as for :meth:`get_job`.
         """
         from datatile_provider import metrics
 
-        settings = await self.get_conn_async()
+        settings = await self._first_conn_async(server, job_id, started + timeout)
         wait = self.waiting(settings.server, job_id, poll_interval, timeout, started, status)
         with metrics.waiting(wait):
             return await self._look_until_done(settings, wait)
@@ -289,14 +398,15 @@ class DatatileHook(BaseHook):
                     metrics.look()
                     try:
                         result = await client.get_job(wait.job_id, max_age=wait.gap / 2)
-                    except errors.DatatileError as e:
+                    except errors.TokenRefused as e:
                         result = e
-                    if isinstance(result, errors.TokenRefused):
-                        newer = await self.get_conn_async()
-                        if newer.token != settings.token:
+                        if newer := await self._newer_conn_async(settings):
                             settings = newer
                             break
-                    if job := wait.heard(result, time.time()):
+                    except errors.DatatileError as e:
+                        result = e
+                    now = time.time()
+                    if job := wait.heard(result, now, now - client.sent_ago):
                         return job
                     # From when the answer was got: so waits for one job fall into step, and share their looks.
                     await asyncio.sleep(max(0.0, wait.delay(time.time()) - client.age))
@@ -337,6 +447,31 @@ class DatatileHook(BaseHook):
         except (errors.DatatileError, AirflowNotFoundException) as e:
             return False, str(e)
         return True, f"{settings.server.url} accepts the token."
+
+
+@dataclass(slots=True)
+class _FirstRead:
+    """Decides how long a wait that begins goes on when Airflow can't tell its connection."""
+
+    log: Any
+    server: str | None
+    job_id: str
+    deadline: float
+    give_up: float | None = None
+
+    def pause(self, error: errors.Passing, now: float) -> float:
+        """Return the seconds until the connection is read again."""
+        if self.give_up is None:
+            self.log.warning("%s Trying again.", error)
+            # One that was never read may not exist.
+            self.give_up = self.deadline if self.server else now + FIRST_READ
+        if now < self.give_up:
+            return min(_PAUSE, self.give_up - now)
+        if not self.server:
+            raise error
+        raise errors.JobTimeout(
+            f"Job {self.job_id} was not finished in time as far as is known: {error.what}", advice=error.advice
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +13,20 @@ from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
+    AirflowSkipException,
     AirflowTaskTimeout,
     BaseOperator,
+    TaskDeferred,
     conf,
 )
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action, Job, JobState
+from datatile_provider.api.contract import Action, Job
+from datatile_provider.api.states import JobState
 from datatile_provider.api.waiting import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook, Tries
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
-from datatile_provider.operators.memory import Memory, Phase, Record, Step, first_step
+from datatile_provider.operators.memory import Cleared, Memory, Phase, Record, Sent, Step, first_step
 from datatile_provider.triggers.datatile import SAFETY_NET, DatatileTurnTrigger, airflow_error, defer_wait, job_of
 from datatile_provider.triggers.safety_net import resumed_with
 
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Seconds up to which waiting for one's turn in the worker costs less than a trigger and another worker start.
 SHORT_WAIT = 10.0
+#: Seconds between the polls that must agree that a job failed, before its file is sent again.
+CONFIRM_PAUSE = 3.0
 
 
 class DatatileUploadOperator(BaseOperator):
@@ -100,33 +107,7 @@ class DatatileUploadOperator(BaseOperator):
         :raises AirflowException: not accepted within ``accept_timeout``; Airflow may retry.
         :raises AirflowSensorTimeout: accepted, and the job was not finished within ``timeout``.
         """
-        memory = self._memory(context)
-        try:
-            record = memory.read()
-        except ValueError as e:
-            raise AirflowFailException(f"The task's state store was written by somebody else: {e}") from None
-        step = first_step(record, memory.upload, memory.max_tries, may_send_again=self._may_send_again)
-        if record is None or step is Step.UPLOAD:
-            if record and record.phase is Phase.ACCEPTED:
-                self.log.warning(
-                    "An earlier try was accepted as job %s: %s. This task is about another upload now, so uploading",
-                    record.job_id,
-                    record.upload,
-                )
-            return self._upload(context, memory, time.time() + self.accept_timeout)
-        if step is Step.RETURN:
-            self.log.info("An earlier try succeeded, and Airflow did not hear of it: %s", record.text)
-            return self._succeeded(context, Job(record.job_id))
-        if step is Step.FOLLOW:
-            return self._follow(context, memory, record)
-        text = record.text
-        if step is Step.UNKNOWN:
-            text = (
-                f"It is unknown whether the server holds the {text}: an earlier try ended before the answer was known. "
-                "Look there before it is sent again; clearing this task sends it."
-            )
-            self._remember(memory, Phase.TOLD, text)
-        raise AirflowFailException(text)
+        return self._begin(context, time.time() + self.accept_timeout)
 
     def resume_upload(
         self,
@@ -138,8 +119,76 @@ class DatatileUploadOperator(BaseOperator):
     ) -> str:
         """Go on trying, after having waited for one's turn in the triggerer."""
         # `dag.test()` passes on nothing but the event.
-        deadline = deadline or time.time() + self.accept_timeout
-        return self._upload(context, self._memory(context), deadline, failures, version)
+        return self._begin(context, deadline or time.time() + self.accept_timeout, failures, version)
+
+    def _begin(self, context: Context, deadline: float, failures: int = 0, version: str | None = None) -> str:
+        memory = self._memory(context)
+        try:
+            record = memory.read()
+        except ValueError as e:
+            raise AirflowFailException(
+                f"The task's state store holds something else than the record of an upload under datatile_upload: {e}. "
+                "Nothing was sent. Look in DATATILE's processing log for the file, then delete that entry."
+            ) from None
+        if record is None:
+            return self._upload(context, memory, deadline, failures, version)
+        cleared = Cleared.since(record, memory.max_tries, memory.retries)
+        try:
+            differences, again = self._compare(context, record, cleared)
+        except errors.DatatileError as e:
+            raise airflow_error(e, may_retry=True) from None
+        step = first_step(record, cleared=cleared, differs=bool(differences), may_send_again=again)
+        changed = f"The task has changed since ({'; '.join(differences)})" if differences else ""
+        if step is Step.UPLOAD:
+            if changed and record.job_id:
+                self.log.warning(
+                    "An earlier attempt was accepted as job %s: %s. %s", record.job_id, record.text, changed
+                )
+            return self._upload(context, memory, deadline, failures, version)
+        if step is Step.RETURN:
+            self.log.info("An earlier attempt succeeded, and Airflow did not hear of it: %s", record.text)
+            return self._succeeded(context, Job(record.job_id))
+        if step is Step.FOLLOW:
+            return self._follow(context, memory, record)
+        text = record.text
+        if step is not Step.TELL_AGAIN:
+            what, hint = _FAILURES[step]
+            what = what.format(text=record.text, job=record.job_id)
+            text = " ".join(f"{part}." for part in (what, changed, hint) if part)
+            self._remember(lambda: memory.advance(Phase.TOLD, text))
+        raise AirflowFailException(text)
+
+    def _compare(self, context: Context, record: Record, cleared: Cleared) -> tuple[list[str], bool]:
+        """Return in what the task's upload differs from the record's, and whether the record's may be sent again."""
+        server = DatatileHook(self.datatile_conn_id).get_conn().server.address
+        now, before = Sent(server, self.action, self.target_hash), record.sent
+        again = now.same_place(before) and self._may_send_again
+        pairs = (
+            ("server", before.server, now.server),
+            ("action", before.action, now.action),
+            ("target", before.target, now.target),
+        )
+        found = [f"{name}: {was} before, {is_now} now" for name, was, is_now in pairs if was != is_now]
+        steps = {first_step(record, cleared=cleared, differs=d, may_send_again=again) for d in (bool(found), True)}
+        # To read a large file once more must not be for nothing.
+        dataset = self._dataset_to_compare(context, cleared) if len(steps) > 1 else None
+        return [*found, *(self._compare_content(before, dataset) if dataset is not None else [])], again
+
+    def _dataset_to_compare(self, context: Context, cleared: Cleared) -> DatasetLike | None:
+        return self.dataset
+
+    def _compare_content(self, before: Sent, dataset: DatasetLike) -> list[str]:
+        from datatile_provider.hooks.content import same_content
+        from datatile_provider.hooks.dataset import dataset_of
+
+        try:
+            file = dataset_of(dataset)
+            same = same_content(file, before.size, before.version, before.sha256)
+        except errors.DatatileError as e:
+            # Files are often moved away once they were accepted.
+            self.log.warning("The file is not compared with what was accepted: %s", e)
+            return []
+        return [] if same else [f"content: {before.name!r} of {before.size:,} bytes before, {file.location} now"]
 
     def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
         """
@@ -151,12 +200,16 @@ class DatatileUploadOperator(BaseOperator):
         """
         memory, job_id = self._memory(context), self._pushed_job_id(context)
         self._job = Job(job_id) if job_id else None
-        try:
-            job = job_of(event, job_id)
-        except errors.DatatileError as e:
-            raise self._ended(memory, e) from None
-        self.log.info("Job %s has succeeded", job.id)
-        return self._done(context, memory, job, text)
+        with self._accepted(memory, job_id or "", text):
+            # The record is the one that its attempt wrote. A damaged one is for the next attempt to report.
+            with contextlib.suppress(ValueError):
+                memory.read()
+            try:
+                job = job_of(event, job_id)
+            except errors.DatatileError as e:
+                raise self._ended(memory, e) from None
+            self.log.info("Job %s has succeeded", job.id)
+            return self._done(context, memory, job)
 
     def pre_execute(self, context: Context) -> None:
         """Let an accepted upload be resumed on Airflow 2, which else ends it once its ``execution_timeout`` is over."""
@@ -202,7 +255,7 @@ class DatatileUploadOperator(BaseOperator):
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def _memory(self, context: Context) -> Memory:
-        return Memory(context, f"{self.action} of {self.dataset} to {self.target_hash}")
+        return Memory(context, self.retries or 0)
 
     def _push_job_id(self, context: Context, job: Job) -> None:
         try:
@@ -222,21 +275,32 @@ class DatatileUploadOperator(BaseOperator):
     def _upload(
         self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
     ) -> str:
+        from datatile_provider.hooks.content import Sha256
+
+        # Of the attempt that is under way, if any.
         text = ""
-        tried: list[Tries] = []
+        tried: list[tuple[Tries, Sent]] = []
+        content = Sha256()
 
         def before_try(tries: Tries) -> None:
             nonlocal text
             if not tried:
                 push_links(self, context, tries.server)
-            tried.append(tries)
+            upload = tries.upload
+            sent = Sent(
+                tries.server.address, upload.action.value, upload.target_hash, upload.name, upload.size, tries.version
+            )
+            tried.append((tries, sent))
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-            text = f"{tries.upload}, begun {now} (processing log: {tries.server.processing_log_url})"
-            memory.write(Phase.SENDING, text)
+            begun = f"{upload}, begun {now} (processing log: {tries.server.processing_log_url})"
+            memory.write(Phase.SENDING, begun, sent)
+            text = begun
 
         def before_retry(tries: Tries, error: errors.DatatileError, delay: float) -> None:
+            nonlocal text
             if isinstance(error, errors.OutcomeUnknown):
                 return
+            text = ""
             memory.forget()
             turn = isinstance(error, (errors.DestinationBusy, errors.RateLimited))
             if self.deferrable and turn and delay > SHORT_WAIT:
@@ -254,11 +318,12 @@ class DatatileUploadOperator(BaseOperator):
                 self.target_hash,
                 self.dataset,
                 callback_url=self.callback_url,
-                # Whoever waited for his turn gets one, be it late.
-                timeout=max(deadline - time.time(), 1.0),
+                # After a wait in the triggerer there is one attempt, however late it is.
+                timeout=max(deadline - time.time(), 0.001),
                 resend_unknown=self.resend_unknown,
                 failures=failures,
                 version=version,
+                content=content,
                 before_try=before_try,
                 before_retry=before_retry,
             )
@@ -266,45 +331,53 @@ class DatatileUploadOperator(BaseOperator):
             if self._may_send_again:
                 memory.forget()
                 raise AirflowException(str(e)) from None
-            self._remember(memory, Phase.TOLD, str(e))
+            said = str(e)
+            self._remember(lambda: memory.advance(Phase.TOLD, said))
             raise airflow_error(e, may_retry=False) from None
         except errors.DatatileError as e:
             memory.forget()
             raise airflow_error(e, may_retry=True) from None
-        except AirflowTaskTimeout:
-            if memory.lasts or self._may_send_again or not text:
+        except BaseException as e:  # execution_timeout, SIGTERM, and what Airflow's own code raises
+            if memory.lasts or self._may_send_again or not text or not _looks_like_a_retry(e):
                 raise
             raise AirflowFailException(
-                f"execution_timeout ended the {text} in the middle, and it is unknown whether the server holds it. "
+                f"{_name(e)} ended the {text} in the middle, and it is unknown whether the server holds it. "
                 "Look there before it is sent again."
             ) from None
-        self._remember(memory, Phase.ACCEPTED, text, job.id)
-        self._push_job_id(context, job)
-        push_links(self, context, tried[-1].server, job.id)
-        return self._accepted(context, memory, job, text)
+        tries, sent = tried[-1]
+        with self._accepted(memory, job.id, text):
+            sent = replace(sent, sha256=content.hexdigest())
+            self._remember(lambda: memory.write(Phase.ACCEPTED, text, sent, job.id))
+            self._push_job_id(context, job)
+            push_links(self, context, tries.server, job.id)
+            return self._wait(context, memory, job, text, sent.server)
 
     def _follow(self, context: Context, memory: Memory, record: Record) -> str:
-        self.log.info("An earlier try was accepted as job %s; taking that up: %s", record.job_id, record.text)
+        self.log.info("An earlier attempt was accepted as job %s; taking that up: %s", record.job_id, record.text)
         job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
         try:
             push_links(self, context, hook.get_conn().server, job.id)
-            job = hook.get_job(job.id)
+            job = hook.get_job(job.id, server=record.sent.server)
+            if _has_failed(job):
+                # What leads to sending the file again must not hang on a single response.
+                time.sleep(CONFIRM_PAUSE)
+                job = hook.get_job(job.id, server=record.sent.server)
         except errors.DatatileError as e:
             # Whatever it is, it is no reason to send the file again.
             self.log.warning("%s", e)
-        else:
-            if job.state in (JobState.FAILED, JobState.CANCELLED):
-                self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
-                memory.forget()
-                return self._upload(context, memory, time.time() + self.accept_timeout)
-        self._remember(memory, Phase.ACCEPTED, record.text, job.id)
+            job = Job(record.job_id)
+        if _has_failed(job):
+            self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
+            memory.forget()
+            return self._upload(context, memory, time.time() + self.accept_timeout)
+        self._remember(lambda: memory.advance(record.phase))
         self._push_job_id(context, job)
-        return self._accepted(context, memory, job, record.text)
+        return self._wait(context, memory, job, record.text, record.sent.server)
 
-    def _accepted(self, context: Context, memory: Memory, job: Job, text: str) -> str:
+    def _wait(self, context: Context, memory: Memory, job: Job, text: str, server: str) -> str:
         self._job = job
         if not self.wait_for_completion:
-            return self._done(context, memory, job, text)
+            return self._done(context, memory, job)
         if self.deferrable:
             defer_wait(
                 self,
@@ -313,33 +386,38 @@ class DatatileUploadOperator(BaseOperator):
                 job_id=job.id,
                 poll_interval=self.poll_interval,
                 timeout=self.timeout,
+                server=server,
                 kwargs={"text": text},
             )
         try:
             hook = DatatileHook(self.datatile_conn_id)
-            job = hook.wait_for_job(job.id, poll_interval=self.poll_interval, timeout=self.timeout)
+            job = hook.wait_for_job(job.id, poll_interval=self.poll_interval, timeout=self.timeout, server=server)
         except errors.DatatileError as e:
             raise self._ended(memory, e) from None
-        except AirflowTaskTimeout:
-            if memory.lasts:
-                raise
-            raise AirflowFailException(
-                f"execution_timeout ended the wait for job {job.id}, which may go on in DATATILE: {text}"
-            ) from None
-        except Exception as e:  # Airflow's own, as when it cannot tell the connection
-            if memory.lasts:
-                raise
-            raise AirflowFailException(_broken_off(job.id, e)) from None
-        return self._done(context, memory, job, text)
+        return self._done(context, memory, job)
 
-    def _done(self, context: Context, memory: Memory, job: Job, text: str) -> str:
+    @contextlib.contextmanager
+    def _accepted(self, memory: Memory, job_id: str, text: str) -> Iterator[None]:
+        """
+        Let nothing that is raised after acceptance look like a reason to send the file again.
+
+        An Airflow without a state store would retry the task and so send it.
+        """
         try:
-            memory.write(Phase.DONE, text, job.id)
+            yield
+        except BaseException as e:  # execution_timeout and SIGTERM too
+            if memory.lasts or not job_id or not _looks_like_a_retry(e):
+                raise
+            raise AirflowFailException(f"{_broken_off(job_id, e)}: {text}") from None
+
+    def _done(self, context: Context, memory: Memory, job: Job) -> str:
+        try:
+            memory.advance(Phase.DONE)
         except Exception as e:  # as of any store
-            # As a success it would be taken up again, not sent, when a person clears the task to send the next file.
+            # As a success it would be resumed, not sent, when a person clears the task to send the next file.
             raise AirflowException(
                 f"Airflow could not store that the task is done ({e}), so it fails, though nothing is lost: it was "
-                f"accepted as job {job.id}, {text}"
+                f"accepted as job {job.id}"
             ) from e
         return self._succeeded(context, job)
 
@@ -348,7 +426,10 @@ class DatatileUploadOperator(BaseOperator):
         if self.outlets:
             from datatile_provider.assets.datatile import describe_outlets
 
-            describe_outlets(self.outlets, context, job, self.action)
+            try:
+                describe_outlets(self.outlets, context, job, self.action)
+            except Exception as e:  # the file is accepted, and an event without details is no reason to send it again
+                self.log.error("The events of the task's outlets could not be described: %s", e)
         return job.id
 
     def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:
@@ -359,17 +440,53 @@ class DatatileUploadOperator(BaseOperator):
         found = airflow_error(error, may_retry=False)
         if isinstance(found, AirflowTaskTimeout):
             return found if memory.lasts else AirflowFailException(str(error))
-        # Of another job nobody knows how it ends: a person who clears the task lets it be taken up again.
-        if isinstance(error, (errors.JobFailed, errors.JobCancelled)):
-            self._remember(memory, Phase.TOLD, str(error))
+        # Of another job nobody knows how it ends: a person who clears the task lets it be resumed.
+        phase = Phase.TOLD if isinstance(error, (errors.JobFailed, errors.JobCancelled)) else Phase.WAITED
+        text = str(error) if phase is Phase.TOLD else None
+        self._remember(lambda: memory.advance(phase, text))
         return found
 
-    def _remember(self, memory: Memory, phase: Phase, text: str, job_id: str = "") -> None:
+    def _remember(self, write: Callable[[], None]) -> None:
         try:
-            memory.write(phase, text, job_id)
+            write()
         except Exception as e:  # the file is at the server: whatever the store raises must not look as if it were not
-            self.log.error("Airflow could not store that the upload is %s (job %s): %s", phase.value, job_id, e)
+            self.log.error("Airflow could not store how far the upload has come: %s", e)
 
 
-def _broken_off(job_id: str, error: Exception) -> str:
-    return f"The upload was accepted as job {job_id}, which may go on in DATATILE; the wait for it broke off: {error}"
+#: What a task says when it must not go on by itself: what happened, and what to do.
+_FAILURES = {
+    Step.UNKNOWN: (
+        "It is unknown whether the server holds the {text}: an earlier attempt ended before the response was known",
+        "Look there before it is sent again; clearing this task sends it",
+    ),
+    Step.CHANGED: (
+        "An earlier attempt was accepted as job {job}: {text}",
+        "What the task is about now was not sent. Look at that job first; clearing this task then sends the file",
+    ),
+    Step.UNSURE: (
+        "An earlier attempt succeeded as job {job}: {text}. The task's retries were changed since, so it can't be told "
+        "whether a person wants the file sent again",
+        "Nothing was sent. Clearing this task sends the file",
+    ),
+}
+
+
+def _has_failed(job: Job) -> bool:
+    return job.named and job.state in (JobState.FAILED, JobState.CANCELLED)
+
+
+def _looks_like_a_retry(error: BaseException) -> bool:
+    """Whether Airflow would retry the task after it."""
+    if isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred)):
+        return False
+    # Airflow has two places for the last one's class.
+    ends = isinstance(error, (AirflowTaskTimeout, SystemExit)) or type(error).__name__ == "AirflowTaskTerminated"
+    return ends or isinstance(error, Exception)
+
+
+def _name(error: BaseException) -> str:
+    return "execution_timeout" if isinstance(error, AirflowTaskTimeout) else f"{type(error).__name__} ({error})"
+
+
+def _broken_off(job_id: str, error: BaseException) -> str:
+    return f"The upload was accepted as job {job_id}, which may go on in DATATILE; it was broken off by {_name(error)}"

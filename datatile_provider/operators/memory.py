@@ -1,16 +1,19 @@
-"""What a task remembers of its upload from one try to the next, where Airflow can keep it (3.3 and later)."""
+"""What a task remembers of its upload from one attempt to the next, where Airflow can keep it (3.3 and later)."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from datatile_provider.api import contract
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 _KEY = "datatile_upload"
+_VERSION = 1
 #: Seconds for which a write is tried while Airflow's API server does not answer; its own client gives up sooner.
 PATIENCE = 120.0
 _PAUSE = 3.0
@@ -22,11 +25,47 @@ class Phase(str, Enum):
     SENDING = "sending"
     """It is about to be sent; nobody knows yet whether the server holds it."""
     ACCEPTED = "accepted"
-    """The server answered with a job."""
+    """The server responded with a job."""
+    WAITED = "waited"
+    """The task failed, as the job's end is not known, and its error named the job."""
     DONE = "done"
     """The task returned the job."""
     TOLD = "told"
     """The task failed as nobody knows whether the server holds the file, or as its job did not succeed, and said so."""
+
+
+_WITH_JOB = (Phase.ACCEPTED, Phase.WAITED, Phase.DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """
+    What an upload is: a file's content, and where it goes.
+
+    :param server: the address of the server's API.
+    :param action: what the upload does.
+    :param target: the folder's or the database's hash.
+    :param name: the file's name; another name alone is no other upload.
+    :param size: its size in bytes; -1 when it is not known.
+    :param version: tells whether the file is still the same, where it is.
+    :param sha256: the hash of its content, once it was sent.
+    """
+
+    server: str
+    action: str
+    target: str
+    name: str = ""
+    size: int = -1
+    version: str = ""
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        file = f"{self.name!r} ({self.size:,} bytes)" if self.size >= 0 else "the file"
+        return f"{self.action} of {file} to {self.target} at {self.server}"
+
+    def same_place(self, other: Sent) -> bool:
+        """Whether another upload does the same to the same target."""
+        return (self.server, self.action, self.target) == (other.server, other.action, other.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +75,19 @@ class Record:
 
     :param phase: how far the upload came.
     :param text: what it is, or what was said of it, for people.
-    :param upload: its action, file and target.
+    :param sent: the upload; an attempt that only follows its job never changes it.
     :param job_id: its job, from ``ACCEPTED`` on.
     :param max_tries: Airflow's ``max_tries`` at that time: it grows when a person clears the task, not when Airflow
         itself tries again.
+    :param retries: the task's ``retries`` at that time.
     """
 
     phase: Phase
     text: str
-    upload: str
+    sent: Sent
     job_id: str
     max_tries: int
+    retries: int
 
     @classmethod
     def of(cls, value: Any) -> Record:
@@ -56,46 +97,98 @@ class Record:
         :raises ValueError: it holds none.
         """
         try:
-            texts = text, upload, job_id = value["text"], value["upload"], value["job_id"]
-            phase, max_tries = Phase(value["phase"]), value["max_tries"]
-        except (TypeError, KeyError, ValueError):
-            raise ValueError(f"not a record of an upload: {value!r}") from None
-        if not all(isinstance(text, str) for text in texts) or not isinstance(max_tries, int):
-            raise ValueError(f"not a record of an upload: {value!r}")
-        return cls(phase, text, upload, job_id, max_tries)
+            if value["version"] != _VERSION:
+                raise ValueError(f"its version is {value['version']!r}, and this package reads {_VERSION}")
+            found = cls(
+                Phase(value["phase"]),
+                _checked(value["text"], str),
+                Sent(**{name: _checked(value["sent"][name], kind) for name, kind in _SENT.items()}),
+                _checked(value["job_id"], str),
+                _checked(value["max_tries"], int),
+                _checked(value["retries"], int),
+            )
+            if found.phase in _WITH_JOB:
+                contract.check_job_id(found.job_id)
+        except (TypeError, KeyError, ValueError) as e:
+            raise ValueError(f"no record of an upload ({type(e).__name__}: {e})") from None
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON values; :meth:`of` reads them."""
+        return {"version": _VERSION, **asdict(self), "phase": self.phase.value}
+
+
+_SENT = {"server": str, "action": str, "target": str, "name": str, "size": int, "version": str, "sha256": str}
+
+
+def _checked(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r}")
+    return value
+
+
+class Cleared(Enum):
+    """Whether a person has cleared the task since the record was written, or Airflow tries again by itself."""
+
+    YES = "yes"
+    NO = "no"
+    UNSURE = "unsure"
+
+    @classmethod
+    def since(cls, record: Record, max_tries: int, retries: int) -> Cleared:
+        """
+        Return what Airflow's numbers tell: a clear sets ``max_tries`` to the attempts so far plus ``retries``.
+
+        :param max_tries: Airflow's ``max_tries`` now.
+        :param retries: the task's ``retries`` now. With fewer than before, a clear may give the same ``max_tries``.
+        """
+        if max_tries != record.max_tries:
+            return cls.YES
+        return cls.NO if retries == record.retries else cls.UNSURE
 
 
 class Step(Enum):
-    """What a try begins with."""
+    """What an attempt begins with."""
 
     UPLOAD = "upload"
-    FOLLOW = "take up the job that the server already has"
-    RETURN = "return the job of a try that had succeeded"
-    UNKNOWN = "fail: a try ended between sending and knowing"
-    TELL_AGAIN = "fail as the try before did"
+    FOLLOW = "resume the job that the server already has"
+    RETURN = "return the job of an attempt that had succeeded"
+    UNKNOWN = "fail: an attempt ended between sending and knowing"
+    CHANGED = "fail: another upload than the task's was accepted"
+    UNSURE = "fail: it can't be told whether a person wants the upload again"
+    TELL_AGAIN = "fail as the attempt before did"
 
 
-def first_step(record: Record | None, upload: str, max_tries: int, *, may_send_again: bool) -> Step:
+def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_send_again: bool) -> Step:
     """
-    Return what a try begins with.
+    Return what an attempt begins with.
 
-    :param record: what the tries before left behind.
-    :param upload: the task's action, file and target now.
-    :param max_tries: Airflow's ``max_tries`` now.
-    :param may_send_again: whether an upload of unknown outcome may be sent again: a reload, or by the user's choice.
+    :param record: what the attempts before left behind.
+    :param cleared: whether a person has cleared the task since.
+    :param differs: whether the task is about another upload now.
+    :param may_send_again: whether this very upload may be sent again when its outcome is unknown: a reload, or by the
+        user's choice.
     """
     if record is None:
         return Step.UPLOAD
+    by_person = cleared is Cleared.YES
     if record.phase is Phase.SENDING:
         return Step.UPLOAD if may_send_again else Step.UNKNOWN
-    cleared = max_tries != record.max_tries
     if record.phase is Phase.ACCEPTED:
-        # Who mends the task and clears it wants the other upload.
-        return Step.UPLOAD if cleared and upload != record.upload else Step.FOLLOW
-    # Airflow may try again what has ended: the report of a task's end can be lost when its API server is down.
-    if cleared:
+        # Nobody was told of that job yet.
+        return Step.CHANGED if differs else Step.FOLLOW
+    if record.phase is Phase.WAITED:
+        if not differs:
+            return Step.FOLLOW
+        return Step.UPLOAD if by_person else Step.CHANGED
+    if by_person:
         return Step.UPLOAD
-    return Step.RETURN if record.phase is Phase.DONE else Step.TELL_AGAIN
+    # Airflow may try again what has ended: the report of a task's end can be lost when its API server is down.
+    if record.phase is Phase.TOLD:
+        return Step.TELL_AGAIN
+    if differs:
+        return Step.CHANGED
+    return Step.RETURN if cleared is Cleared.NO else Step.UNSURE
 
 
 class Memory:
@@ -103,23 +196,23 @@ class Memory:
     Keeps the record in the task's state store; on an Airflow without one it keeps nothing.
 
     :param context: the task's context.
-    :param upload: the task's action, file and target.
+    :param retries: the task's ``retries``.
     """
 
-    def __init__(self, context: Context, upload: str) -> None:
+    def __init__(self, context: Context, retries: int) -> None:
         self._store: Any = context.get("task_state_store")
-        self.upload = upload
         self.max_tries: int = context["ti"].max_tries or 0
+        self.retries = retries
         self._known: Record | None = None
 
     @property
     def lasts(self) -> bool:
-        """Whether the next try will know what this one writes."""
+        """Whether the next attempt will know what this one writes."""
         return self._store is not None
 
     def read(self) -> Record | None:
         """
-        Return what the tries before left behind.
+        Return what the attempts before left behind.
 
         :raises ValueError: something that is no record.
         """
@@ -127,11 +220,21 @@ class Memory:
         self._known = Record.of(value) if value is not None else None
         return self._known
 
-    def write(self, phase: Phase, text: str, job_id: str = "") -> None:
-        """Remember how far the upload has come."""
-        record = Record(phase, text, self.upload, job_id, self.max_tries)
+    def write(self, phase: Phase, text: str, sent: Sent, job_id: str = "") -> None:
+        """Remember how far an upload has come."""
+        self._write(Record(phase, text, sent, job_id, self.max_tries, self.retries))
+
+    def advance(self, phase: Phase, text: str | None = None) -> None:
+        """Remember how far the known upload has come; what it is does not change."""
+        known = self._known
+        if known is None:
+            return
+        text = known.text if text is None else text
+        self._write(replace(known, phase=phase, text=text, max_tries=self.max_tries, retries=self.retries))
+
+    def _write(self, record: Record) -> None:
         if self._store is not None and record != self._known:
-            self._patiently(lambda: self._store.set(_KEY, {**asdict(record), "phase": phase.value}))
+            self._patiently(lambda: self._store.set(_KEY, record.as_dict()))
         self._known = record
 
     def forget(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import StartTriggerArgs
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job, JobState
+from datatile_provider.api.contract import Job
+from datatile_provider.api.states import JobState
 from datatile_provider.api.waiting import Wait, seconds
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
@@ -35,6 +37,19 @@ if TYPE_CHECKING:
 
 _SEEN = "datatile_seen"
 _SOON = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one poke of a rescheduled wait leaves to the next; see :class:`Wait`."""
+
+    status: str = ""
+    refused_since: float | None = None
+    server: str | None = None
+
+    @classmethod
+    def of(cls, wait: Wait) -> _Seen:
+        return cls(wait.status, wait.refused_since, wait.server.address)
 
 
 class DatatileJobSensor(BaseSensorOperator):
@@ -132,6 +147,7 @@ class DatatileJobSensor(BaseSensorOperator):
             timeout=self.timeout,
             status=self._wait.status if self._wait else "",
             ends_task=may_end_in_triggerer(self, DatatileJobSensor),
+            server=self._wait.server.address if self._wait else None,
         )
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -154,18 +170,16 @@ class DatatileJobSensor(BaseSensorOperator):
             hook = DatatileHook(self.datatile_conn_id)
             if self._wait is None:
                 self._wait = self._begin(hook, job_id, context)
-            result: Job | errors.DatatileError
-            try:
-                result = hook.get_job(job_id)
-            except errors.DatatileError as e:
-                result = e
-            before = _seen(self._wait)
-            job = self._wait.heard(result, time.time())
-            if self.reschedule and _seen(self._wait) != before:
-                self._remember(context, self._wait)
+            if self._wait is None:
+                return PokeReturnValue(False)
+            wait, before = self._wait, _Seen.of(self._wait)
+            job = self._poll(hook, wait)
             # Airflow's own look at the clock comes next, and could not tell the job's status.
-            if not job and time.time() + _SOON >= self._wait.started + self.timeout:
-                raise self._wait.timed_out()
+            if not job and time.time() + _SOON >= wait.deadline:
+                time.sleep(max(0.0, wait.deadline - time.time()))
+                job = self._poll(hook, wait)
+            if self.reschedule and _Seen.of(wait) != before:
+                self._remember(context, wait)
         except errors.DatatileError as e:
             if self._wait:
                 metrics.job_ended(self._wait, e)
@@ -175,39 +189,60 @@ class DatatileJobSensor(BaseSensorOperator):
         metrics.job_ended(self._wait)
         return PokeReturnValue(True, self._succeeded(context, job))
 
-    def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait:
+    @staticmethod
+    def _poll(hook: DatatileHook, wait: Wait) -> Job | None:
+        result: Job | errors.DatatileError
+        sent = time.time()
+        try:
+            result = hook.get_job(wait.job_id, server=wait.server.address)
+        except errors.DatatileError as e:
+            result = e
+        return wait.heard(result, time.time(), sent)
+
+    def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait | None:
+        """Return the wait, as far as it has come; None when a rescheduled one must poll later."""
         from datatile_provider.sensors.first_poke import first_poke
 
-        server = hook.get_conn().server
-        push_links(self, context, server, job_id)
         earlier = first_poke(context, self.retries or 0) if self.reschedule else None
         started = earlier.timestamp() if earlier else self._begun or time.time()
-        wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started)
-        if earlier:
-            self._recall(context, wait)
-        else:
+        seen = self._recall(context, started) if earlier else _Seen()
+        try:
+            # A rescheduled poke gives its worker slot back instead of trying on.
+            deadline = time.time() if earlier else started + self.timeout
+            server = hook.first_conn(seen.server, job_id=job_id, deadline=deadline).server
+        except (errors.Passing, errors.JobTimeout) as e:
+            if not earlier or time.time() >= started + self.timeout:
+                raise
+            self.log.warning("%s Polling goes on.", e)
+            return None
+        push_links(self, context, server, job_id)
+        wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started, seen.status)
+        wait.refused_since = seen.refused_since
+        if not earlier:
             self.log.info("Waiting for job %s. Processing log: %s", job_id, server.processing_log_url)
         return wait
 
-    # Each look of a rescheduled wait is a process of its own. Only Airflow 3.3 and later can keep something for the
+    # Each poke of a rescheduled wait is a process of its own. Only Airflow 3.3 and later can keep something for the
     # next one; that it can't must not end a wait.
 
-    def _recall(self, context: Context, wait: Wait) -> None:
+    def _recall(self, context: Context, started: float) -> _Seen:
         store: Any = context.get("task_state_store")
         if store is None:
             # How long a refusal has lasted is not known, only that it could have.
-            wait.refused_since = wait.started
-            return
+            return _Seen(refused_since=started)
         with contextlib.suppress(Exception):
             found = store.get(_SEEN)
-            since = found["refused_since"]
-            wait.status, wait.refused_since = str(found["status"]), None if since is None else float(since)
+            since, server = found["refused_since"], found["server"]
+            return _Seen(
+                str(found["status"]), None if since is None else float(since), None if server is None else str(server)
+            )
+        return _Seen()
 
     def _remember(self, context: Context, wait: Wait) -> None:
         store: Any = context.get("task_state_store")
         if store is not None:
             with contextlib.suppress(Exception):
-                store.set(_SEEN, _seen(wait))
+                store.set(_SEEN, asdict(_Seen.of(wait)))
 
     def _airflow_error(self, error: errors.DatatileError) -> BaseException:
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
@@ -249,7 +284,3 @@ class DatatileJobSensor(BaseSensorOperator):
         from datatile_provider.lineage import lineage
 
         return lineage(self.datatile_conn_id, self._job or Job(str(self.job_id), JobState.UNKNOWN))
-
-
-def _seen(wait: Wait) -> dict[str, Any]:
-    return {"status": wait.status, "refused_since": wait.refused_since}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from datatile_provider.api import contract, errors
+from datatile_provider.api import errors
 from datatile_provider.api.contract import Job
+from datatile_provider.api.states import JobState
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -53,6 +54,8 @@ class DatatileJobTrigger(BaseTrigger):
         does not look at it while a task is deferred.
     :param ends_task: whether to end the task here when the job has succeeded, without another worker start.
     :param do_xcom_push: whether a task that ends here returns the job.
+    :param server: the address of the server that the job is at, if it is known: the connection may lead to another one
+        by now.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class DatatileJobTrigger(BaseTrigger):
         execution_deadline: float | None = None,
         ends_task: bool = False,
         do_xcom_push: bool = True,
+        server: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
         self.job_id = job_id
@@ -77,6 +81,7 @@ class DatatileJobTrigger(BaseTrigger):
         self.execution_deadline = execution_deadline
         self.ends_task = ends_task
         self.do_xcom_push = do_xcom_push
+        self.server = server
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -91,12 +96,11 @@ class DatatileJobTrigger(BaseTrigger):
                 "execution_deadline": self.execution_deadline,
                 "ends_task": self.ends_task,
                 "do_xcom_push": self.do_xcom_push,
+                "server": self.server,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
         from datatile_provider.hooks.datatile import DatatileHook
 
         started = self._started()
@@ -111,14 +115,13 @@ class DatatileJobTrigger(BaseTrigger):
                 timeout=max(min(self.timeout, left), 0.001),
                 started=started,
                 status=self.status,
+                server=self.server,
             )
         except errors.JobTimeout as e:
             what = f"The task's execution_timeout has passed. {e.what}"
             event = ended(ExecutionTimeout(what, advice=e.advice) if left < self.timeout else e)
         except errors.DatatileError as e:
             event = ended(e)
-        except AirflowNotFoundException as e:
-            event = ended(errors.DatatileError(str(e)))
         else:
             if await self._returned(job):
                 yield TaskSuccessEvent()
@@ -200,6 +203,7 @@ def defer_wait(
     timeout: float,
     status: str = "",
     ends_task: bool = False,
+    server: str | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> NoReturn:
     """
@@ -207,6 +211,7 @@ def defer_wait(
 
     :param status: the status that the task has seen already.
     :param ends_task: whether the triggerer may end the task when the job has succeeded.
+    :param server: the address of the server that the job is at.
     :param kwargs: what ``execute_complete`` gets besides the event.
     """
     begun, limit = context["ti"].start_date, task.execution_timeout
@@ -221,6 +226,7 @@ def defer_wait(
             execution_deadline=(begun + limit).timestamp() if begun and limit else None,
             ends_task=ends_task,
             do_xcom_push=task.do_xcom_push,
+            server=server,
         ),
         method_name="execute_complete",
         kwargs=kwargs,
@@ -250,7 +256,7 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
         raise kind(what, said=said, advice=advice)
     told = found["job"] if isinstance(found.get("job"), dict) else {}
     told_id, details = told.get("id"), told.get("details")
-    succeeded = told.get("state") == contract.JobState.SUCCEEDED.value
+    succeeded = told.get("state") == JobState.SUCCEEDED.value
     if not succeeded or not told_id or not isinstance(told_id, str) or (job_id is not None and told_id != job_id):
         about = f" for job {job_id}" if job_id else ""
         raise errors.DatatileError(
@@ -259,7 +265,7 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
         )
     return Job(
         told_id,
-        contract.JobState.SUCCEEDED,
+        JobState.SUCCEEDED,
         str(told.get("status") or ""),
         str(told.get("message") or ""),
         details if isinstance(details, dict) else {},

@@ -12,7 +12,8 @@ import pytest
 from datatile_provider.api import async_client, errors
 from datatile_provider.api.async_client import connected
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Job, JobState
+from datatile_provider.api.contract import Job
+from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import GARBAGE, MIB, TOKEN, Proxy, drip, drip_head, settings_for
 from tests.support.rawserver import Peer, RawServer
@@ -43,7 +44,7 @@ def serving(status: int, body: bytes, *headers: str, heads: list[str] | None = N
     return handle
 
 
-RUNNING = b'{"job_id": 7, "status": "running"}'
+RUNNING = b'{"status": "running"}'
 
 
 async def test_what_is_asked():
@@ -363,7 +364,7 @@ async def failures_of_both(url: str, **given: object) -> list[errors.DatatileErr
 async def test_a_proxy_that_can_not_be_reached_is_named_without_its_password(proxy):
     for error in await failures_of_both("https://datatile.invalid", proxies={"https": proxy}):
         named = proxy.replace("user:pa55w0rd@", "")
-        assert f"did not get through to https://datatile.invalid by the proxy {named}: " in str(error)
+        assert f"got no response from https://datatile.invalid by the proxy {named}: " in str(error)
         assert "Check the proxy: proxies in the connection's extra" in error.advice
         assert "pa55w0rd" not in repr(error) + str(error)
 

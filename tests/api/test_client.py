@@ -15,8 +15,9 @@ from datatile_provider.api import client as client_module
 from datatile_provider.api import errors
 from datatile_provider.api.answers import MAX_ANSWER_BYTES
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Action, Job, JobState, Upload
+from datatile_provider.api.contract import Action, Job, Upload
 from datatile_provider.api.multipart import Dataset
+from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import (
     GARBAGE,
@@ -53,12 +54,12 @@ def test_what_is_sent():
 
     def handle(peer: Peer) -> None:
         seen.append(peer.request())
-        peer.answer(200, b'{"job_id": 5, "status": "queued"}')
+        peer.answer(200, b'{"job_id": 7, "status": "queued"}')
 
     with RawServer(handle) as server:
         job = send(server.url + "/base")
         ask(server.url)
-    assert (job.id, job.state) == ("5", JobState.QUEUED)
+    assert (job.id, job.state) == ("7", JobState.QUEUED)
     (head, body), (question, _) = seen
     assert head.startswith("POST /base/api/v2/upload/append/abc123 HTTP/1.1\r\n")
     assert f"\r\ntoken: {TOKEN}" in head
@@ -113,13 +114,66 @@ def test_early_answer_is_read(certificates, tls, polite, status, kind):
     assert "said early" in str(error)
 
 
-def test_early_success_is_not_believed():
+@pytest.mark.parametrize("body", [b'{"job_id": "1"}', b'{"errors": ["no"]}', b""])
+def test_a_success_before_the_last_byte_leaves_the_outcome_unknown(body):
+    """It is no job to wait for, and sending the file again would be answered alike."""
+
     def handle(peer: Peer) -> None:
         peer.head()
-        peer.answer(200, b'{"job_id": "1"}', "Connection: close")
+        peer.answer(200, body, "Connection: close")
 
     with RawServer(handle) as server:
-        assert type(failure(send, server.url, 32 * MIB)) is errors.Passing
+        error = failure(send, server.url, 32 * MIB)
+    assert type(error) is errors.OutcomeUnknown
+    assert "before the whole file was sent" in str(error)
+
+
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+
+
+@pytest.mark.parametrize("interim", [INTERIM, INTERIM * 3, b"HTTP/1.1 100 Continue\r\n\r\n" + INTERIM])
+def test_interim_responses_are_passed_over(interim):
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(interim)
+        peer.answer(200, b'{"job_id": "7", "status": "queued"}')
+
+    with RawServer(handle) as server:
+        assert send(server.url).id == "7"
+        assert ask(server.url).state is JobState.QUEUED
+
+
+def test_endless_interim_responses_are_ended():
+    def handle(peer: Peer) -> None:
+        peer.request()
+        while True:
+            peer.send(INTERIM)
+            time.sleep(0.01)
+
+    with RawServer(handle) as server:
+        started = time.monotonic()
+        assert isinstance(failure(send, server.url, timeout=0.3), errors.OutcomeUnknown)
+        assert time.monotonic() - started < 3
+
+
+def test_an_interim_response_that_nothing_follows_is_none():
+    with RawServer(lambda peer: (peer.request(), peer.send(INTERIM))) as server:
+        assert isinstance(failure(send, server.url), errors.OutcomeUnknown)
+
+
+@pytest.mark.parametrize("status", [201, 202, 303, 302])
+@pytest.mark.parametrize("location", ["/api/v2/jobs/j-1", "{url}/api/v2/jobs/j-1", "../../jobs/j-1"])
+def test_a_job_id_in_the_location_is_used(status, location):
+    with RawServer(lambda peer: (peer.request(), peer.answer(status, b"", f"Location: {where}"))) as server:
+        where = location.format(url=server.url)
+        assert send(server.url).id == "j-1"
+
+
+@pytest.mark.parametrize("location", ["/jobs/j-1", "http://127.0.0.2/api/v2/jobs/j-1", "/api/v2/jobs/", "/login", ""])
+@pytest.mark.parametrize("status", [201, 302, 303])
+def test_a_location_that_is_no_jobs_address_leaves_the_outcome_unknown(status, location):
+    with RawServer(lambda peer: (peer.request(), peer.answer(status, b"", f"Location: {location}"))) as server:
+        assert isinstance(failure(send, server.url), errors.OutcomeUnknown)
 
 
 def test_connection_refused():
@@ -236,8 +290,22 @@ def test_redirect_is_not_followed(call, status):
             error = failure(call, server.url)
             assert server.connections == 1
         assert elsewhere.connections == 0
+    # After 301 to 303 the request may have been processed where it was sent.
+    unknown = call is send and status < 304
+    assert type(error) is (errors.OutcomeUnknown if unknown else errors.Refused)
+    assert unknown or elsewhere.url in str(error)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_the_same_path_elsewhere_took_nothing(status):
+    def handle(peer: Peer) -> None:
+        head, _ = peer.request()
+        peer.answer(status, b"", f"Location: https://elsewhere.invalid{head.split()[1]}")
+
+    with RawServer(handle) as server:
+        error = failure(send, server.url)
     assert type(error) is errors.Refused
-    assert elsewhere.url in str(error)
+    assert "Put the server's final address" in str(error)
 
 
 def test_large_redirect_is_not_read_whole():
@@ -256,7 +324,7 @@ def test_netrc_is_not_sent(netrc):
 
     def handle(peer: Peer) -> None:
         heads.append(peer.request()[0])
-        peer.answer(200, b'{"job_id": 1, "status": "queued"}')
+        peer.answer(200, b'{"job_id": 7, "status": "queued"}')
 
     with RawServer(handle) as server:
         send(server.url)
@@ -282,7 +350,7 @@ def test_cookies_are_not_kept():
 
 def _job_over_tls(peer: Peer) -> None:
     peer.request()
-    peer.answer(200, b'{"job_id": 1, "status": "running"}')
+    peer.answer(200, b'{"job_id": 7, "status": "running"}')
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -410,7 +478,7 @@ def test_proxy_that_refuses(certificates):
 
 
 def test_no_thread_stays_behind():
-    with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"id": 1, "status": "queued"}'))) as server:
+    with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"id": 7, "status": "queued"}'))) as server:
         send(server.url)
         ask(server.url)
         before = threading.active_count()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datatile_provider.api.contract import JobState
 from datatile_provider.api.errors import InvalidInput
 from datatile_provider.api.settings import Settings
+from datatile_provider.api.states import JobState
 
 TOKEN = "s3cret-token/+="
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job, JobState, Server
-from datatile_provider.api.waiting import GRACE, QUICK, Wait, seconds
+from datatile_provider.api.contract import Job, Server
+from datatile_provider.api.states import JobState
+from datatile_provider.api.waiting import GRACE, LONGEST_PAUSE, QUICK, Wait, seconds
 
 SERVER = Server("https://datatile.example.com")
 
@@ -104,9 +105,9 @@ def test_trouble_is_logged_once_per_kind_with_a_count():
     warnings = clock.texts(logging.WARNING)
     assert [w.split(".")[0].split(":")[0] for w in warnings] == [
         "Bad gateway",
-        "That was 5 looks in a row",
+        "That was 5 polls in a row",
         "Reset",
-        "That was 3 looks in a row",
+        "That was 3 polls in a row",
     ]
     assert warnings[1].endswith("Passing 502")
 
@@ -114,7 +115,7 @@ def test_trouble_is_logged_once_per_kind_with_a_count():
 def test_single_trouble_needs_no_count():
     clock = Clock()
     clock.hear(errors.Passing("Reset"), "running")
-    assert clock.texts(logging.WARNING) == ["Reset. Asking again."]
+    assert clock.texts(logging.WARNING) == ["Reset. Polling goes on."]
 
 
 def test_passing_trouble_never_ends_a_wait_before_its_deadline():
@@ -124,14 +125,14 @@ def test_passing_trouble_never_ends_a_wait_before_its_deadline():
     assert clock.now == 5_000 + 86_400
 
 
-@pytest.mark.parametrize("kind", [errors.InvalidInput, errors.OutcomeUnknown])
-def test_what_is_no_passing_trouble_ends_it_at_once(kind):
-    with pytest.raises(kind):
-        Clock().hear(kind("no"))
+def test_what_is_no_passing_trouble_ends_it_at_once():
+    with pytest.raises(errors.OutcomeUnknown):
+        Clock().hear(errors.OutcomeUnknown("no"))
 
 
 @pytest.mark.parametrize(
-    "kind", [errors.NotFound, errors.RoleMissing, errors.Refused, errors.Untrusted, errors.TokenRefused]
+    "kind",
+    [errors.NotFound, errors.RoleMissing, errors.Refused, errors.Untrusted, errors.TokenRefused, errors.InvalidInput],
 )
 @pytest.mark.parametrize("poll_interval", [1.0, 30.0, 3_600.0])
 def test_refusal_ends_it_when_it_has_lasted(kind, poll_interval):
@@ -140,6 +141,30 @@ def test_refusal_ends_it_when_it_has_lasted(kind, poll_interval):
     with pytest.raises(kind):
         clock.run(kind("no", retry_after=1_000))
     assert GRACE <= clock.now - 5_001 <= GRACE * 1.3
+
+
+def test_a_server_that_asks_for_a_long_pause_does_not_get_it():
+    clock = Clock(timeout=86_400)
+    busy = errors.RateLimited("no", status=429, retry_after=999_999_999)
+    clock.hear(busy, busy, busy)
+    assert clock.wait.delay(clock.now) == LONGEST_PAUSE
+    (line,) = [text for text in clock.texts(logging.WARNING) if "Retry-After" in text]
+    assert "asks to wait 999,999,999 s" in line
+    assert "comes in 300 s" in line
+    slow = Clock(poll_interval=600, timeout=86_400)
+    slow.hear(busy)
+    assert slow.wait.delay(slow.now) == 5 * 600
+
+
+def test_a_poll_that_was_sent_before_the_deadline_does_not_end_the_wait():
+    """It may have hung for so long that the job finished meanwhile."""
+    clock = Clock(timeout=100)
+    hung = errors.Passing("The poll got no response")
+    assert clock.wait.heard(hung, 5_120, sent=5_099) is None
+    assert clock.wait.delay(5_120) == 0
+    assert clock.wait.heard(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120).state is JobState.SUCCEEDED
+    with pytest.raises(errors.JobTimeout, match="the last poll failed: The poll got no response"):
+        Clock(timeout=100).wait.heard(hung, 5_130, sent=5_100)
 
 
 @pytest.mark.parametrize("between", ["running", errors.Passing("Reset")])
@@ -179,9 +204,9 @@ def test_deadline_tells_the_last_thing_seen():
     message = str(caught.value)
     assert "within 100 s" in message
     assert "'importing 3 of 7'" in message
-    assert "OddAnswer 200" in message
+    assert "the last 10 polls failed: HTML" in message
     assert SERVER.processing_log_url in message
-    with pytest.raises(errors.JobTimeout, match="no look at it told its status"):
+    with pytest.raises(errors.JobTimeout, match="no poll told its status; the last poll failed: x"):
         Clock(timeout=1).hear(errors.Passing("x"))
 
 
@@ -214,6 +239,8 @@ def test_delays(poll_interval, timeout, heard):
         delay = clock.wait.delay(clock.now)
         left = 5_000 + timeout - clock.now
         asked = 0.0 if isinstance(result, str) else result.retry_after or 0.0
+        # Longer than this no server is waited for.
+        asked = min(asked, max(LONGEST_PAUSE, 5 * poll_interval))
         assert min(asked, left) <= delay <= left
         assert delay <= max(asked, poll_interval * 1.1)
         assert delay > 0

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import JobState
+from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.sandbox import Sandbox

@@ -52,7 +52,10 @@ class TestLog:
                 raised.append(caught.value)
         with RawServer(scripted((200, echo, ""), requests=[])) as server:
             hook = connect(server.url)
-            job = hook.upload("append", "abc", wave)
+            with pytest.raises(errors.OutcomeUnknown) as unknown:
+                hook.upload("append", "abc", wave)
+            raised.append(unknown.value)
+            job = hook.get_job("7")
             for call in (lambda: hook.wait_for_job("7"), lambda: hook.test_connection()):
                 try:
                     raised.append(call())

@@ -10,7 +10,8 @@ import pytest
 
 from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Action, JobState, Upload
+from datatile_provider.api.contract import Action, Upload
+from datatile_provider.api.states import JobState
 from datatile_provider.hooks.ahead import PART
 from datatile_provider.hooks.dataset import dataset_of
 from tests.benchmarks import s3

@@ -15,7 +15,8 @@ class ScriptedServer(ThreadingHTTPServer):
     """
     Answers the uploads to each target, and the questions for each job, in the order of a script.
 
-    An answer is a status and a body, bytes or what is sent as JSON; None breaks off. The last one is repeated.
+    An answer is a status and a body, bytes or what is sent as JSON; None breaks off. The last one is repeated. A JSON
+    object with a status gets the id of the job that was polled.
 
     :param uploads: the answers to uploads.
     :param jobs: the answers to questions for a job.
@@ -61,6 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
         status, body = answer
         if answer is ACCEPTED:
             body = {"job_id": f"job-{self.path.rpartition('/')[2]}"}
+        elif self.command == "GET" and isinstance(body, dict) and "status" in body:
+            # As DATATILE, it names the job that it was asked for.
+            body = {"job_id": self.path.rpartition("/")[2], **body}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))

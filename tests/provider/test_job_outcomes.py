@@ -22,7 +22,7 @@ def assert_all_succeeded(outcomes):
         if mode in OPERATOR_WAITS:
             assert outcome.result == outcome.job_id == f"job-{mode}"
         else:
-            details = SUCCEEDED[1]
+            details = {"job_id": f"job-{mode}", **SUCCEEDED[1]}
             expected = {"id": f"job-{mode}", "state": "SUCCEEDED", "status": "succeeded", "message": ""}
             assert outcome.result == expected | {"details": details}
 
@@ -67,7 +67,7 @@ def test_a_job_that_does_not_end_in_time(wait, script, status):
 
 def test_a_server_that_tells_nothing_until_the_deadline(wait, script):
     script((502, b"<html><h1>Bad gateway</h1></html>"))
-    assert_all_failed(wait(timeout=0.4), "502", "no look at it told its status", kind=AirflowSensorTimeout)
+    assert_all_failed(wait(timeout=0.4), "502", "no poll told its status", kind=AirflowSensorTimeout)
 
 
 def test_troubles_that_pass(wait, script):

@@ -89,7 +89,7 @@ def test_a_file_over_the_servers_limit(upload, start, survey):
         outcome.assert_failed(AirflowFailException, "wave 1.csv", "over the server's size limit", "100000 bytes")
 
 
-@pytest.mark.parametrize("busy", [(409, {"error": "in progress"}), (423, b""), (429, b"slow down"), (408, b"")])
+@pytest.mark.parametrize("busy", [(409, {"error": "in progress"}), (423, b""), (429, b"slow down")])
 def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
     server = script(uploads=(busy, ACCEPTED))
     outcome = run(DatatileUploadOperator, action="create", target_hash="f00d", dataset=str(survey))

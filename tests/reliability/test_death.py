@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
@@ -72,18 +70,6 @@ def test_a_task_that_was_mended_and_cleared_uploads_what_it_is_about_now(accepte
     outcome = task.run()
     assert [job["hash"] for job in sandbox.jobs()] == targets
     assert outcome.result == sandbox.jobs()[1]["job_id"]
-
-
-@pytest.mark.needs_airflow(">=3.3")
-def test_a_retry_is_about_the_same_upload_whatever_its_templates_say(accepted, tmp_path):
-    """As with the number of the try in a file's name: only a person's clear can mean another upload."""
-    sandbox, task, arguments, _ = accepted
-    arguments |= {"wait_for_completion": True, "execution_timeout": None}
-    record = {"phase": "accepted", "text": "the append", "upload": "try 1", "job_id": "job-1", "max_tries": 1}
-    task.store.rows["datatile_upload"] = json.dumps(record)
-    arguments |= {"timeout": 0.3}
-    assert type(task.run().error) is AirflowSensorTimeout
-    assert sandbox.uploads() == []
 
 
 def test_an_xcom_backend_that_fails_once_the_file_was_accepted(accepted, monkeypatch):

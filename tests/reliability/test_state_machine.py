@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job, JobState
+from datatile_provider.api.contract import Job
+from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.triggers.datatile import ended
 from tests.reliability.task import Instance, Store
@@ -138,7 +139,7 @@ class World:
             return answer(401)
         job_id = request.path_url.rpartition("/")[2]
         self.jobs[job_id] = NEXT.get(self.jobs[job_id], self.jobs[job_id])
-        return answer(200, {"status": self.jobs[job_id]})
+        return answer(200, {"job_id": job_id, "status": self.jobs[job_id]})
 
     def _upload(self, request: requests.PreparedRequest) -> requests.Response:
         name = self.wire.pop(0) if self.wire else "accepted"

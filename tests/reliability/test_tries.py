@@ -38,9 +38,15 @@ def test_the_time_to_go_on_trying(run, deferrable):
 
 
 def test_a_server_that_asks_for_more_time_than_there_is(run):
-    run = run(Fault("answer_instead", "upload", status=429, retry_after=3600, times=2), accept_timeout=60)
+    run = run(Fault("answer_instead", "upload", status=429, retry_after=3600, times=4), accept_timeout=1)
     assert run.result == "fails: AirflowException; 0 accepted"
-    assert len(run.uploads()) == 2
+    # The last attempt of each of the two is at the deadline.
+    assert len(run.uploads()) == 4
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_and_then_has_some(run):
+    run = run(Fault("answer_instead", "upload", status=429, retry_after=3600), accept_timeout=1)
+    assert run.result == "succeeds; 1 accepted"
 
 
 @pytest.mark.parametrize("action", ["create", "append", "reload"])

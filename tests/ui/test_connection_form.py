@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from datatile_provider.api.contract import JobState, Server
+from datatile_provider.api.contract import Server
 from datatile_provider.api.settings import Settings
+from datatile_provider.api.states import JobState
 from datatile_provider.hooks.form import OPTIONS
 from tests.ui.conftest import Lab
 

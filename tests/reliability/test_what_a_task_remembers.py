@@ -1,0 +1,289 @@
+"""What an attempt makes of what the attempts before left behind: row by row, and by the real operator."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from itertools import product
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import task as task_decorator
+
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.memory import Cleared, Phase, Record, Sent, Step, first_step
+from datatile_provider.sandbox import Sandbox
+from tests.reliability.task import Task
+from tests.support.faults import FaultProxy
+
+pytestmark = pytest.mark.needs_airflow(">=3.3")
+
+SENT = Sent("https://datatile.example.com/api/v2", "append", "f00d", "wave.sav", 10, "10 bytes", "abc")
+RECORD = Record(Phase.ACCEPTED, "append of a wave", SENT, "job-1", 2, 1)
+
+#: Phase, what the task is about now, and what an attempt begins with: a retry's, a cleared task's, and one of which it
+#: is not known which of the two it is.
+STEPS = {
+    (Phase.ACCEPTED, "same"): (Step.FOLLOW, Step.FOLLOW, Step.FOLLOW),
+    (Phase.ACCEPTED, "other"): (Step.CHANGED, Step.CHANGED, Step.CHANGED),
+    (Phase.WAITED, "same"): (Step.FOLLOW, Step.FOLLOW, Step.FOLLOW),
+    (Phase.WAITED, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
+    (Phase.DONE, "same"): (Step.RETURN, Step.UPLOAD, Step.UNSURE),
+    (Phase.DONE, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
+    (Phase.TOLD, "same"): (Step.TELL_AGAIN, Step.UPLOAD, Step.TELL_AGAIN),
+    (Phase.TOLD, "other"): (Step.TELL_AGAIN, Step.UPLOAD, Step.TELL_AGAIN),
+    (Phase.SENDING, "same"): (Step.UNKNOWN, Step.UNKNOWN, Step.UNKNOWN),
+    (Phase.SENDING, "other"): (Step.UNKNOWN, Step.UNKNOWN, Step.UNKNOWN),
+}
+
+
+@pytest.mark.parametrize(("phase", "about"), list(product(Phase, ["same", "other"])))
+@pytest.mark.parametrize("may_send_again", [False, True])
+def test_the_first_step(phase, about, may_send_again):
+    record = dataclasses.replace(RECORD, phase=phase)
+    for cleared, expected in zip((Cleared.NO, Cleared.YES, Cleared.UNSURE), STEPS[phase, about], strict=True):
+        if may_send_again and phase is Phase.SENDING:
+            expected = Step.UPLOAD
+        step = first_step(record, cleared=cleared, differs=about == "other", may_send_again=may_send_again)
+        assert step is expected
+
+
+@pytest.mark.parametrize("cleared", Cleared)
+def test_nothing_remembered_is_an_upload(cleared):
+    assert first_step(None, cleared=cleared, differs=True, may_send_again=False) is Step.UPLOAD
+
+
+@pytest.mark.parametrize(
+    ("max_tries", "retries", "expected"),
+    [(2, 1, Cleared.NO), (3, 1, Cleared.YES), (1, 0, Cleared.YES), (2, 0, Cleared.UNSURE), (2, 2, Cleared.UNSURE)],
+)
+def test_a_clear_is_told_from_a_retry(max_tries, retries, expected):
+    """A clear with fewer retries than before may give the same ``max_tries`` as no clear."""
+    assert Cleared.since(RECORD, max_tries, retries) is expected
+
+
+def test_a_record_comes_back_as_it_was():
+    assert Record.of(json.loads(json.dumps(RECORD.as_dict()))) == RECORD
+
+
+GOOD = RECORD.as_dict()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        "x",
+        [],
+        {},
+        {**GOOD, "version": 2},
+        {**GOOD, "version": None},
+        {**GOOD, "phase": "lost"},
+        {**GOOD, "job_id": ""},
+        {**GOOD, "job_id": "a b"},
+        {**GOOD, "job_id": None},
+        {**GOOD, "phase": "done", "job_id": ""},
+        {**GOOD, "max_tries": "2"},
+        {**GOOD, "max_tries": True},
+        {**GOOD, "sent": "append"},
+        {**GOOD, "sent": {**GOOD["sent"], "size": "10"}},
+        {**GOOD, "sent": {k: v for k, v in GOOD["sent"].items() if k != "server"}},
+    ],
+)
+def test_what_is_no_record_is_not_believed(bad, task):
+    with pytest.raises(ValueError, match="record"):
+        Record.of(bad)
+    sandbox, upload, _, _ = task
+    upload.store.rows["datatile_upload"] = json.dumps(bad) if bad is not None else "[]"
+    error = upload.run().error
+    assert type(error) is AirflowFailException
+    assert "Nothing was sent" in str(error)
+    assert sandbox.uploads() == []
+
+
+@pytest.fixture
+def task(wave, connect, tmp_path):
+    """An append of a file of its own, and the sandbox that it goes to; a job takes long there."""
+    dataset = tmp_path / "wave.csv"
+    dataset.write_text("respondent,vote\n1,2\n")
+    with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
+        connect(sandbox, proxy)
+        arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(dataset)}
+        arguments |= {"poll_interval": 0.05, "wait_for_completion": True, "timeout": 0.3, "retries": 1}
+        yield sandbox, Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), 1), arguments, dataset
+
+
+def stored(upload: Task) -> Record:
+    return Record.of(json.loads(upload.store.rows["datatile_upload"]))
+
+
+def silently_accepted(upload: Task) -> None:
+    """Let the record be as if the worker had died once the file was accepted."""
+    upload.store.rows["datatile_upload"] = json.dumps(
+        dataclasses.replace(stored(upload), phase=Phase.ACCEPTED).as_dict()
+    )
+
+
+def let_the_next_one_in(sandbox: Sandbox) -> None:
+    """End the earlier upload's job, so that the destination is not busy."""
+    for job in sandbox.jobs():
+        if job["state"] not in ("CANCELLED", "SUCCEEDED"):
+            sandbox.cancel(job["job_id"])
+
+
+def test_the_record_says_what_was_sent_and_where(task):
+    sandbox, upload, arguments, dataset = task
+    upload.run()
+    sent = stored(upload).sent
+    assert sent.server.endswith("/api/v2")
+    assert (sent.action, sent.target, sent.name) == ("append", arguments["target_hash"], "wave.csv")
+    assert (sent.size, sent.sha256) == (20, hashlib.sha256(dataset.read_bytes()).hexdigest())
+    assert stored(upload).job_id == sandbox.uploads()[0]["job_id"]
+
+
+def test_a_task_that_is_cleared_on_another_server_says_so_and_then_sends(task, connect):
+    sandbox, upload, arguments, _ = task
+    upload.run()
+    silently_accepted(upload)
+    with Sandbox() as production, FaultProxy(production.url) as proxy:
+        connect(production, proxy)
+        arguments |= {"target_hash": production.add_database("Study"), "wait_for_completion": False}
+        upload.clear()
+        error = upload.run().error
+        assert type(error) is AirflowFailException
+        assert f"server: {stored(upload).sent.server} before, {proxy.url}/api/v2 now" in str(error)
+        assert sandbox.uploads()[0]["job_id"] in str(error)
+        assert production.uploads() == []
+
+        upload.clear()
+        assert upload.run().state == "success"
+        assert len(production.uploads()) == 1
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_file_that_was_corrected_under_its_name_is_not_taken_for_the_one_that_was_accepted(task, deferrable):
+    sandbox, upload, arguments, dataset = task
+    arguments |= {"deferrable": deferrable}
+    upload.run()
+    silently_accepted(upload)
+    dataset.write_text("respondent,vote\n1,3\n")
+    upload.clear()
+    error = upload.run().error
+    assert type(error) is AirflowFailException
+    assert "content: 'wave.csv' of 20 bytes before" in str(error)
+    assert sandbox.uploads()[0]["job_id"] in str(error)
+
+    let_the_next_one_in(sandbox)
+    upload.clear()
+    upload.run()
+    assert len(sandbox.uploads()) == 2
+
+
+def test_a_file_that_was_moved_or_touched_is_the_same_file(task, tmp_path):
+    sandbox, upload, arguments, dataset = task
+    upload.run()
+    silently_accepted(upload)
+    arguments |= {"dataset": str(dataset.rename(tmp_path / "wave-again.csv"))}
+    (tmp_path / "wave-again.csv").touch()
+    upload.clear()
+    assert type(upload.run().error) is AirflowSensorTimeout
+    assert len(sandbox.uploads()) == 1
+
+
+def test_a_file_that_is_gone_is_no_reason_to_leave_its_job(task):
+    sandbox, upload, _, dataset = task
+    upload.run()
+    silently_accepted(upload)
+    dataset.unlink()
+    upload.clear()
+    assert type(upload.run().error) is AirflowSensorTimeout
+    assert len(sandbox.uploads()) == 1
+
+
+def test_a_retry_that_follows_a_job_leaves_the_record_as_it_was(task, tmp_path):
+    """File A accepted, the task changed to B: nothing may say that B is there."""
+    sandbox, upload, arguments, _ = task
+    upload.run()
+    silently_accepted(upload)
+    sent = stored(upload).sent
+    other = tmp_path / "b.csv"
+    other.write_text("respondent,vote\n7,7\n")
+    arguments |= {"dataset": str(other)}
+    error = upload.run().error
+    assert type(error) is AirflowFailException
+    assert "'wave.csv' of 20 bytes before" in str(error)
+    assert stored(upload).sent == sent
+    let_the_next_one_in(sandbox)
+    upload.clear()
+    upload.run()
+    assert [job["filename"] for job in sandbox.jobs()] == ["wave.csv", "b.csv"]
+
+
+def test_a_clear_after_lowered_retries_does_not_pass_for_a_success(task):
+    sandbox, upload, arguments, _ = task
+    arguments |= {"wait_for_completion": False, "retries": 1}
+    assert upload.run().state == "success"
+    # As Airflow does it: the attempts so far and the task's retries now.
+    arguments |= {"retries": 0}
+    upload.ti.max_tries = upload.ti.try_number + 0
+    error = upload.run().error
+    assert type(error) is AirflowFailException
+    assert "retries were changed" in str(error)
+    assert len(sandbox.uploads()) == 1
+
+    let_the_next_one_in(sandbox)
+    upload.ti.max_tries = upload.ti.try_number + 0
+    assert upload.run().state == "success"
+    assert len(sandbox.uploads()) == 2
+
+
+def test_an_unknown_append_is_not_forgotten_when_the_task_becomes_a_reload(task):
+    sandbox, upload, arguments, _ = task
+    upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(RECORD, phase=Phase.SENDING).as_dict())
+    arguments |= {"action": "reload"}
+    error = upload.run().error
+    assert type(error) is AirflowFailException
+    assert "It is unknown whether the server holds the append of a wave" in str(error)
+    assert "action: append before, reload now" in str(error)
+    assert sandbox.uploads() == []
+
+
+def test_a_task_that_comes_back_from_the_triggerer_reads_the_record(task):
+    sandbox, upload, arguments, _ = task
+    upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(RECORD, phase=Phase.SENDING).as_dict())
+    operator = DatatileUploadOperator(task_id="upload", **arguments)
+    with pytest.raises(AirflowFailException, match="It is unknown whether"):
+        operator.resume_execution("resume_upload", {"event": {"turn": True}}, upload.context)
+    assert sandbox.uploads() == []
+
+
+def test_a_decorated_task_asks_its_function_again_when_it_is_cleared(task, tmp_path):
+    sandbox, _, arguments, dataset = task
+    calls = []
+
+    def path() -> str:
+        calls.append(str(dataset))
+        return str(dataset)
+
+    given = {k: v for k, v in arguments.items() if k != "dataset"}
+    upload = Task(lambda: task_decorator.datatile_upload(task_id="upload", **given)(path)().operator, 1)
+    upload.run()
+    silently_accepted(upload)
+    assert len(calls) == 1
+    # A retry goes on with what was sent: a function may write another file each time.
+    upload.run()
+    assert len(calls) == 1
+    silently_accepted(upload)
+    upload.clear()
+    assert type(upload.run().error) is AirflowSensorTimeout
+    assert len(sandbox.uploads()) == 1
+
+    silently_accepted(upload)
+    dataset.write_text("respondent,vote\n8,8\n")
+    upload.clear()
+    assert "content: 'wave.csv'" in str(upload.run().error)
+    let_the_next_one_in(sandbox)
+    upload.clear()
+    upload.run()
+    assert len(sandbox.uploads()) == 2
