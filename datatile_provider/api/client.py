@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import secrets
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import requests
@@ -96,22 +98,30 @@ class DatatileClient:
         """
         Make sure that server, paths, token and roles are right, without sending or changing anything.
 
-        It sends no file to targets that can't exist, and asks for a job that can't exist.
+        It sends no file to targets that can't exist, and asks for a job that can't exist; for that once more with a
+        made-up token, which must be answered differently.
 
         :raises DatatileError: what is wrong.
         """
         server = self._settings.server
         nowhere = "connection-test"
+        job_url = server.job_url(nowhere)
         for method, url in (
             ("POST", server.upload_url(contract.Action.CREATE, nowhere)),
             ("POST", server.upload_url(contract.Action.APPEND, nowhere)),
-            ("GET", server.job_url(nowhere)),
+            ("GET", job_url),
         ):
-            try:
-                answer = self._ask(method, url)
-            except OSError as e:
-                raise self._failure(e, "The connection test got no response from") from e
+            answer = self._test(method, url)
             contract.read_probe(server, url, answer)
+        # A client of its own, so that whatever blots out the token blots out this one.
+        stranger = DatatileClient(replace(self._settings, token=secrets.token_hex(20)))
+        contract.check_that_tokens_matter(server, job_url, answer, stranger._test("GET", job_url))
+
+    def _test(self, method: str, url: str) -> Answer:
+        try:
+            return self._ask(method, url)
+        except OSError as e:
+            raise self._failure(e, "The connection test got no response from") from e
 
     def _ask(
         self,

@@ -316,6 +316,7 @@ def unknown_outcome(server: Server, upload: Upload, why: str, answer: Answer | N
         said=answers.said(answer) if answer else "",
         advice=f"Look for it in the processing log ({server.processing_log_url}) before it is sent again.",
         status=answer.status if answer else None,
+        retry_after=answers.seconds_to_wait(answer) if answer else None,
     )
 
 
@@ -345,7 +346,7 @@ def read_probe(server: Server, path: str, answer: Answer) -> None:
     :raises Refused: the token, the roles or the address are wrong.
     :raises Passing: no usable answer now.
     """
-    if answer.status in (400, 404, 409, 422, 429) and isinstance(answers.parse(answer.body), dict):
+    if _is_an_apis_no(answer):
         return
     what = f"The test of {path}"
     if answer.status != 404 and not 200 <= answer.status < 300:
@@ -356,6 +357,32 @@ def read_probe(server: Server, path: str, answer: Answer) -> None:
         advice="Check the connection's host, api_path and job_path.",
         status=answer.status,
     )
+
+
+def check_that_tokens_matter(server: Server, path: str, yours: Answer, made_up: Answer) -> None:
+    """
+    Compare two answers to one request. DATATILE rejects a token that it did not issue, with another status (assumed).
+
+    :param path: what was asked, for the message.
+    :param yours: the answer to the connection's token.
+    :param made_up: the answer to a token that nobody issued.
+    :raises Refused: they are alike, so nothing looked at the token.
+    :raises Passing: the server is too busy to look at it.
+    """
+    if made_up.status in (429, 503):
+        raise _rejected(poll_rejection(made_up.status), made_up, f"The test of {path}", server, "path")
+    if made_up.status == yours.status and _is_an_apis_no(made_up):
+        raise errors.Refused(
+            f"Something answers at {path}, but it answers a made-up token as it answers yours ({made_up.status}), "
+            "so it does not check tokens",
+            said=answers.said(made_up),
+            advice="This may not be DATATILE: check the connection's host, api_path and job_path.",
+            status=made_up.status,
+        )
+
+
+def _is_an_apis_no(answer: Answer) -> bool:
+    return answer.status in (400, 404, 409, 422, 429) and isinstance(answers.parse(answer.body), dict)
 
 
 def _job_message(value: Any) -> str:

@@ -115,7 +115,7 @@ _POLL: Mapping[int, Rejection] = {
     409: Rejection(errors.Passing, "was rejected: the server is busy"),
     423: Rejection(errors.Passing, "was rejected: the server is busy"),
     425: Rejection(errors.Passing, "was rejected: the server is busy"),
-    429: Rejection(errors.RateLimited, "was rejected: polls come too fast"),
+    429: Rejection(errors.RateLimited, "was rejected: requests come too fast"),
     503: Rejection(errors.RateLimited, "was rejected: the server is overloaded or down"),
 }
 _NO_ANSWER = Rejection(errors.Passing, "got no usable response")

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import BodyPartReader, web
 
 from . import pages
+from .guard import refusal
 from .jobs import Queue, answer, receipt
 from .options import Options, is_loopback
 from .store import Job, Rejection, Store
@@ -40,7 +41,7 @@ class Server:
         self._options = options
         self._store = store
         self.queue = Queue(options, store, directory)
-        app = web.Application(middlewares=[_rejections])
+        app = web.Application(middlewares=[_rejections, _guard])
         app.add_routes(
             [
                 web.post("/api/v2/upload/{action}/{hash}", self._upload),
@@ -217,6 +218,15 @@ async def _rejections(
         if not request.content.at_eof():
             response.force_close()
         return response
+
+
+@web.middleware
+async def _guard(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    if reason := refusal(request.method, request.path, request.headers):
+        raise Rejection(403, reason)
+    return await handler(request)
 
 
 def _wants_page(request: web.Request) -> bool:

@@ -317,7 +317,7 @@ def test_statuses(status, sent_whole, broken_off):
         (418, FINAL, "was refused"),
         (423, PASSING, "the server is busy"),
         (425, PASSING, "the server is busy"),
-        (429, errors.RateLimited, "polls come too fast"),
+        (429, errors.RateLimited, "requests come too fast"),
         (500, PASSING, "no usable response"),
         (503, errors.RateLimited, "overloaded or down"),
         (999, PASSING, "no usable response"),

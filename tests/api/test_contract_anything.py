@@ -84,6 +84,19 @@ def test_probe(answer):
         assert isinstance(json.loads(answer.body), dict)
 
 
+@given(any_answer, any_answer)
+@example(Answer(404, b"{}"), Answer(404, b"{}"))
+@example(Answer(404, b"{}"), Answer(401, b"{}"))
+@example(Answer(429, b"{}"), Answer(429, b"{}"))
+def test_only_the_same_answer_shows_that_tokens_do_not_matter(yours, made_up):
+    found = outcome(contract.check_that_tokens_matter, SERVER, "/jobs/x", yours, made_up)
+    assert isinstance(found, errors.RateLimited) == (made_up.status in (429, 503))
+    if made_up.status not in (429, 503):
+        alike = yours.status == made_up.status and outcome(contract.read_probe, SERVER, "/jobs/x", made_up) is None
+        assert (type(found) is errors.Refused) == alike
+        assert alike or found is None
+
+
 @given(trees, st.sampled_from([None, "status", "data.status"]))
 def test_success_is_a_known_word_where_the_status_is(value, status_field):
     server = Server("https://x", status_field=status_field)

@@ -19,6 +19,11 @@ from tests.support.clients import TOKEN, finished, scripted
 from tests.support.rawserver import Peer, RawServer
 
 
+def token_of(head: str) -> str:
+    """Return the token that a request's head holds."""
+    return re.search("^token: (.*?)\r?$", head, re.MULTILINE)[1]
+
+
 class TestOfTheConnection:
     def test_works(self, sandbox, hook):
         assert hook.test_connection() == (True, f"{sandbox.url} accepts the token.")
@@ -50,6 +55,65 @@ class TestOfTheConnection:
             works, message = connect(server.url).test_connection()
         assert not works
         assert "host" in message or "refused" in message
+
+    @pytest.mark.parametrize("status", [400, 404, 409, 422])
+    def test_a_server_that_never_looks_at_the_token_is_not_taken_for_datatile(self, connect, caplog, status):
+        caplog.set_level("DEBUG")
+        given = []
+
+        def handle(peer: Peer) -> None:
+            given.append(token_of(peer.request()[0]))
+            peer.answer(status, json.dumps({"error": f"nothing here for {given[-1]}"}).encode())
+
+        with RawServer(handle) as server:
+            works, message = connect(server.url).test_connection()
+        assert not works
+        assert message == (
+            f"Something answers at {server.url}/api/v2/jobs/connection-test, "
+            f"but it answers a made-up token as it answers yours ({status}), so it does not check tokens. "
+            'The server said: "nothing here for ***". '
+            "This may not be DATATILE: check the connection's host, api_path and job_path."
+        )
+        *yours, made_up = given
+        assert yours == [TOKEN] * 3
+        assert re.fullmatch("[0-9a-f]{40}", made_up)
+        assert made_up not in caplog.text
+
+    def test_each_connection_test_makes_up_a_token_of_its_own(self, connect):
+        heads = []
+        with RawServer(scripted((404, b"{}", ""), requests=heads)) as server:
+            for _ in range(2):
+                connect(server.url).test_connection()
+        assert len({token_of(head) for head in heads} - {TOKEN}) == 2
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 302, 500])
+    def test_a_server_that_answers_a_made_up_token_differently_works(self, connect, status):
+        heads = []
+        answers = [(404, b"{}", "")] * 3
+        with RawServer(scripted(*answers, (status, b"{}", ""), requests=heads)) as server:
+            assert connect(server.url).test_connection() == (True, f"{server.url} accepts the token.")
+        assert len(heads) == 4
+
+    @pytest.mark.parametrize("first", [404, 429])
+    def test_a_made_up_token_that_came_too_fast_proves_nothing(self, connect, first):
+        answers = [(first, b"{}", "")] * 3
+        with RawServer(scripted(*answers, (429, b"{}", ""), requests=[])) as server:
+            works, message = connect(server.url).test_connection()
+        assert not works
+        assert "requests come too fast" in message
+        assert "does not check tokens" not in message
+
+    def test_a_connection_lost_under_the_made_up_token_is_reported(self, connect):
+        def handle(peer: Peer) -> None:
+            if token_of(peer.request()[0]) == TOKEN:
+                peer.answer(404, b"{}")
+            else:
+                peer.reset()
+
+        with RawServer(handle) as server:
+            works, message = connect(server.url).test_connection()
+        assert not works
+        assert f"The connection test got no response from {server.url}: " in message
 
     def test_unreachable(self, connect):
         with RawServer(Peer.reset) as server:

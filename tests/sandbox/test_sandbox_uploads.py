@@ -314,7 +314,7 @@ def _connection(user) -> socket.socket:
 
 def _head(user, content_type: str, length: int) -> bytes:
     return (
-        f"POST /api/v2/upload/create/{user.sandbox.folder} HTTP/1.1\r\nHost: x\r\n"
+        f"POST /api/v2/upload/create/{user.sandbox.folder} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         f"token: {user.sandbox.token}\r\n"
         f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
     ).encode()

@@ -43,6 +43,7 @@ class SandboxProcess:
         # The environment's proxies do not know this loopback server.
         self._http = requests.Session()
         self._http.trust_env = False
+        self._http.headers["X-Requested-With"] = "tests"
 
     def __enter__(self) -> SandboxProcess:
         self.start()

@@ -1,0 +1,205 @@
+"""Web pages of other sites can neither read the sandbox nor change it, through a browser on this machine."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import requests
+
+from datatile_provider.sandbox.guard import refusal
+
+PORT = 8400
+#: Each with whether the sandbox answers to it.
+HOSTS = {
+    "localhost": True,
+    "LocalHost": True,
+    "localhost:PORT": True,
+    "127.0.0.1": True,
+    "127.0.0.1:PORT": True,
+    # A proxy on this machine that passes on what it was sent.
+    "127.0.0.1:1": True,
+    "127.9.8.7": True,
+    "[::1]": True,
+    "[::1]:PORT": True,
+    "evil.example": False,
+    "evil.example:8400": False,
+    "127.0.0.1.evil.example": False,
+    "127.0.0.1.evil.example:PORT": False,
+    "localhost.evil.example": False,
+    "evil.localhost": False,
+    "localhost:PORT@evil.example": False,
+    "evil.example@localhost:PORT": False,
+    "localhost/evil.example": False,
+    "localhost:evil.example": False,
+    "localhost, evil.example": False,
+    "0.0.0.0:PORT": False,
+    "192.168.0.7:PORT": False,
+    "[::2]:PORT": False,
+    "[::1": False,
+    "::1": False,
+    "[localhost]": False,
+    ":PORT": False,
+    "": False,
+}
+#: The origin of a page that sends to a host, and whether the sandbox answers it.
+ORIGINS = {
+    ("http://localhost:PORT", "localhost:PORT"): True,
+    ("https://localhost:PORT", "localhost:PORT"): True,
+    ("http://localhost:PORT", "LocalHost:PORT"): True,
+    ("http://127.0.0.1", "127.0.0.1"): True,
+    ("http://[::1]:PORT", "[::1]:PORT"): True,
+    ("null", "localhost:PORT"): False,
+    ("", "localhost:PORT"): False,
+    ("http://evil.example", "localhost:PORT"): False,
+    ("http://localhost", "localhost:PORT"): False,
+    ("http://localhost:1", "localhost:PORT"): False,
+    ("http://127.0.0.1:PORT", "localhost:PORT"): False,
+    ("http://localhost:PORT.evil.example", "localhost:PORT"): False,
+    ("http://localhost:PORT@evil.example", "localhost:PORT"): False,
+    ("ftp://localhost:PORT", "localhost:PORT"): False,
+    ("http://evil.example", "evil.example"): False,
+}
+CHANGES = (
+    "/sandbox/token",
+    "/sandbox/databases",
+    "/sandbox/permissions",
+    "/sandbox/roles",
+    "/sandbox/jobs/1/cancel",
+    "/sandbox/jobs/1/state",
+)
+#: What an HTML form can send, and a script without the server's consent.
+FORMS = {
+    "application/x-www-form-urlencoded": b"a=b",
+    "text/plain": b'{"name": "x=y"}',
+    "multipart/form-data; boundary=b": b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--b--\r\n',
+}
+
+
+def with_port(text: str, port: int = PORT) -> str:
+    return text.replace("PORT", str(port))
+
+
+@pytest.mark.parametrize(("host", "is_answered"), HOSTS.items())
+def test_only_loopback_names_are_answered_to(host, is_answered):
+    found = refusal("GET", "/", {"Host": with_port(host)})
+    assert (found is None) == is_answered
+    assert is_answered or "Host header" in found
+
+
+def test_a_request_without_a_host_is_refused():
+    assert "Host header" in refusal("GET", "/", {})
+
+
+@pytest.mark.parametrize(("pair", "is_answered"), ORIGINS.items())
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_only_pages_of_the_same_origin_are_answered(method, pair, is_answered):
+    origin, host = map(with_port, pair)
+    found = refusal(method, "/", {"Host": host, "Origin": origin})
+    assert (found is None) == is_answered
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_change_needs_a_header_that_no_form_can_send(path):
+    headers = {"Host": "localhost"}
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        for missing in ({}, {"X-Requested-With": ""}):
+            assert "X-Requested-With" in refusal(method, path, headers | missing)
+        assert refusal(method, path, headers | {"X-Requested-With": "curl"}) is None
+    assert "Origin" in refusal("POST", path, headers | {"X-Requested-With": "x", "Origin": "http://evil.example"})
+    assert "Host" in refusal("POST", path, {"Host": "evil.example", "X-Requested-With": "x"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/sandbox/state"), ("HEAD", "/sandbox/state"), ("POST", "/api/v2/upload/create/surveys")],
+)
+def test_reading_and_uploading_need_no_such_header(method, path):
+    assert refusal(method, path, {"Host": "localhost"}) is None
+
+
+class TestOfARunningSandbox:
+    @pytest.mark.parametrize(("host", "is_answered"), HOSTS.items())
+    def test_a_page_under_a_name_of_its_own_cannot_read_the_token(self, user, host, is_answered):
+        """As a site does that lets its name resolve to 127.0.0.1."""
+        answer = send(user, f"GET /sandbox/state HTTP/1.1\r\nHost: {with_port(host, port_of(user))}\r\n")
+        if is_answered:
+            assert answer.startswith("HTTP/1.1 200 ")
+        # Some releases of aiohttp themselves reject what cannot be a host.
+        assert is_answered or answer.startswith(("HTTP/1.1 403 ", "HTTP/1.0 400 ", "HTTP/1.1 400 "))
+        assert (user.sandbox.token in answer) == is_answered
+
+    @pytest.mark.parametrize("host", ["", "Host:\r\n", "Host: evil.example\r\n"])
+    def test_http_1_0_without_a_host_cannot_read_the_token(self, user, host):
+        answer = send(user, f"GET /sandbox/state HTTP/1.0\r\n{host}")
+        assert answer.startswith("HTTP/1.0 403 ")
+        assert user.sandbox.token not in answer
+
+    @pytest.mark.parametrize("path", ["/", "/processing-log", "/sandbox/state", "/api/v2/jobs/1", "/nowhere"])
+    def test_every_path_looks_at_the_host_and_the_origin(self, user, path):
+        for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            answer = requests.get(user.sandbox.url + path, headers=headers, timeout=5)
+            assert answer.status_code == 403
+            assert next(iter(headers)) in answer.json()["error"]
+
+    def test_a_browser_reads_why_on_a_page(self, user):
+        headers = {"Accept": "text/html", "Host": "<b>.evil.example"}
+        answer = requests.get(user.sandbox.url, headers=headers, timeout=5)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
+        assert "&lt;b&gt;.evil.example" in answer.text
+
+    @pytest.mark.parametrize(("pair", "is_answered"), ORIGINS.items())
+    def test_a_page_of_another_origin_cannot_make_a_new_token(self, user, pair, is_answered):
+        origin, host = (with_port(text, port_of(user)) for text in pair)
+        before = user.sandbox.state()
+        headers = {"Host": host, "Origin": origin, "X-Requested-With": "a page"}
+        answer = requests.post(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
+        assert answer.status_code == (200 if is_answered else 403)
+        assert (user.sandbox.state() != before) == is_answered
+
+    @pytest.mark.parametrize("path", CHANGES)
+    @pytest.mark.parametrize("content_type", FORMS)
+    def test_a_form_changes_nothing(self, user, path, content_type):
+        before = user.sandbox.state()
+        answer = requests.post(
+            user.sandbox.url + path, data=FORMS[content_type], headers={"Content-Type": content_type}, timeout=5
+        )
+        assert answer.status_code == 403
+        assert "X-Requested-With" in answer.json()["error"]
+        assert user.sandbox.state() == before
+
+    @pytest.mark.parametrize("path", ["/%73andbox/token", "/sandbox%2Ftoken", "//sandbox/token", "/x/../sandbox/token"])
+    def test_no_spelling_of_the_path_gets_around_it(self, user, path):
+        before = user.sandbox.token
+        send(user, f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n")
+        assert user.sandbox.token == before
+
+    def test_an_upload_from_a_page_of_another_origin_is_not_taken(self, user):
+        answer = requests.post(
+            f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}",
+            headers={"token": user.sandbox.token, "Origin": "http://evil.example"},
+            files={"dataset": ("a.csv", b"a,b\n1,2\n")},
+            timeout=5,
+        )
+        assert answer.status_code == 403
+        assert user.sandbox.uploads() == []
+
+    def test_no_other_origin_gets_permission_to_send_the_header(self, user):
+        """A browser asks for it by OPTIONS, before it sends what a script wants."""
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-requested-with"}
+        headers = {"Origin": "http://evil.example", **asks}
+        answer = requests.options(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
+        assert answer.status_code == 403
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+def port_of(user) -> int:
+    return int(user.sandbox.url.rpartition(":")[2])
+
+
+def send(user, head: str) -> str:
+    """Send a request as it is written, and return the whole answer."""
+    with socket.create_connection(("127.0.0.1", port_of(user)), timeout=5) as client:
+        client.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        with client.makefile("rb") as answer:
+            return answer.read().decode()
