@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections import deque
@@ -308,7 +309,12 @@ class ModelServer:
         return json.dumps({"conn_type": "datatile", "host": host, "password": TOKEN, "extra": json.dumps(extra)})
 
     def settle(self) -> bool:
-        """Return once nobody is connected: what was sent has then been read."""
+        """Return once all that was sent before has been read, and whether nobody is connected any more."""
+        # Who is gone may still stand in the queue of those to be let in. What comes after him is let in after him.
+        host, port = self.address.split(":")
+        with socket.create_connection((host, int(port)), 3.0) as ping:
+            ping.sendall(b"PING / HTTP/1.1\r\n\r\n")
+            ping.recv(1)
         return self._raw.wait_until_left(3.0)
 
     def hold(self, target: str, action: str, content: str, fate: str, polls: int) -> Copy:
@@ -319,6 +325,9 @@ class ModelServer:
     def _serve(self, peer: Peer) -> None:
         head = peer.head()
         method, path, _ = head.split(" ", 2)
+        if method == "PING":
+            peer.send(b"!")
+            return
         with self._lock:
             try:
                 if method == "POST":
