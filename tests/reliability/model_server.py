@@ -259,7 +259,7 @@ class Script:
     """
     What becomes of the next requests, at whichever server; all later ones go well.
 
-    :param fates: for each body that will be held, how its job ends, and how many questions later.
+    :param fates: for each body that will be held, how its job ends, and how many polls later.
     :param on_held: called with each body that is held.
     """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gc
 import itertools
 import json
@@ -111,8 +112,9 @@ class Step:
     :param changes: what is another now: file, path, target, action, server, retries 0 to 3, record without its job id.
     :param clear: a person clears the task, ended or not. One that has ended is always cleared.
     :param uploads: what becomes of its uploads.
-    :param polls: what becomes of its questions for a job.
-    :param fates: how the jobs end whose bodies it brings, after how many questions.
+    :param polls: what becomes of its polls of a job.
+    :param down: how many connections the server refuses before that.
+    :param fates: how the jobs end whose bodies it brings, after how many polls.
     :param ends_at: the point of its code at which it ends before its time.
     :param times_out: it does so by its ``execution_timeout``; else the worker dies.
     :param outage: which calls of the state store fail: from which on, how many, and whether they do their work first.
@@ -126,6 +128,7 @@ class Step:
     clear: bool = False
     uploads: tuple[str, ...] = ()
     polls: tuple[str, ...] = ()
+    down: int = 0
     fates: tuple[tuple[str, int], ...] = ()
     ends_at: int | None = None
     times_out: bool = False
@@ -211,7 +214,7 @@ def draw_others(rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def draw_fate(rng: random.Random, *, good: bool = False) -> tuple[str, int]:
     # The slowest job is not finished while a rough plan's wait lasts.
-    return ("succeeded" if good or rng.random() < 0.8 else "failed", rng.choice([0, 1, 1, 2, 4, 1 if good else 60]))
+    return ("succeeded" if good or rng.random() < 0.8 else "failed", rng.choice([0, 0, 1, 1, 2, 2, 4, 1 if good else 60]))
 
 
 def draw_polls(rng: random.Random, most: int) -> tuple[str, ...]:
@@ -234,6 +237,7 @@ def draw_step(rng: random.Random, plan: dict[str, Any], first: bool) -> Step:
         clear=not first and rng.random() < 0.35,
         uploads=uploads,
         polls=draw_polls(rng, 3) if rng.random() < 0.5 else (),
+        down=rng.choice([0] * 8 + [1, 4]),
         fates=tuple(draw_fate(rng) for _ in range(2)),
         ends_at=rng.randint(1, 26) if rng.random() < 0.3 else None,
         times_out=rng.random() < 0.4,
@@ -273,11 +277,11 @@ def draw_rough(rng: random.Random) -> Plan:
 def draw_mild(rng: random.Random) -> Plan:
     big = rng.random() < 0.3
     uploads = some(rng, [name for name in PASSING if big or name not in LARGE], 3)
-    trouble = draw_polls(rng, 4)
     step = Step(
         uploads=uploads,
         # A refusal ends a wait only when it lasts.
-        polls=trouble,
+        polls=draw_polls(rng, 4),
+        down=rng.choice([0, 0, 0, 1, 3]),
         fates=(draw_fate(rng, good=True),),
         connection_lost_at=rng.randint(1, 3) if rng.random() < 0.15 else None,
     )
@@ -303,6 +307,7 @@ def draw_sensor(rng: random.Random) -> Plan:
             changes=("server",) if moves else (),
             clear=moves or (not first and rng.random() < 0.2),
             polls=draw_polls(rng, 4),
+            down=rng.choice([0] * 5 + [1]),
             ends_at=rng.randint(1, 12) if not mild and rng.random() < 0.2 else None,
             times_out=rng.random() < 0.5,
             connection_lost_at=rng.randint(1, 3) if rng.random() < 0.15 else None,
@@ -409,7 +414,7 @@ class Life:
         self.deferred: TaskDeferred | None = None
         self.step = Step()
         self.active = False
-        self.points = self.store_calls = self.reads = 0
+        self.points = self.store_calls = self.reads = self.down = 0
         self.posted = False
         #: What the task was about since a person cleared it last: a retry may be about what the attempt before was.
         self.about: set[tuple[str, str, str, str]] = set()
@@ -540,7 +545,7 @@ class Life:
             "task_id": "upload",
             "execution_timeout": timedelta(seconds=self.plan.limit) if self.plan.limit else None,
             "deferrable": waits == "deferred",
-            "timeout": 15.0 if self.plan.must_end_well else 0.6,
+            "timeout": 15.0 if self.plan.must_end_well else 0.4,
             "retries": self.retries,
         }
         if self.plan.kind == "sensor":
@@ -569,6 +574,7 @@ class Life:
         self.script.uploads, self.script.polls = deque(step.uploads), deque(step.polls)
         self.script.fates = deque(step.fates)
         self.points = self.store_calls = self.reads = 0
+        self.down = step.down
         self.connect()
         self.about.add(self.key)
         context: dict[str, Any] = {"ti": self.ti, "outlet_events": Outlets(self)}
@@ -587,7 +593,7 @@ class Life:
                 raise
             error = e
         finally:
-            self.active = False
+            self.active, self.down = False, 0
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._end(result, error)
         if time.monotonic() - began > BOUND:
@@ -717,7 +723,7 @@ def world(plan: Plan) -> Iterator[Life]:
         patch.setattr(DatatileHook, "get_connection", classmethod(get_connection))
         patch.setattr(ASYNC_CONNECTION, find_none)
         for name in ("connect", "sendall", "recv_into"):
-            patch.setattr(socket.socket, name, _pointed(life, getattr(socket.socket, name)))
+            patch.setattr(socket.socket, name, _pointed(life, name, getattr(socket.socket, name)))
 
         def hang(number: int, frame: Any) -> None:
             raise Hang
@@ -748,11 +754,18 @@ def _silence() -> Iterator[None]:
         processors.remove(drop)
 
 
-def _pointed(life: Life, call: Callable[..., Any]) -> Callable[..., Any]:
+def _pointed(life: Life, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a call of a socket with a point before and after it, for the task's own thread."""
+
     def pointed(sock: Any, *arguments: Any) -> Any:
-        life.point()
-        if life.active and arguments and bytes(arguments[0][:4] if isinstance(arguments[0], bytes) else b"") == b"POST":
-            life.posted = True
+        if threading.current_thread() is threading.main_thread():
+            life.point()
+            if name == "connect" and life.down:
+                life.down -= 1
+                life.script.log.append("connection refused")
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            if name == "sendall" and bytes(arguments[0][:4]) == b"POST":
+                life.posted = True
         found = call(sock, *arguments)
         life.point()
         return found
