@@ -715,7 +715,7 @@ def world(plan: Plan) -> Iterator[Life]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         folder = stack.enter_context(TemporaryDirectory())
         for name, value in {**QUICKLY, **(PATIENTLY if plan.must_end_well else {})}.items():
-            patch.setattr(name, value, raising=False)
+            patch.setattr(name, value)
         life = Life(plan, Path(folder), patch)
         for server in life.servers.values():
             stack.enter_context(server)
@@ -918,6 +918,7 @@ def test_whatever_is_said_a_task_sends_once_or_fails_loudly() -> None:
     if text := os.environ.get("GENERATOR_PLAN"):
         play(eval(text))
         return
+    threads = threading.active_count()
     for number, seed in enumerate(seeds()):
         plan = draw(seed)
         if failure := _failure(plan):
@@ -929,3 +930,4 @@ def test_whatever_is_said_a_task_sends_once_or_fails_loudly() -> None:
                 f'GENERATOR_PLAN="{code(small)}"\n\nAs it was drawn: GENERATOR_SEED={seed}',
                 pytrace=False,
             )
+    assert threading.active_count() <= threads, threading.enumerate()
