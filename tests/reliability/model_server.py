@@ -170,6 +170,7 @@ STRANGE = {
     "200 and a page": Reply(200, says="page"),
     "early": Reply(200, reads="some"),
     "early 202": Reply(202, reads="some"),
+    "early, after 103": Reply(200, reads="some", interim=(103,)),
     "late": Reply(200, delay=0.05),
     "102": Reply(200, interim=(102,)),
     "103": Reply(200, interim=(103,)),
@@ -196,7 +197,7 @@ UPLOADS = {"": Reply(), **TRUTHFUL, **STRANGE}
 PASSING = ("409 busy", "423 locked", "429", "429, at once", "reset at once", "reset in the body", "503 in the body")
 #: Of these the client can see that the last byte has not left only when the file is larger than all buffers.
 LARGE = ("reset at once", "reset in the body", "503 in the body", "200 in the body, then gone", "413, early")
-LARGE += ("early", "early 202")
+LARGE += ("early", "early 202", "early, after 103")
 
 POLLS = {
     "": Reply(),
