@@ -87,7 +87,7 @@ class Wait:
             if result.state is JobState.SUCCEEDED:
                 return result
             if result.state.finished:
-                raise self._failure(result)
+                raise job_error(self.server, result)
         else:
             self._stumbled(result, now)
         if (now if sent is None else sent) >= self.deadline:
@@ -120,19 +120,7 @@ class Wait:
         trouble = f"; the last {failed} failed: {self._last_error}" if self._times else ""
         return errors.JobTimeout(
             f"Job {self.job_id} was not finished within {self.timeout:,.10g} s: {seen}{trouble}",
-            advice=f"It may go on in DATATILE; see the processing log: {self._page}",
-        )
-
-    @property
-    def _page(self) -> str:
-        return self.server.job_page_url(self.job_id) or self.server.processing_log_url
-
-    def _failure(self, job: Job) -> errors.JobError:
-        failed = job.state is JobState.FAILED
-        return (errors.JobFailed if failed else errors.JobCancelled)(
-            f"Job {job.id} {'failed' if failed else 'was cancelled'} (its status is {job.status!r})",
-            said=job.message,
-            advice=f"See the processing log: {self._page}",
+            advice=f"It may go on in DATATILE; see the processing log: {_page(self.server, self.job_id)}",
         )
 
     def _saw(self, job: Job, now: float) -> None:
@@ -185,3 +173,17 @@ class Wait:
         self._trouble, self._times = "", 0
         if not still_refused:
             self.refused_since = None
+
+
+def job_error(server: Server, job: Job) -> errors.JobError:
+    """Return the error for a job that has ended without success."""
+    failed = job.state is JobState.FAILED
+    return (errors.JobFailed if failed else errors.JobCancelled)(
+        f"Job {job.id} {'failed' if failed else 'was cancelled'} (its status is {job.status!r})",
+        said=job.message,
+        advice=f"See the processing log: {_page(server, job.id)}",
+    )
+
+
+def _page(server: Server, job_id: str) -> str:
+    return server.job_page_url(job_id) or server.processing_log_url

@@ -23,7 +23,7 @@ from airflow.providers.common.compat.sdk import (
 from datatile_provider.api import errors
 from datatile_provider.api.contract import Action, Job
 from datatile_provider.api.states import JobState
-from datatile_provider.api.waiting import seconds
+from datatile_provider.api.waiting import job_error, seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook, Tries
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.memory import Cleared, Memory, Phase, Record, Sent, Step, first_step
@@ -356,7 +356,8 @@ class DatatileUploadOperator(BaseOperator):
         self.log.info("An earlier attempt was accepted as job %s; taking that up: %s", record.job_id, record.text)
         job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
         try:
-            push_links(self, context, hook.get_conn().server, job.id)
+            server = hook.get_conn().server
+            push_links(self, context, server, job.id)
             job = hook.get_job(job.id, server=record.sent.server)
             if _has_failed(job):
                 # What leads to sending the file again must not hang on a single response.
@@ -366,10 +367,13 @@ class DatatileUploadOperator(BaseOperator):
             # Whatever it is, it is no reason to send the file again.
             self.log.warning("%s", e)
             job = Job(record.job_id)
-        if _has_failed(job):
+        if _has_failed(job) and job.named:
             self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
             memory.forget()
             return self._upload(context, memory, time.time() + self.accept_timeout)
+        if _has_failed(job):
+            # The response does not name the job. That is enough to fail, and not enough to send the file again.
+            raise self._ended(memory, job_error(server, job))
         self._remember(lambda: memory.advance(record.phase))
         self._push_job_id(context, job)
         return self._wait(context, memory, job, record.text, record.sent.server)
@@ -472,7 +476,7 @@ _FAILURES = {
 
 
 def _has_failed(job: Job) -> bool:
-    return job.named and job.state in (JobState.FAILED, JobState.CANCELLED)
+    return job.state in (JobState.FAILED, JobState.CANCELLED)
 
 
 def _looks_like_a_retry(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -311,3 +312,38 @@ def test_hook_from_several_threads(sandbox, hook, wave):
         thread.join(20)
     assert {upload["hash"]: upload["job_id"] for upload in sandbox.uploads()} == {d: j.id for d, j in jobs.items()}
     assert len(jobs) == 4
+
+
+async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypatch):
+    """Two hundred that hang, and five that are finished long before their deadline."""
+    monkeypatch.setattr("datatile_provider.api.async_client.SLOW", 0.1)
+    begun = time.monotonic()
+    hung = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                job_id = head.split()[1].rpartition("/")[2]
+                if job_id.startswith("hangs"):
+                    hung.append(job_id)
+                    await asyncio.sleep(60)
+                word = "done" if time.monotonic() - begun > 1 else "running"
+                body = json.dumps({"id": job_id, "status": word})
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=300)
+    async with server:
+        # A poll that hangs takes a second; eight at a time, those of all would take 25.
+        hook = connect(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=1)
+        jobs = [f"hangs-{number}" for number in range(200)] + [f"quick-{number}" for number in range(5)]
+        found = await asyncio.gather(
+            *(hook.wait_for_job_async(job_id, poll_interval=0.5, timeout=6, started=time.time()) for job_id in jobs),
+            return_exceptions=True,
+        )
+        assert [job.state for job in found[200:]] == [JobState.SUCCEEDED] * 5
+        assert {type(error) for error in found[:200]} == {errors.JobTimeout}
+        assert all("the last" in str(error) and "got no response" in str(error) for error in found[:200])
+        # Each had a poll of its own at its deadline.
+        assert len(set(hung)) == 200
+        assert time.monotonic() - begun < 20

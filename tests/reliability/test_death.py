@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+    Asset,
+)
 
+from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
-from tests.reliability.task import Instance, Task
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.reliability.task import Instance, Outcome, Task
 from tests.support.faults import FaultProxy
 from tests.support.versions import HAS_STATE_STORE
 
@@ -99,3 +107,116 @@ def test_a_connection_that_is_gone_once_the_file_was_accepted(accepted, monkeypa
     if not HAS_STATE_STORE:
         assert [type(error) for error in errors] == [AirflowFailException]
         assert "accepted as job" in str(errors[0])
+
+
+# What an Airflow before 3.3 has to go by: nothing is remembered from one attempt to the next.
+
+
+class AirflowTaskTerminated(BaseException):
+    """As Airflow's own, which stands in two places."""
+
+
+class ForgetfulTask(Task):
+    """A task of an Airflow without a state store."""
+
+    @property
+    def context(self):
+        return {"ti": self.ti, "outlet_events": self.events}
+
+
+class UndescribableEvents(dict):
+    def __getitem__(self, outlet):
+        raise RuntimeError("the event could not be described")
+
+
+def run_forgetful(arguments: dict) -> Outcome:
+    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=2)
+    task.events = UndescribableEvents()
+    return task.run()
+
+
+def assert_accepted_once(sandbox: Sandbox, outcome: Outcome) -> None:
+    (upload,) = sandbox.uploads()
+    assert type(outcome.error) is AirflowFailException
+    assert upload["job_id"] in str(outcome.error)
+
+
+@pytest.mark.parametrize("end", [AirflowTaskTimeout, AirflowTaskTerminated, SystemExit, RuntimeError])
+@pytest.mark.parametrize("waits", [False, True])
+def test_without_a_store_nothing_that_comes_after_acceptance_looks_like_a_retry(accepted, monkeypatch, end, waits):
+    def push_links(task, context, server, job_id=""):
+        if job_id:
+            raise end("in between")
+
+    sandbox, _, arguments, _ = accepted
+    arguments |= {"wait_for_completion": waits, "timeout": 0.3}
+    monkeypatch.setattr("datatile_provider.operators.datatile.push_links", push_links)
+    assert_accepted_once(sandbox, run_forgetful(arguments))
+
+
+@pytest.mark.parametrize("end", [AirflowTaskTimeout, AirflowTaskTerminated])
+def test_without_a_store_an_end_while_the_response_is_read_leaves_the_outcome_unknown(accepted, monkeypatch, end):
+    def collect(*what):
+        raise end("in between")
+
+    sandbox, _, arguments, _ = accepted
+    monkeypatch.setattr("datatile_provider.assets.datatile.collect_lineage", collect)
+    outcome = run_forgetful(arguments)
+    assert type(outcome.error) is AirflowFailException
+    assert "it is unknown whether the server holds it" in str(outcome.error)
+    assert len(sandbox.uploads()) == 1
+
+
+def test_an_outlet_whose_event_can_not_be_described_is_no_failure(accepted):
+    sandbox, _, arguments, targets = accepted
+    arguments |= {"outlets": [Asset(uri=f"datatile://datatile.example.com/databases/{targets[0]}")]}
+    outcome = run_forgetful(arguments)
+    assert (outcome.state, outcome.errors) == ("success", [])
+    assert len(sandbox.uploads()) == 1
+
+
+def test_without_a_store_a_deferred_wait_that_breaks_is_no_retry(accepted, monkeypatch):
+    sandbox, _, arguments, _ = accepted
+    arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 5}
+
+    def broken(self, memory, error):
+        raise AirflowTaskTimeout("in between")
+
+    monkeypatch.setattr(DatatileUploadOperator, "_ended", broken)
+    arguments["timeout"] = 0.3
+    assert_accepted_once(sandbox, run_forgetful(arguments))
+
+
+@pytest.mark.parametrize("kind", ["operator", "sensor"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_connection_that_can_not_be_read_for_a_moment_ends_no_wait(accepted, monkeypatch, kind, deferrable):
+    """Airflow's API server may be away: that looks like a connection that is not there."""
+    sandbox, _, arguments, _ = accepted
+    reads = []
+    read = DatatileHook.get_connection
+
+    def get_connection(cls, conn_id):
+        if sandbox.uploads():
+            reads.append(conn_id)
+            if len(reads) in (1, 3):
+                raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+        return read(conn_id)
+
+    async def find_none(conn_id):
+        raise AirflowNotFoundException(conn_id)
+
+    monkeypatch.setattr(DatatileHook, "get_connection", classmethod(get_connection))
+    monkeypatch.setattr("airflow.providers.common.compat.connection.get_async_connection", find_none)
+    monkeypatch.setattr("datatile_provider.hooks.datatile._PAUSE", 0.05)
+    arguments |= {"wait_for_completion": kind == "operator", "timeout": 1.5}
+    if kind == "operator":
+        task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments, deferrable=deferrable))
+    else:
+        job_id = DatatileHook().upload("append", arguments["target_hash"], arguments["dataset"]).id
+        options = {"poke_interval": 0.05, "timeout": 1.5, "deferrable": deferrable}
+        task = Task(lambda: DatatileJobSensor(task_id="wait", job_id=job_id, **options))
+    outcome = task.run()
+    assert type(outcome.error) is AirflowSensorTimeout
+    assert "its last status was 'queued'" in str(outcome.error)
+    assert len(sandbox.uploads()) == 1
+    assert len(reads) > 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -16,6 +18,7 @@ from datatile_provider.operators.memory import Cleared, Phase, Record, Sent, Ste
 from datatile_provider.sandbox import Sandbox
 from tests.reliability.task import Task
 from tests.support.faults import FaultProxy
+from tests.support.rawserver import RawServer
 
 pytestmark = pytest.mark.needs_airflow(">=3.3")
 
@@ -287,3 +290,66 @@ def test_a_decorated_task_asks_its_function_again_when_it_is_cleared(task, tmp_p
     upload.clear()
     upload.run()
     assert len(sandbox.uploads()) == 2
+
+
+@contextlib.contextmanager
+def answered(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes) -> Iterator[None]:
+    """Let the job be at a server that answers every poll like this."""
+    with RawServer(lambda peer: (peer.request(), peer.answer(200, body))) as server:
+        record = stored(upload)
+        sent = dataclasses.replace(record.sent, server=f"{server.url}/api/v2")
+        upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(record, sent=sent).as_dict())
+        connection = {"conn_type": "datatile", "host": server.url, "password": "the-token"}
+        monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps(connection))
+        yield
+
+
+def test_a_job_that_has_failed_by_two_polls_is_sent_anew(task, monkeypatch):
+    sandbox, upload, arguments, _ = task
+    monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
+    upload.run()
+    silently_accepted(upload)
+    let_the_next_one_in(sandbox)
+    arguments |= {"wait_for_completion": False}
+    assert upload.run().state == "success"
+    assert len(sandbox.uploads()) == 2
+
+
+#: What a server may say of a job that goes on: an error of the request, and what stands beside a success.
+NO_FAILURES = [
+    {"status": "error", "message": "Unable to communicate with database"},
+    {"status": "failed", "data": None, "message": "try again later"},
+    {"id": "{job}", "status": "succeeded", "errors": [{"row": 3}]},
+    {"id": "another", "status": "failed"},
+]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("body", NO_FAILURES, ids=json.dumps)
+def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_anew(task, monkeypatch, body, waits):
+    sandbox, upload, arguments, _ = task
+    upload.run()
+    silently_accepted(upload)
+    job_id = sandbox.uploads()[0]["job_id"]
+    text = json.dumps(body).replace("{job}", job_id).encode()
+    with answered(upload, monkeypatch, text):
+        arguments |= {"wait_for_completion": waits}
+        outcome = upload.run()
+    assert len(sandbox.uploads()) == 1
+    if waits:
+        assert type(outcome.error) is AirflowSensorTimeout
+    else:
+        assert outcome.result == job_id
+
+
+def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(task, monkeypatch):
+    sandbox, upload, arguments, _ = task
+    monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
+    upload.run()
+    silently_accepted(upload)
+    with answered(upload, monkeypatch, b'{"status": "failed"}'):
+        arguments |= {"wait_for_completion": False}
+        error = upload.run().error
+    assert type(error) is AirflowFailException
+    assert stored(upload).job_id in str(error)
+    assert len(sandbox.uploads()) == 1
