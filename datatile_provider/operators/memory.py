@@ -110,7 +110,7 @@ class Record:
             if found.phase in _WITH_JOB:
                 contract.check_job_id(found.job_id)
         except (TypeError, KeyError, ValueError) as e:
-            raise ValueError(f"no record of an upload ({type(e).__name__}: {e})") from None
+            raise ValueError(f"no record of an upload: {type(e).__name__}: {e}") from None
         return found
 
     def as_dict(self) -> dict[str, Any]:
