@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -88,10 +89,11 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
             ) from None
         return str(found)
 
-    def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
-        """Return what the operator does; whoever looks at the task sees its file."""
-        self._recall(context["ti"])
-        return super().execute_complete(context, text, event)
+    def execute_complete(self, context: Context, text: str = "", job_id: str = "", event: Any = None) -> str:
+        """Return what the operator does, and let the task's page and lineage show its file."""
+        with contextlib.suppress(Exception):  # as of any XCom backend; the file is sent
+            self._recall(context["ti"])
+        return super().execute_complete(context, text, job_id, event)
 
 
 def datatile_upload_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -190,7 +190,7 @@ class DatatileUploadOperator(BaseOperator):
             return []
         return [] if same else [f"content: {before.name!r} of {before.size:,} bytes before, {file.location} now"]
 
-    def execute_complete(self, context: Context, text: str = "", event: Any = None) -> str:
+    def execute_complete(self, context: Context, text: str = "", job_id: str = "", event: Any = None) -> str:
         """
         Return the id of the job that the triggerer saw succeed.
 
@@ -198,14 +198,18 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
-        memory, job_id = self._memory(context), self._pushed_job_id(context)
+        memory = self._memory(context)
+        if not job_id:
+            # `dag.test()` passes on nothing but the event.
+            with contextlib.suppress(Exception):  # as of any XCom backend; the event names the job too
+                job_id = self._pushed_job_id(context) or ""
         self._job = Job(job_id) if job_id else None
-        with self._accepted(memory, job_id or "", text):
+        with self._accepted(memory, job_id, text):
             # The record is the one that its attempt wrote. A damaged one is for the next attempt to report.
             with contextlib.suppress(ValueError):
                 memory.read()
             try:
-                job = job_of(event, job_id)
+                job = job_of(event, job_id or None)
             except errors.DatatileError as e:
                 raise self._ended(memory, e) from None
             self.log.info("Job %s has succeeded", job.id)
@@ -215,17 +219,30 @@ class DatatileUploadOperator(BaseOperator):
         """Let an accepted upload be resumed on Airflow 2, which else ends it once its ``execution_timeout`` is over."""
         super().pre_execute(context)
         # Only Airflow 2 shows a task that it is being resumed. It would try again, and so send the file again.
-        if getattr(context["ti"], "next_method", None) and self._pushed_job_id(context):
+        if getattr(context["ti"], "next_method", None) not in (None, "", "resume_upload"):
             self.execution_timeout = None
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, and let no broken trigger make an older Airflow upload an accepted file once more."""
-        job_id = self._pushed_job_id(context) if next_method == "__fail__" else None
+        if next_method != "__fail__":
+            return super().resume_execution(next_method, next_kwargs, context)
+        try:
+            job_id = self._pushed_job_id(context)
+        except Exception as e:  # as of any XCom backend
+            if self._memory(context).lasts:
+                raise
+            raise AirflowFailException(
+                f"The {self.action} of {self.dataset} to {self.target_hash} was resumed after a trigger had failed, "
+                f"and its job id could not be read ({e}): it is unknown whether the server holds the file. "
+                "Look there before it is sent again."
+            ) from None
         if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
-        resumed = resumed_with(next_method, next_kwargs, job_id, self.timeout)
+        method, kwargs = resumed_with(next_method, next_kwargs, job_id, self.timeout)
+        if method != next_method:
+            kwargs = {**(kwargs or {}), "job_id": job_id}
         try:
-            return super().resume_execution(*resumed, context)
+            return super().resume_execution(method, kwargs, context)
         except AirflowSensorTimeout:
             raise
         except AirflowException as e:
@@ -391,7 +408,7 @@ class DatatileUploadOperator(BaseOperator):
                 poll_interval=self.poll_interval,
                 timeout=self.timeout,
                 server=server,
-                kwargs={"text": text},
+                kwargs={"text": text, "job_id": job.id},
             )
         try:
             hook = DatatileHook(self.datatile_conn_id)

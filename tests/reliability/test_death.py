@@ -220,3 +220,19 @@ def test_a_connection_that_can_not_be_read_for_a_moment_ends_no_wait(accepted, m
     assert "its last status was 'queued'" in str(outcome.error)
     assert len(sandbox.uploads()) == 1
     assert len(reads) > 1
+
+
+@pytest.mark.parametrize("method", ["execute_complete", "__fail__"])
+def test_without_a_store_an_xcom_that_can_not_be_read_after_a_wait_is_no_retry(accepted, monkeypatch, method):
+    """Airflow's API server may be away at the moment at which the triggerer hands the task back."""
+    _, _, arguments, _ = accepted
+    arguments |= {"wait_for_completion": True, "deferrable": True}
+    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments))
+    task.events = {}
+    monkeypatch.setattr(Instance, "xcom_pull", lambda *what, **how: 1 / 0)
+    kwargs = (
+        {"text": "append", "job_id": "job-1", "event": {}} if method != "__fail__" else {"error": "Trigger failure"}
+    )
+    with pytest.raises(AirflowFailException) as caught:
+        DatatileUploadOperator(task_id="upload", **arguments).resume_execution(method, kwargs, task.context)
+    assert ("job-1" if method != "__fail__" else "it is unknown whether") in str(caught.value)
