@@ -84,7 +84,12 @@ def seconds_to_wait(answer: Answer) -> float | None:
 def parse(body: bytes) -> Any:
     """Return the JSON value that a body holds, fit to be logged and stored; None if it holds none."""
     try:
-        return _storable(json.loads(body, parse_constant=lambda _: None), _MAX_DEPTH)
+        try:
+            value = json.loads(body, parse_constant=lambda _: None)
+        except UnicodeDecodeError:
+            # Servers that have never heard of UTF-8 write Latin-1.
+            value = json.loads(body.decode("latin-1"), parse_constant=lambda _: None)
+        return _storable(value, _MAX_DEPTH)
     except (ValueError, RecursionError):
         return None
 
@@ -139,12 +144,26 @@ def _printable(value: str) -> str:
 def inner_error(value: Any) -> str:
     """Return the error that a 2xx answer carries inside, or ``""``."""
     for layer in layers(value):
-        for name in ("error", "errors"):
-            if layer.get(name):
-                return _message(layer) or _shorten(str(layer[name]))
-        if layer.get("success") is False or layer.get("ok") is False:
-            return _message(layer) or "success: false"
+        for name, found in layer.items():
+            if any(part in name.lower() for part in ("error", "fail", "exception")) and not _is_no(found):
+                return _message(layer) or _shorten(f"{name}: {found}")
+            if name in ("success", "ok") and _is_no(found):
+                return _message(layer) or _shorten(f"{name}: {json.dumps(found)}")
     return ""
+
+
+def _is_no(value: Any) -> bool:
+    return not value or (isinstance(value, str) and value.strip().lower() in ("0", "false", "no", "none", "null"))
+
+
+def status_code(value: Any) -> int | None:
+    """Return the HTTP status of an error that an answer carries inside (``{"code": 500}``), or None."""
+    for layer in layers(value):
+        for name in ("code", "status", "status_code", "statusCode"):
+            found = word(layer.get(name))
+            if re.fullmatch(r"[45][0-9][0-9]", found):
+                return int(found)
+    return None
 
 
 def plain_text(answer: Answer) -> str:

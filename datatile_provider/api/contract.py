@@ -299,7 +299,7 @@ def _doubt_about_acceptance(server: Server, job_id: str, value: Any, *, whole_bo
     job = f" with the job {job_id}" if job_id else ""
     if not whole_body_sent:
         return f"{job} before the whole file was sent"
-    if answers.inner_error(value):
+    if answers.inner_error(value) or answers.status_code(value):
         return f"{job} and with an error inside"
     if failure := states.reports_failure(server, job_id, value):
         return f"{job} and with the status {failure!r}"
@@ -404,8 +404,8 @@ def _job_id(server: Server, value: Any, answer: Answer) -> str:
     if isinstance(value, (dict, list)):
         return ""
     bare = answers.word(value) or answers.plain_text(answer)
-    # A bare word must hold a digit: "OK" and "queued" are no ids.
-    return bare if _is_id(bare) and re.search(r"[0-9]", bare) and bare.isascii() else ""
+    # "OK", "queued", "0" and "E17" are no ids; a number, a hash and a UUID are.
+    return bare if _is_id(bare) and re.fullmatch(r"[1-9][\w-]*|0[\w-]+|[0-9a-fA-F-]{8,}", bare, re.ASCII) else ""
 
 
 def _is_id(text: str) -> bool:

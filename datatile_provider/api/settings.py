@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from datatile_provider.api.contract import Server, is_web_address
 from datatile_provider.api.errors import InvalidInput
-from datatile_provider.api.states import JobState
+from datatile_provider.api.states import JobState, folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Settings:
             plain.url,
             api_path=options.take("api_path", _path, plain.api_path),
             job_path=options.take("job_path", _job_path, plain.job_path),
-            job_id_field=options.take("job_id_field", _name, plain.job_id_field),
-            status_field=options.take("status_field", _name, plain.status_field),
+            job_id_field=options.take("job_id_field", _field, plain.job_id_field),
+            status_field=options.take("status_field", _field, plain.status_field),
             status_map=options.take("status_map", _status_map, plain.status_map),
             callback_field=options.take("callback_field", _name, plain.callback_field),
             log_url=options.take("processing_log_url", _web_address, plain.log_url),
@@ -145,6 +145,13 @@ def _name(value: Any) -> str:
     return name
 
 
+def _field(value: Any) -> str:
+    path = _text(value)
+    if not all(name.strip() for name in path.split(".")):
+        raise ValueError("it must be the name of a field, with dots for nested ones")
+    return path
+
+
 def _path(value: Any) -> str:
     path = _text(value).strip("/")
     if not path or "://" in path or ".." in path or any(c.isspace() or c in "?#" for c in path):
@@ -196,7 +203,13 @@ def _status_map(value: Any) -> dict[str, JobState]:
     states = [s.value for s in JobState if s is not JobState.UNKNOWN]
     if not all(v in states for v in _object(value).values()):
         raise ValueError(f"it must map the server's words to {', '.join(states)}")
-    return {word: JobState(state) for word, state in _object(value).items()}
+    found = {word: JobState(state) for word, state in _object(value).items()}
+    alike: dict[str, str] = {}
+    for word, state in found.items():
+        other = alike.setdefault(folded(word), word)
+        if found[other] is not state:
+            raise ValueError(f"{other!r} and {word!r} are the same word, and map to two states")
+    return found
 
 
 def _proxies(value: Any) -> dict[str, str]:

@@ -9,13 +9,14 @@ log names the option that makes it clear.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from datatile_provider.api import answers
-from datatile_provider.api.answers import WRAPPERS, dig, layers, word
+from datatile_provider.api.answers import WRAPPERS, dig, word
 
 if TYPE_CHECKING:
     from datatile_provider.api.contract import Server
@@ -41,17 +42,20 @@ _STATE_WORDS = {
     JobState.QUEUED: "queued inqueue pending waiting new created accepted submitted scheduled enqueued",
     JobState.RUNNING: "running processing inprogress started executing importing active",
     JobState.SUCCEEDED: "succeeded success successful completed complete finished done",
-    JobState.FAILED: "failed failure fail error errored rejected invalid",
+    JobState.FAILED: "failed failure fail error errored rejected invalid ko nok",
     JobState.CANCELLED: "cancelled canceled aborted terminated stopped revoked",
 }
 _STATES = {w: state for state, words in _STATE_WORDS.items() for w in words.split()}
-#: Words that APIs also use for the request itself.
-_REQUEST_WORDS = ("success", "successful")
+#: Words that APIs also use for the request itself, JSend among them.
+_SUCCESS_OF_REQUEST = ("success", "successful")
+_FAILURE_OF_REQUEST = ("error", "errored", "fail")
 #: Names of a job's id that mean nothing else; the other ones may be a folder's or a row's as well.
 SURE_JOB_IDS = ("job_id", "jobId")
 JOB_IDS = (*SURE_JOB_IDS, "job", "id", "task_id", "taskId")
-_STATUSES = ("status", "state", "job_status", "jobStatus")
-_ERRORS = ("error", "errors", "message")
+_STATUSES = ("status", "state", "job_status", "jobStatus", "job_state", "jobState")
+_TEXTS = ("message", "reason", "detail", "details", "description", "title", "name", "filename")
+_PERCENTAGES = ("progress", "percent", "percentage")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 # The least finished first. A word that nobody knows may mean "running".
 _PROGRESS = (JobState.QUEUED, JobState.RUNNING, JobState.UNKNOWN)
 
@@ -64,7 +68,7 @@ class Status:
     :param state: where the job stands.
     :param word: the server's own word; ``""`` when the response holds none.
     :param message: the text beside it.
-    :param names_job: whether the response names the job's id, so that it can't be about something else.
+    :param names_job: whether the job's id stands beside it, so that it can't be about something else.
     :param unclear: why it can't be taken for the job's, as a sentence without its full stop; ``""`` when it can.
     :param hint: the option that makes it clear.
     """
@@ -85,6 +89,7 @@ class _Claim:
     :param path: where it is, as ``status_field`` takes it; ``""`` inside a list.
     :param layer: the object that holds it.
     :param own: whether that object is the job's, by the job's id.
+    :param near: whether it is the response itself, or what that wraps in ``data``, ``result`` …
     """
 
     path: str
@@ -92,6 +97,10 @@ class _Claim:
     state: JobState
     layer: Mapping[str, Any]
     own: bool
+    near: bool
+
+    def is_one_of(self, words: tuple[str, ...]) -> bool:
+        return folded(self.word) in words
 
 
 def status_of(server: Server, job_id: str, value: Any) -> Status:
@@ -105,90 +114,134 @@ def status_of(server: Server, job_id: str, value: Any) -> Status:
     if server.status_field:
         return _configured(server, job_id, value)
     claims = list(_claims(server, job_id, value))
-    own = [claim for claim in claims if claim.own]
-    # {"status": "success", "data": {"status": …}}: the outer one is the request's.
-    inner = [claim for claim in claims if claim.layer is not value]
-    outer = [claim for claim in claims if claim.layer is value]
-    enveloped = bool(inner and outer) and all(_folded(claim.word) in _REQUEST_WORDS for claim in outer)
-    found = own or (inner if enveloped else claims)
+    found = [claim for claim in claims if claim.own] or _without_envelope(claims, value)
     if not found:
-        return Status(unclear=_nothing(job_id, value), hint="Set status_field in the connection's extra.")
+        return Status(unclear=_nothing(job_id, value), hint=_hint(claims))
+    # {"status": "success", "state": "failed"}: where there is another word, this one is the request's.
+    found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found
     claim = min(found, key=lambda c: (_progress(c.state), -c.path.count(".")))
-    message = _text(claim.layer)
+    final = [c for c in found if c.state.finished]
+    if not claim.state.finished and not final:
+        return Status(claim.state, claim.word, _text(claim.layer), claim.own)
     if not claim.state.finished:
-        return Status(claim.state, claim.word, message, bool(own))
-    unclear = _doubt(claim, found, claims, value, enveloped=enveloped)
-    return Status(claim.state, claim.word, message, bool(own), unclear, _hint(claim) if unclear else "")
+        claim = final[0]
+    unclear = _doubt(server, claim, found, claims, value)
+    return Status(claim.state, claim.word, _text(claim.layer), claim.own, unclear, _hint([claim]) if unclear else "")
 
 
 def reports_failure(server: Server, job_id: str, value: Any) -> str:
     """Return the word by which a response says that the job or the request failed, or ``""``."""
-    around = layers(value)
-    found = (c for c in _claims(server, job_id, value) if c.own or any(c.layer is layer for layer in around))
-    word_at = word(dig(value, server.status_field)) if server.status_field else ""
-    words = [c.word for c in found if c.state in (JobState.FAILED, JobState.CANCELLED)]
-    if word_at and state_of(server, word_at) in (JobState.FAILED, JobState.CANCELLED):
-        return word_at
-    return next(iter(words), "")
+    found = [claim.word for claim in _claims(server, job_id, value) if claim.own or claim.near]
+    if server.status_field:
+        found.append(word(dig(value, server.status_field)))
+    return next((w for w in found if w and state_of(server, w) in (JobState.FAILED, JobState.CANCELLED)), "")
 
 
 def state_of(server: Server, status: str) -> JobState:
     """Return the state that a word stands for: by the connection's ``status_map``, then by the usual words."""
-    own = {_folded(w): state for w, state in server.status_map.items()}
-    return own.get(_folded(status)) or _STATES.get(_folded(status), JobState.UNKNOWN)
+    own = {folded(w): state for w, state in server.status_map.items()}
+    return own.get(folded(status)) or _STATES.get(folded(status), JobState.UNKNOWN)
+
+
+def folded(status: str) -> str:
+    """Return a word as it is compared: without case, spaces and punctuation. A number keeps its sign."""
+    text = status.strip()
+    if re.fullmatch(r"[-+]?[0-9.]+", text):
+        return text
+    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def _configured(server: Server, job_id: str, value: Any) -> Status:
     field = server.status_field or ""
-    outer, _, _ = field.rpartition(".")
-    layer = dig(value, outer) if outer else value
-    found = word(dig(value, field))
+    at = dig(value, field)
+    # {"done": true}: status_map may say what that means.
+    found = str(at).lower() if isinstance(at, bool) else word(at)
     if not found:
         return Status(
             unclear=f"The response for job {job_id} holds no status at {field!r}",
             hint="Check status_field in the connection's extra.",
         )
-    named = _ids(layer, SURE_JOB_IDS)
-    if named and job_id not in _ids(layer, _id_names(server)):
-        return Status(unclear=f"The response for job {job_id} is about another job, {named[0]!r}")
-    names_job = any(job_id in _ids(each, _id_names(server)) for each in _objects(value))
-    return Status(state_of(server, found), found, _text(layer), names_job)
+    names = field.split(".")
+    around = [dig(value, ".".join(names[:depth])) if depth else value for depth in range(len(names))]
+    own_names = _id_names(server)
+    others = [other for layer in around for other in _ids(layer, SURE_JOB_IDS)]
+    if others and not any(_names(layer, job_id, own_names) for layer in around):
+        return Status(
+            unclear=f"The response for job {job_id} is about another one, {others[0]!r}",
+            hint="If it is not, set job_id_field in the connection's extra to the place of the job's id.",
+        )
+    return Status(state_of(server, found), found, _text(around[-1]), _names(around[-1], job_id, own_names))
 
 
-def _doubt(claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any, *, enveloped: bool) -> str:
+def _without_envelope(claims: list[_Claim], value: Any) -> list[_Claim]:
+    """Return the claims of a response that names no job, but the request's: {"status": "success", "data": {…}}."""
+    near = [claim for claim in claims if claim.near]
+    inner = [claim for claim in near if claim.layer is not value]
+    outer = [claim for claim in near if claim.layer is value]
+    return inner if inner and all(claim.is_one_of(_SUCCESS_OF_REQUEST) for claim in outer) else near
+
+
+def _doubt(server: Server, claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any) -> str:
     """Return why a final status can't be taken for the job's, or ``""``."""
     says = f"The response says {claim.word!r}"
-    if rivals := [c.word for c in found if c.state is not claim.state]:
+    # Those of the request's envelope have had their say already.
+    others = found if claim.own else [c for c in claims if c in found or not c.near]
+    if rivals := [c.word for c in others if c.state is not claim.state]:
         return f"{says} and {rivals[0]!r}, and which of them is the job's status is not clear"
     if claim.state is JobState.SUCCEEDED:
-        if error := answers.inner_error(value):
+        if error := answers.inner_error(value) or answers.inner_error(claim.layer):
             return f"{says} with an error beside it ({error})"
         if failed := [c.word for c in claims if c.state in (JobState.FAILED, JobState.CANCELLED)]:
             return f"{says} inside a response that says {failed[0]!r}"
-    if claim.own or _is_about_the_job(claim, value, enveloped=enveloped):
-        return ""
-    return f"{says}, which may be about the request: it does not name the job"
+        if contrary := _contrary(server, claim.layer):
+            return f"{says} with {contrary} beside it"
+    if _may_be_the_requests(server, claim, value, enveloped=len(found) < len([c for c in claims if c.near])):
+        return f"{says}, which may be about the request"
+    return ""
 
 
-def _is_about_the_job(claim: _Claim, value: Any, *, enveloped: bool) -> bool:
-    """Whether a final status in an object without an id can only be the job's, and not the request's."""
-    beside = [found for name, found in claim.layer.items() if name not in _STATUSES and (found or name not in _ERRORS)]
-    if enveloped:
-        return _folded(claim.word) not in _REQUEST_WORDS or not any(isinstance(f, (dict, list)) for f in beside)
+def _contrary(server: Server, layer: Mapping[str, Any]) -> str:
+    """Return what stands beside a success and says that the job is not done, or has failed."""
+    for name, found in layer.items():
+        if name in _PERCENTAGES and isinstance(found, (int, float)) and 0 <= found < 100 and found != 1:
+            return f"{name} {found}"
+        is_word = isinstance(found, str) and name not in (*_STATUSES, *_TEXTS, *JOB_IDS)
+        if is_word and state_of(server, found) not in (JobState.SUCCEEDED, JobState.UNKNOWN):
+            return f"{name} {word(found)!r}"
+    return ""
+
+
+def _may_be_the_requests(server: Server, claim: _Claim, value: Any, *, enveloped: bool) -> bool:
+    """Whether a final status may be of the request: its word is used for both, and what is beside it does not tell."""
+    empty = ("error", "errors", "message")
+    beside = {
+        name: found
+        for name, found in claim.layer.items()
+        if name not in (*_STATUSES, *JOB_IDS) and (found or name not in empty)
+    }
+    holds_more = any(isinstance(found, (dict, list)) and found for found in beside.values())
+    if claim.is_one_of(_SUCCESS_OF_REQUEST):
+        return holds_more or not (claim.own or enveloped or not beside)
     if claim.state is JobState.SUCCEEDED:
-        return _folded(claim.word) not in _REQUEST_WORDS or not beside
+        return False
     # An error of the request has a message or data beside it.
-    return claim.layer is value and not beside
+    if claim.own or enveloped:
+        mapped = folded(claim.word) in {folded(w) for w in server.status_map}
+        return claim.is_one_of(_FAILURE_OF_REQUEST) and bool(beside) and not mapped
+    return claim.layer is not value or bool(beside)
 
 
 def _progress(state: JobState) -> int:
     return _PROGRESS.index(state) if state in _PROGRESS else len(_PROGRESS)
 
 
-def _hint(claim: _Claim) -> str:
-    if not claim.path:
-        return "Set status_field in the connection's extra to where the job's status is."
-    return f"If that is the job's status, set {json.dumps({'status_field': claim.path})} in the connection's extra."
+def _hint(claims: list[_Claim]) -> str:
+    if claims and not claims[0].path:
+        return "A status inside a list is read only in an object with the job's id."
+    if not claims:
+        return "Set status_field in the connection's extra."
+    option = json.dumps({"status_field": claims[0].path})
+    return f"If that is the job's status, set {option} in the connection's extra."
 
 
 def _nothing(job_id: str, value: Any) -> str:
@@ -200,28 +253,38 @@ def _nothing(job_id: str, value: Any) -> str:
 
 
 def _claims(
-    server: Server, job_id: str, value: Any, path: str = "", *, own: bool = False, foreign: bool = False
+    server: Server,
+    job_id: str,
+    value: Any,
+    path: str = "",
+    *,
+    own: bool = False,
+    near: bool = True,
+    foreign: bool = False,
 ) -> Iterator[_Claim]:
     """Yield each status that may be the job's: those of objects with another id are not."""
     if isinstance(value, list):
         for item in value:
             if isinstance(item, (dict, list)):
-                yield from _claims(server, job_id, item, "\0", foreign=foreign)
+                yield from _claims(server, job_id, item, "\0", near=False, foreign=foreign)
         return
     if not isinstance(value, dict):
         return
-    ids = _ids(value, _id_names(server))
-    if ids:
-        own = job_id in ids
-    foreign = not own and (foreign or bool(ids))
+    names = _id_names(server)
+    if _ids(value, names):
+        own = _names(value, job_id, names)
+        foreign = not own
     for name, found in value.items():
         where = f"{path}.{name}" if path else name
         if name in _STATUSES and not foreign and (status := word(found)):
-            yield _Claim("" if "\0" in where else where, status, state_of(server, status), value, own)
+            yield _Claim("" if "\0" in where else where, status, state_of(server, status), value, own, near)
         elif isinstance(found, (dict, list)):
+            wraps = name in WRAPPERS
             # {"jobs": {"<id>": {…}}}
-            inner = name == job_id or (own and name in WRAPPERS)
-            yield from _claims(server, job_id, found, where, own=inner, foreign=foreign and not inner)
+            inner = name == job_id or (own and wraps)
+            yield from _claims(
+                server, job_id, found, where, own=inner, near=near and wraps, foreign=foreign and not inner
+            )
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -239,10 +302,14 @@ def _ids(layer: Any, names: tuple[str, ...]) -> list[str]:
     return [found for name in names if (found := word(layer.get(name)))] if isinstance(layer, dict) else []
 
 
+def _names(layer: Any, job_id: str, names: tuple[str, ...]) -> bool:
+    found = _ids(layer, names)
+    # A UUID is the same in capitals.
+    if _UUID.fullmatch(job_id):
+        return job_id.lower() in (other.lower() for other in found)
+    return job_id in found
+
+
 def _text(layer: Any) -> str:
     found = (word(layer.get(name)) for name in ("message", "reason")) if isinstance(layer, dict) else iter(())
     return next(filter(None, found), "")
-
-
-def _folded(status: str) -> str:
-    return "".join(c for c in status.casefold() if c.isalnum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +115,12 @@ def file_uri(dataset: DatasetLike) -> str:
 def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action: str = "") -> None:
     """Put what is known of a job into the events of those of a task's outlets that are databases of DATATILE."""
     told = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
-    for outlet in outlets:
-        if str(getattr(outlet, "uri", "")).startswith(f"{SCHEME}://"):
-            context["outlet_events"][outlet].extra.update({k: v for k, v in told.items() if v not in (None, "")})
+    try:
+        for outlet in outlets:
+            if str(getattr(outlet, "uri", "")).startswith(f"{SCHEME}://"):
+                context["outlet_events"][outlet].extra.update({k: v for k, v in told.items() if v not in (None, "")})
+    except Exception as e:  # the job has succeeded, and an event without details is no reason to say otherwise
+        logging.getLogger(__name__).error("The events of the task's outlets could not be described: %s", e)
 
 
 def collect_lineage(hook: DatatileHook, server: contract.Server, upload: contract.Upload, dataset: DatasetLike) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 #: Seconds up to which waiting for one's turn in the worker costs less than a trigger and another worker start.
 SHORT_WAIT = 10.0
 #: Seconds between the polls that must agree that a job failed, before its file is sent again.
-CONFIRM_PAUSE = 3.0
+CONFIRM_PAUSE = 10.0
 
 
 class DatatileUploadOperator(BaseOperator):
@@ -184,8 +185,8 @@ class DatatileUploadOperator(BaseOperator):
         try:
             file = dataset_of(dataset)
             same = same_content(file, before.size, before.version, before.sha256)
-        except errors.DatatileError as e:
-            # Files are often moved away once they were accepted.
+        except errors.InvalidInput as e:
+            # Files are often moved away once they were accepted. One that can't be read for a moment is no such file.
             self.log.warning("The file is not compared with what was accepted: %s", e)
             return []
         return [] if same else [f"content: {before.name!r} of {before.size:,} bytes before, {file.location} now"]
@@ -274,11 +275,15 @@ class DatatileUploadOperator(BaseOperator):
     def _memory(self, context: Context) -> Memory:
         return Memory(context, self.retries or 0)
 
-    def _push_job_id(self, context: Context, job: Job) -> None:
+    def _push_job_id(self, context: Context, memory: Memory, job: Job) -> None:
         try:
             context["ti"].xcom_push(key="job_id", value=job.id)
-        except Exception as e:  # as of any XCom backend: an Airflow without memory would send the file again
-            self.log.error("Job %s could not be stored as the XCom job_id: %s", job.id, e)
+        except Exception as e:  # as of any XCom backend
+            text = f"Job {job.id} could not be stored as the XCom job_id: {e}"
+            if not memory.lasts:
+                # What the task returns is an XCom too. Without it Airflow would retry, and so send the file again.
+                raise AirflowFailException(f"The upload was accepted. {text}") from None
+            self.log.error("%s", text)
 
     def _pushed_job_id(self, context: Context) -> str | None:
         ti = context["ti"]
@@ -365,7 +370,7 @@ class DatatileUploadOperator(BaseOperator):
         with self._accepted(memory, job.id, text):
             sent = replace(sent, sha256=content.hexdigest())
             self._remember(lambda: memory.write(Phase.ACCEPTED, text, sent, job.id))
-            self._push_job_id(context, job)
+            self._push_job_id(context, memory, job)
             push_links(self, context, tries.server, job.id)
             return self._wait(context, memory, job, text, sent.server)
 
@@ -392,7 +397,7 @@ class DatatileUploadOperator(BaseOperator):
             # The response does not name the job. That is enough to fail, and not enough to send the file again.
             raise self._ended(memory, job_error(server, job))
         self._remember(lambda: memory.advance(record.phase))
-        self._push_job_id(context, job)
+        self._push_job_id(context, memory, job)
         return self._wait(context, memory, job, record.text, record.sent.server)
 
     def _wait(self, context: Context, memory: Memory, job: Job, text: str, server: str) -> str:
@@ -447,10 +452,7 @@ class DatatileUploadOperator(BaseOperator):
         if self.outlets:
             from datatile_provider.assets.datatile import describe_outlets
 
-            try:
-                describe_outlets(self.outlets, context, job, self.action)
-            except Exception as e:  # the file is accepted, and an event without details is no reason to send it again
-                self.log.error("The events of the task's outlets could not be described: %s", e)
+            describe_outlets(self.outlets, context, job, self.action)
         return job.id
 
     def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:
@@ -501,8 +503,8 @@ def _looks_like_a_retry(error: BaseException) -> bool:
     if isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred)):
         return False
     # Airflow has two places for the last one's class.
-    ends = isinstance(error, (AirflowTaskTimeout, SystemExit)) or type(error).__name__ == "AirflowTaskTerminated"
-    return ends or isinstance(error, Exception)
+    ends = isinstance(error, (AirflowTaskTimeout, SystemExit, KeyboardInterrupt, asyncio.CancelledError))
+    return ends or isinstance(error, Exception) or type(error).__name__ == "AirflowTaskTerminated"
 
 
 def _name(error: BaseException) -> str:

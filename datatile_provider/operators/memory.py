@@ -121,6 +121,13 @@ class Record:
 _SENT = {"server": str, "action": str, "target": str, "name": str, "size": int, "version": str, "sha256": str}
 
 
+def _never_expire() -> Any:
+    # Airflow would drop the record after 30 days, and a task that is cleared then would send its file again.
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+    return NEVER_EXPIRE
+
+
 def _checked(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{value!r}")
@@ -201,6 +208,7 @@ class Memory:
 
     def __init__(self, context: Context, retries: int) -> None:
         self._store: Any = context.get("task_state_store")
+        self._forever = {"retention": _never_expire()} if self._store is not None else {}
         self.max_tries: int = context["ti"].max_tries or 0
         self.retries = retries
         self._known: Record | None = None
@@ -234,7 +242,7 @@ class Memory:
 
     def _write(self, record: Record) -> None:
         if self._store is not None and record != self._known:
-            self._patiently(lambda: self._store.set(_KEY, record.as_dict()))
+            self._patiently(lambda: self._store.set(_KEY, record.as_dict(), **self._forever))
         self._known = record
 
     def forget(self) -> None:

@@ -70,7 +70,9 @@ class DatatileJobTrigger(BaseTrigger):
         ends_task: bool = False,
         do_xcom_push: bool = True,
         server: str | None = None,
+        **_: Any,
     ) -> None:
+        # What a later version of this package adds must not break a triggerer of this one.
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
         self.job_id = job_id
         self.datatile_conn_id = datatile_conn_id

@@ -29,12 +29,14 @@ class Store:
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
+        self.retentions: dict[str, timedelta | None] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
         return json.loads(self.rows[key]) if key in self.rows else default
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         self.rows[key] = json.dumps(value)
+        self.retentions[key] = retention
 
     def delete(self, key: str) -> None:
         self.rows.pop(key, None)

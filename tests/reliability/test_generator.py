@@ -69,6 +69,8 @@ QUICKLY = {
     "datatile_provider.api.retrying._LONGEST": 0.1,
     "datatile_provider.api.waiting.GRACE": 0.4,
     "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
+    "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.01,
+    "datatile_provider.hooks.datatile._PAUSE": 0.02,
     "datatile_provider.operators.memory.PATIENCE": 0.02,
     "datatile_provider.operators.memory._PAUSE": 0.005,
 }
@@ -359,7 +361,7 @@ class PatchyStore(Store):
     def get(self, key: str, default: Any = None) -> Any:
         return self._call(super().get, key, default)
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         self._call(super().set, key, value)
 
     def delete(self, key: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,7 +202,7 @@ class FailingStore(Store):
     def get(self, key: str, default: Any = None) -> Any:
         return self._call(super().get, key, default)
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
         self._call(super().set, key, value)
 
     def delete(self, key: str) -> None:

@@ -7,12 +7,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import product
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 from airflow.providers.common.compat.sdk import task as task_decorator
 
+from datatile_provider.api.errors import DatasetUnreadable
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.memory import Cleared, Phase, Record, Sent, Step, first_step
 from datatile_provider.sandbox import Sandbox
@@ -143,6 +145,8 @@ def test_the_record_says_what_was_sent_and_where(task):
     assert (sent.action, sent.target, sent.name) == ("append", arguments["target_hash"], "wave.csv")
     assert (sent.size, sent.sha256) == (20, hashlib.sha256(dataset.read_bytes()).hexdigest())
     assert stored(upload).job_id == sandbox.uploads()[0]["job_id"]
+    # Airflow would else drop it after 30 days, and a clear would send the file again.
+    assert upload.store.retentions == {"datatile_upload": timedelta.max}
 
 
 def test_a_task_that_is_cleared_on_another_server_says_so_and_then_sends(task, connect):
@@ -352,4 +356,22 @@ def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(t
         error = upload.run().error
     assert type(error) is AirflowFailException
     assert stored(upload).job_id in str(error)
+    assert len(sandbox.uploads()) == 1
+
+
+def test_a_file_that_can_not_be_read_for_a_moment_is_compared_by_the_next_attempt(task, monkeypatch):
+    sandbox, upload, _, dataset = task
+
+    def fail(dataset):
+        raise DatasetUnreadable("The store does not answer")
+
+    upload.run()
+    silently_accepted(upload)
+    dataset.write_text("respondent,vote\n1,3\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("datatile_provider.hooks.content.sha256_of", fail)
+        outcome = upload.run()
+    # Not followed, as the task's file may be another, and not final.
+    assert {type(error) for error in outcome.errors} == {AirflowException}
+    assert "content: 'wave.csv'" in str(upload.run().error)
     assert len(sandbox.uploads()) == 1
