@@ -133,7 +133,7 @@ class DatatileUploadOperator(BaseOperator):
             ) from None
         if record is None:
             return self._upload(context, memory, deadline, failures, version)
-        cleared = Cleared.since(record, memory.max_tries, memory.retries)
+        cleared = Cleared.since(record.airflow, memory.airflow)
         try:
             differences, again = self._compare(context, record, cleared)
         except errors.DatatileError as e:
@@ -487,8 +487,8 @@ _FAILURES = {
         "What the task is about now was not sent. Look at that job first; clearing this task then sends the file",
     ),
     Step.UNSURE: (
-        "An earlier attempt succeeded as job {job}: {text}. The task's retries were changed since, so it can't be told "
-        "whether a person wants the file sent again",
+        "An earlier attempt succeeded as job {job}: {text}. Airflow's numbers do not tell whether a person has cleared "
+        "the task since, as when its retries were changed",
         "Nothing was sent. Clearing this task sends the file",
     ),
 }

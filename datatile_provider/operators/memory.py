@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datatile_provider.api import contract
 
@@ -68,6 +68,29 @@ class Sent:
         return (self.server, self.action, self.target) == (other.server, other.action, other.target)
 
 
+class Numbers(NamedTuple):
+    """
+    What tells a person's clear from Airflow's own retry.
+
+    :param max_tries: a clear sets it to the attempts so far plus ``retries``; a retry leaves it.
+    :param retries: the task's own.
+    :param try_number: the attempt.
+    :param clears: how often tasks of the run were cleared; -1 when it is not known. A clear need not count.
+    """
+
+    max_tries: int
+    retries: int
+    try_number: int
+    clears: int
+
+    @classmethod
+    def of(cls, context: Context, retries: int) -> Numbers:
+        """Return the numbers of a task's context."""
+        ti: Any = context["ti"]
+        clears = getattr(context.get("dag_run"), "clear_number", None)
+        return cls(ti.max_tries or 0, retries, ti.try_number or 0, -1 if clears is None else clears)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """
@@ -77,17 +100,14 @@ class Record:
     :param text: what it is, or what was said of it, for people.
     :param sent: the upload; an attempt that only follows its job never changes it.
     :param job_id: its job, from ``ACCEPTED`` on.
-    :param max_tries: Airflow's ``max_tries`` at that time: it grows when a person clears the task, not when Airflow
-        itself tries again.
-    :param retries: the task's ``retries`` at that time.
+    :param airflow: what Airflow's numbers were at that time.
     """
 
     phase: Phase
     text: str
     sent: Sent
     job_id: str
-    max_tries: int
-    retries: int
+    airflow: Numbers
 
     @classmethod
     def of(cls, value: Any) -> Record:
@@ -104,8 +124,7 @@ class Record:
                 _checked(value["text"], str),
                 Sent(**{name: _checked(value["sent"][name], kind) for name, kind in _SENT.items()}),
                 _checked(value["job_id"], str),
-                _checked(value["max_tries"], int),
-                _checked(value["retries"], int),
+                Numbers(*(_checked(value["airflow"][name], int) for name in Numbers._fields)),
             )
             if found.phase in _WITH_JOB:
                 contract.check_job_id(found.job_id)
@@ -115,7 +134,14 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values; :meth:`of` reads them."""
-        return {"version": _VERSION, **asdict(self), "phase": self.phase.value}
+        return {
+            "version": _VERSION,
+            "phase": self.phase.value,
+            "text": self.text,
+            "sent": asdict(self.sent),
+            "job_id": self.job_id,
+            "airflow": self.airflow._asdict(),
+        }
 
 
 _SENT = {"server": str, "action": str, "target": str, "name": str, "size": int, "version": str, "sha256": str}
@@ -142,16 +168,20 @@ class Cleared(Enum):
     UNSURE = "unsure"
 
     @classmethod
-    def since(cls, record: Record, max_tries: int, retries: int) -> Cleared:
+    def since(cls, before: Numbers, now: Numbers) -> Cleared:
         """
-        Return what Airflow's numbers tell: a clear sets ``max_tries`` to the attempts so far plus ``retries``.
+        Return what Airflow's numbers tell.
 
-        :param max_tries: Airflow's ``max_tries`` now.
-        :param retries: the task's ``retries`` now. With fewer than before, a clear may give the same ``max_tries``.
+        :param before: those of the record.
+        :param now: those of this attempt.
         """
-        if max_tries != record.max_tries:
+        if now.max_tries != before.max_tries:
             return cls.YES
-        return cls.NO if retries == record.retries else cls.UNSURE
+        # With fewer retries than before, a clear may set the very number that was there.
+        cleared_after = now.max_tries - now.retries
+        possible = before.try_number <= cleared_after < now.try_number
+        same = (now.retries, now.clears) == (before.retries, before.clears)
+        return cls.NO if same and not possible else cls.UNSURE
 
 
 class Step(Enum):
@@ -209,8 +239,7 @@ class Memory:
     def __init__(self, context: Context, retries: int) -> None:
         self._store: Any = context.get("task_state_store")
         self._forever = {"retention": _never_expire()} if self._store is not None else {}
-        self.max_tries: int = context["ti"].max_tries or 0
-        self.retries = retries
+        self.airflow = Numbers.of(context, retries)
         self._known: Record | None = None
 
     @property
@@ -230,7 +259,7 @@ class Memory:
 
     def write(self, phase: Phase, text: str, sent: Sent, job_id: str = "") -> None:
         """Remember how far an upload has come."""
-        self._write(Record(phase, text, sent, job_id, self.max_tries, self.retries))
+        self._write(Record(phase, text, sent, job_id, self.airflow))
 
     def advance(self, phase: Phase, text: str | None = None) -> None:
         """Remember how far the known upload has come; what it is does not change."""
@@ -238,7 +267,7 @@ class Memory:
         if known is None:
             return
         text = known.text if text is None else text
-        self._write(replace(known, phase=phase, text=text, max_tries=self.max_tries, retries=self.retries))
+        self._write(replace(known, phase=phase, text=text, airflow=self.airflow))
 
     def _write(self, record: Record) -> None:
         if self._store is not None and record != self._known:
