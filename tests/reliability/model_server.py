@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,8 +51,20 @@ SHAPES: dict[str, tuple[str, str | None, Callable[[str, str], Any]]] = {
 NAMING = {"nameless state": "state", "bare": "id", "listed": "id", "rows": "id"}
 
 
-@dataclass(frozen=True)
-class Dialect:
+class Brief:
+    """Shows itself as the Python that makes it, without what is as usual."""
+
+    def __repr__(self) -> str:
+        found = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in found)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show itself so to Hypothesis, too."""
+        printer.text(repr(self))
+
+
+@dataclass(frozen=True, repr=False)
+class Dialect(Brief):
     """
     How one server speaks, always.
 
@@ -140,6 +152,7 @@ TRUTHFUL = {
     "423 locked": Reply(423, held=False, says="refusal"),
     "429": Reply(429, held=False, says="refusal"),
     "429, at once": Reply(429, held=False, says="refusal", retry_after="0"),
+    "429, for an hour": Reply(429, held=False, says="refusal", retry_after="3600"),
     "429, after 103": Reply(429, held=False, says="refusal", retry_after="0", interim=(103,)),
     **{str(status): Reply(status, held=False, says="refusal") for status in (400, 401, 403, 404, 413, 422)},
     "413, early": Reply(413, held=False, says="refusal", reads="some", drains=False),
@@ -171,6 +184,7 @@ STRANGE = {
     "early": Reply(200, reads="some"),
     "early 202": Reply(202, reads="some"),
     "early, after 103": Reply(200, reads="some", interim=(103,)),
+    "early, held, then gone": Reply(200, reads="some", drains=False),
     "late": Reply(200, delay=0.05),
     "102": Reply(200, interim=(102,)),
     "103": Reply(200, interim=(103,)),
@@ -197,13 +211,16 @@ UPLOADS = {"": Reply(), **TRUTHFUL, **STRANGE}
 PASSING = ("409 busy", "423 locked", "429", "429, at once", "reset at once", "reset in the body", "503 in the body")
 #: Of these the client can see that the last byte has not left only when the file is larger than all buffers.
 LARGE = ("reset at once", "reset in the body", "503 in the body", "200 in the body, then gone", "413, early")
-LARGE += ("early", "early 202", "early, after 103")
+LARGE += ("early", "early 202", "early, after 103", "early, held, then gone")
+#: Acceptances that must be understood, whatever they look like.
+ACCEPTING = ("late", "102", "103", "102 and 103", "303 to the job", "302 to the job", "202 and where the job is")
 
 POLLS = {
     "": Reply(),
     **{str(status): Reply(status, says="page") for status in (409, 500, 502, 503, 504)},
     "429": Reply(429, says="refusal", retry_after="0"),
     "425": Reply(425, says="page"),
+    "429, for an hour": Reply(429, says="refusal", retry_after="3600"),
     "401": Reply(401, says="refusal"),
     "404": Reply(404, says="refusal"),
     "302": Reply(302, says="nothing", location="page"),
@@ -216,6 +233,7 @@ POLLS = {
     "error": Reply(200, says="error"),
     "fail": Reply(200, says="fail"),
     "failed": Reply(200, says="poll failed"),
+    "bare failed": Reply(200, says="bare failed"),
     "an error": Reply(200, says="an error"),
     "other succeeded": Reply(200, says="other succeeded"),
     "other failed": Reply(200, says="other failed"),
@@ -233,6 +251,7 @@ class Copy:
     :param said_failed: the server has said, truly, that its job failed.
     :param named: an error has told a person of it.
     :param settled: a person has been told, and cleared the task.
+    :param wanted_again: a person cleared the green task that brought it.
     """
 
     server: str
@@ -245,6 +264,7 @@ class Copy:
     said_failed: bool = False
     named: bool = False
     settled: bool = False
+    wanted_again: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -360,8 +380,12 @@ class ModelServer:
             if reply.status is None:
                 peer.reset()
                 return
-            # Whoever drains holds the body in the end, and names the job at once.
-            copy.job_id = f"job-{len(self.jobs) + 1}" if reply.held else "lost-1"
+            if reply.held and not reply.drains and content:
+                # It keeps what it has.
+                copy = self._take(target, action, content[0].decode(), reply)
+            elif reply.held:
+                # Whoever drains holds the body in the end, and names the job at once.
+                copy.job_id = f"job-{len(self.jobs) + 1}"
             self._answer(peer, reply, copy, self._of_upload(reply, copy))
             time.sleep(0.02)
             if not reply.drains:
@@ -450,6 +474,7 @@ class ModelServer:
             "error": {"status": "error", "message": "the backend is away"},
             "fail": {"status": "fail", "data": None, "message": "the backend is away"},
             "poll failed": {"status": "failed", "data": None, "message": "the backend is away"},
+            "bare failed": {"status": "failed"},
             "an error": {"error": "the backend is away"},
             "other succeeded": {"id": "other-1", "status": "SUCCEEDED"},
             "other failed": {"id": "other-1", "status": "FAILED"},
