@@ -78,7 +78,8 @@ def _local(path: Path) -> Dataset:
         found = path.stat()
         whole, parts = divmod(found.st_mtime_ns, 10**9)
         changed = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(whole))}.{parts:09d} UTC"
-        return found.st_size, f"{found.st_size} bytes of {changed}, inode {found.st_ino}"
+        # A writer may set the time of a change back, but not that of setting it.
+        return found.st_size, f"{found.st_size} bytes of {changed}, inode {found.st_ino}, ctime {found.st_ctime_ns}"
 
     location = repr(_name(str(path)))
     try:
