@@ -107,14 +107,25 @@ def _storage_path(uri: str) -> ObjectStoragePath:
         raise InvalidInput(f"The dataset {uri!r} is no object storage URI: {e}") from None
 
 
+def _whole(told: Any) -> int | None:
+    """Return a store's word for a size as one, if it can be: some give text, as FTP servers do, or a float."""
+    try:
+        size = int(told)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    odd = isinstance(told, bool) or size < 0 or (isinstance(told, float) and size != told)
+    return None if odd else size
+
+
 def _stored(path: Any, uri: str) -> Dataset:
     location = repr(uri)
 
     def look() -> tuple[int | None, str]:
         path.fs.invalidate_cache()
         info = dict(path.stat())
+        size = _whole(info.get("size"))
         version = next((f"{k} {info[k]}" for k in _VERSIONS if info.get(k)), "")
-        return info.get("size"), f"{info.get('size')} bytes {version}".strip()
+        return size, f"{size} bytes {version}".strip()
 
     try:
         if path.is_dir():
