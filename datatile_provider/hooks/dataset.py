@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -14,14 +15,22 @@ from urllib.request import url2pathname
 from datatile_provider.api.errors import DatasetUnreadable, InvalidInput
 from datatile_provider.api.multipart import Dataset, Readable
 from datatile_provider.hooks.ahead import ReadAhead
+from datatile_provider.hooks.content import compared
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     DatasetLike = str | os.PathLike[str] | ObjectStoragePath | BinaryIO
 
-# What tells one version of an object from the next, by whichever name its store gives it.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "VersionId", "LastModified", "last_modified", "mtime")
+# What alone tells one version of an object from the next, by the names that the large stores give it.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "VersionId")
+# What tells it in other stores, by whatever name. Not all that a store says: that may hold the time of an access, the
+# id of a request or a link that expires, and the file would seem to change each time that it is looked up.
+_SIGN = re.compile(
+    r"^(?!.*(access|view|link|url))"
+    r".*(etag|md5|sha|hash|sum|crc|digest|generation|version|^rev|modif|mtime|ctime|updat|writ|chang|creat|date|^ino|uniq)",
+    re.IGNORECASE,
+)
 
 
 def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
@@ -31,7 +40,7 @@ def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
     :param given: a local path, a ``file://`` URI, an ``ObjectStoragePath`` or its URI, or an open binary file.
     :param max_bytes: the largest file that is taken.
     :raises InvalidInput: there is no such file, or it can't be uploaded: a directory, empty, too large.
-    :raises DatasetUnreadable: the object store does not answer now.
+    :raises DatasetUnreadable: the object store does not answer now, or a file that must be read first can't be.
     """
     dataset = _dataset_of(given)
     if not dataset.size:
@@ -42,7 +51,8 @@ def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
             "max_upload_bytes",
             advice="Nothing was sent.",
         )
-    return dataset
+    # Nothing else tells whether it changes: an open file, or a store that gives no sign of it.
+    return compared(dataset) if dataset.version == f"{dataset.size} bytes" else dataset
 
 
 def _dataset_of(given: DatasetLike) -> Dataset:
@@ -117,6 +127,18 @@ def _whole(told: Any) -> int | None:
     return None if odd else size
 
 
+def _version(info: dict[str, Any]) -> str:
+    """Return what tells this version of an object from the next; ``""`` if its store says nothing that does."""
+    for key in _VERSIONS:
+        if info.get(key):
+            return f"{key} {info[key]}"
+    signs = {key: value for key, value in info.items() if value and _SIGN.match(key)}
+    # A file that is written to in place may keep the time of its creation.
+    if all("creat" in key.lower() for key in signs):
+        return ""
+    return ", ".join(f"{key} {signs[key]}" for key in sorted(signs))
+
+
 def _stored(path: Any, uri: str) -> Dataset:
     location = repr(uri)
 
@@ -124,8 +146,7 @@ def _stored(path: Any, uri: str) -> Dataset:
         path.fs.invalidate_cache()
         info = dict(path.stat())
         size = _whole(info.get("size"))
-        version = next((f"{k} {info[k]}" for k in _VERSIONS if info.get(k)), "")
-        return size, f"{size} bytes {version}".strip()
+        return size, f"{size} bytes {_version(info)}".strip()
 
     try:
         if path.is_dir():
