@@ -175,6 +175,7 @@ def _stored(path: Any, uri: str) -> Dataset:
         # Only these stores' clients are made for several threads.
         if path.fs.async_impl:
             return ReadAhead(lambda start, end: path.fs.cat_file(path.path, start=start, end=end), size)
+        # The others are read by the caller's own thread, which nothing but a timeout of theirs frees when they hang.
         file: AbstractContextManager[Readable] = path.open("rb")
         return file
 
