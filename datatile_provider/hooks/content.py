@@ -91,6 +91,7 @@ class _Reader(AbstractContextManager["Readable"]):
     def __init__(self, opening: AbstractContextManager[Readable]) -> None:
         self._opening = opening
         self._hash = hashlib.sha256()
+        # The interpreter waits for it before it ends, but never for longer than one block takes.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="datatile-sha256")
         self._last: Future[None] | None = None
 
