@@ -129,15 +129,23 @@ class MultipartBody:
         with ExitStack() as stack:
             with guard:
                 file = stack.enter_context(self._dataset.open())
-            while left:
+            while left > 0:
                 with guard:
                     block = file.read(min(BLOCK, left))
                 if not block:
                     break
                 left -= len(block)
                 yield from self._counted(block)
+            # A store may say less than there is, and only here does a reader that compares the content see its end.
+            with guard:
+                more = file.read(1)
         # The closing boundary makes the upload whole: it goes out only when what was sent is one file.
         self._dataset.check_unchanged()
+        if more or left < 0:
+            raise DatasetUnreadable(
+                f"The file {self._dataset.location} holds more than its size of {self._dataset.size:,} bytes",
+                advice="Nothing was accepted.",
+            )
         if left:
             raise DatasetUnreadable(f"The file {self._dataset.location} ended {left:,} bytes before its size")
         yield from self._counted(self._tail)

@@ -53,10 +53,36 @@ def same_content(dataset: Dataset, size: int, version: str, sha256: str) -> bool
     """
     if dataset.size != size:
         return False
-    # Of an open file nothing but the size is known.
+    # Of some files nothing but the size was known.
     if dataset.version == version and version != f"{size} bytes":
         return True
     return bool(sha256) and sha256_of(dataset) == sha256
+
+
+def compared(dataset: Dataset) -> Dataset:
+    """
+    Return a file with its hash as its version; whoever reads another content is told so at its end.
+
+    It is read for that once more, before it is sent: else a mix of two files of one size would pass for one.
+
+    :param dataset: a file of which nothing but the size tells whether it changed.
+    :raises DatasetUnreadable: it could not be read to its end.
+    """
+    sha256 = sha256_of(dataset)
+
+    def version() -> str:
+        return _version(dataset.current_version(), sha256)
+
+    return replace(
+        dataset,
+        version=_version(dataset.version, sha256),
+        open=lambda: _Comparing(dataset, sha256),
+        current_version=version,
+    )
+
+
+def _version(known: str, sha256: str) -> str:
+    return f"{known}, sha256 {sha256}"
 
 
 class _Reader(AbstractContextManager["Readable"]):
@@ -65,6 +91,7 @@ class _Reader(AbstractContextManager["Readable"]):
     def __init__(self, opening: AbstractContextManager[Readable]) -> None:
         self._opening = opening
         self._hash = hashlib.sha256()
+        # The interpreter waits for it before it ends, but never for longer than one block takes.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="datatile-sha256")
         self._last: Future[None] | None = None
 
@@ -86,3 +113,20 @@ class _Reader(AbstractContextManager["Readable"]):
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
+
+
+class _Comparing(_Reader):
+    """Raises at the end when what was read is not what the hash was taken of."""
+
+    def __init__(self, dataset: Dataset, sha256: str) -> None:
+        super().__init__(dataset.open())
+        self._dataset = dataset
+        self._sha256 = sha256
+
+    def read(self, size: int, /) -> bytes:
+        block = super().read(size)
+        # At the end all blocks before it are hashed.
+        if not block and (now := self.hexdigest()) != self._sha256:
+            before = self._dataset.version
+            raise self._dataset.changed(_version(before, self._sha256), _version(before, now))
+        return block

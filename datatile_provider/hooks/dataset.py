@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -14,14 +15,22 @@ from urllib.request import url2pathname
 from datatile_provider.api.errors import DatasetUnreadable, InvalidInput
 from datatile_provider.api.multipart import Dataset, Readable
 from datatile_provider.hooks.ahead import ReadAhead
+from datatile_provider.hooks.content import compared
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     DatasetLike = str | os.PathLike[str] | ObjectStoragePath | BinaryIO
 
-# What tells one version of an object from the next, by whichever name its store gives it.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "VersionId", "LastModified", "last_modified", "mtime")
+# What alone tells one version of an object from the next, by the names that the large stores give it.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "VersionId")
+# What tells it in other stores, by whatever name. Not all that a store says: that may hold the time of an access, the
+# id of a request or a link that expires, and the file would seem to change each time that it is looked up.
+_SIGN = re.compile(
+    r"^(?!.*(access|view|link|url))"
+    r".*(etag|md5|sha|hash|sum|crc|digest|generation|version|^rev|modif|mtime|ctime|updat|writ|chang|creat|date|^ino|uniq)",
+    re.IGNORECASE,
+)
 
 
 def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
@@ -31,7 +40,7 @@ def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
     :param given: a local path, a ``file://`` URI, an ``ObjectStoragePath`` or its URI, or an open binary file.
     :param max_bytes: the largest file that is taken.
     :raises InvalidInput: there is no such file, or it can't be uploaded: a directory, empty, too large.
-    :raises DatasetUnreadable: the object store does not answer now.
+    :raises DatasetUnreadable: the object store does not answer now, or a file that must be read first can't be.
     """
     dataset = _dataset_of(given)
     if not dataset.size:
@@ -42,7 +51,8 @@ def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
             "max_upload_bytes",
             advice="Nothing was sent.",
         )
-    return dataset
+    # Nothing else tells whether it changes: an open file, or a store that gives no sign of it.
+    return compared(dataset) if dataset.version == f"{dataset.size} bytes" else dataset
 
 
 def _dataset_of(given: DatasetLike) -> Dataset:
@@ -78,7 +88,8 @@ def _local(path: Path) -> Dataset:
         found = path.stat()
         whole, parts = divmod(found.st_mtime_ns, 10**9)
         changed = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(whole))}.{parts:09d} UTC"
-        return found.st_size, f"{found.st_size} bytes of {changed}, inode {found.st_ino}"
+        # A writer may set the time of a change back, but not that of setting it.
+        return found.st_size, f"{found.st_size} bytes of {changed}, inode {found.st_ino}, ctime {found.st_ctime_ns}"
 
     location = repr(_name(str(path)))
     try:
@@ -106,14 +117,36 @@ def _storage_path(uri: str) -> ObjectStoragePath:
         raise InvalidInput(f"The dataset {uri!r} is no object storage URI: {e}") from None
 
 
+def _whole(told: Any) -> int | None:
+    """Return a store's word for a size as one, if it can be: some give text, as FTP servers do, or a float."""
+    try:
+        size = int(told)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    odd = isinstance(told, bool) or size < 0 or (isinstance(told, float) and size != told)
+    return None if odd else size
+
+
+def _version(info: dict[str, Any]) -> str:
+    """Return what tells this version of an object from the next; ``""`` if its store says nothing that does."""
+    for key in _VERSIONS:
+        if info.get(key):
+            return f"{key} {info[key]}"
+    signs = {key: value for key, value in info.items() if value and _SIGN.match(key)}
+    # A file that is written to in place may keep the time of its creation.
+    if all("creat" in key.lower() for key in signs):
+        return ""
+    return ", ".join(f"{key} {signs[key]}" for key in sorted(signs))
+
+
 def _stored(path: Any, uri: str) -> Dataset:
     location = repr(uri)
 
     def look() -> tuple[int | None, str]:
         path.fs.invalidate_cache()
         info = dict(path.stat())
-        version = next((f"{k} {info[k]}" for k in _VERSIONS if info.get(k)), "")
-        return info.get("size"), f"{info.get('size')} bytes {version}".strip()
+        size = _whole(info.get("size"))
+        return size, f"{size} bytes {_version(info)}".strip()
 
     try:
         if path.is_dir():
@@ -142,6 +175,7 @@ def _stored(path: Any, uri: str) -> Dataset:
         # Only these stores' clients are made for several threads.
         if path.fs.async_impl:
             return ReadAhead(lambda start, end: path.fs.cat_file(path.path, start=start, end=end), size)
+        # The others are read by the caller's own thread, which nothing but a timeout of theirs frees when they hang.
         file: AbstractContextManager[Readable] = path.open("rb")
         return file
 

@@ -205,3 +205,35 @@ def test_store_that_holds_less_than_it_said():
     dataset = Dataset("a", 100, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 99)), lambda: "1")
     with pytest.raises(DatasetUnreadable, match="1 bytes before its size"):
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+
+
+class Generous(io.BytesIO):
+    """A file that gives more than it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(size + 1)
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, Generous])
+@pytest.mark.parametrize("more", [1, BLOCK, 3 * BLOCK])
+def test_store_that_holds_more_than_it_said(kind, more):
+    content = b"x" * (BLOCK + more)
+    dataset = Dataset("a", BLOCK, "1", "s3://here", lambda: nullcontext(kind(content)), lambda: "1")
+    with pytest.raises(DatasetUnreadable, match="holds more than its size of 1,048,576 bytes"):
+        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+
+
+def test_file_that_is_longer_since_it_changed_is_said_to_have_changed():
+    dataset = Dataset("a", 10, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 11)), lambda: "2")
+    with pytest.raises(DatasetChanged, match="s3://here"):
+        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+
+
+def test_file_of_which_only_the_content_tells_that_it_changed():
+    content = io.BytesIO(b"x" * 3 * BLOCK)
+
+    def write() -> None:
+        content.getbuffer()[-1:] = b"y"
+
+    with pytest.raises(DatasetChanged, match="sha256"):
+        until_it_breaks(MultipartBody(dataset_of(content), {}), write)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
+from datatile_provider.hooks import ahead
 from datatile_provider.hooks.ahead import PART, PARTS, ReadAhead
 
 
@@ -74,6 +77,13 @@ def test_object_that_has_become_shorter():
         whole(file)
 
 
+@pytest.mark.parametrize("size", [1, PART, 2 * PART])
+def test_object_that_is_longer_than_its_size_shows_it(size):
+    content = os.urandom(3 * PART)
+    with ReadAhead(lambda start, end: content[start:end], size) as file:
+        assert whole(file)[: size + 1] == content[: size + 1]
+
+
 def test_store_that_breaks_off():
     def fetch(start: int, end: int) -> bytes:
         if start:
@@ -84,6 +94,31 @@ def test_store_that_breaks_off():
         assert file.read(PART) == bytes(PART)
         with pytest.raises(ConnectionResetError, match="the store went away"):
             file.read(PART)
+
+
+def test_store_that_gives_nothing_for_too_long(monkeypatch):
+    monkeypatch.setattr(ahead, "PATIENCE", 0.05)
+    store = Store(bytes(PART))
+    with ReadAhead(store.fetch, PART) as file, pytest.raises(TimeoutError, match="gave nothing"):
+        file.read(1)
+    store.let_go(0)
+
+
+def test_store_that_hangs_keeps_no_process_alive():
+    script = (
+        "import time\n"
+        "from datatile_provider.hooks.ahead import ReadAhead\n"
+        "class Limit(BaseException): pass\n"
+        "def limit(*given): raise Limit\n"
+        "import signal\n"
+        "signal.signal(signal.SIGALRM, limit)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
+        "try:\n"
+        "    with ReadAhead(lambda start, end: time.sleep(30), 10) as file:\n        file.read(1)\n"
+        "except Limit:\n    print('given up')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=15, check=True)
+    assert done.stdout == "given up\n"
 
 
 def test_nothing_waits_for_a_store_that_hangs():

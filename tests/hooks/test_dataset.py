@@ -45,7 +45,7 @@ def store() -> Iterator[MemoryFileSystem]:
 
 def content(dataset: Dataset) -> bytes:
     with dataset.open() as opened:
-        return opened.read()
+        return b"".join(iter(lambda: opened.read(1 << 20), b""))
 
 
 def refused(given: object, **limits: int) -> str:
@@ -86,6 +86,16 @@ def test_object_storage_on_this_machine(file):
     os.utime(file, (1, 1))
     with pytest.raises(DatasetChanged):
         dataset.check_unchanged()
+
+
+def test_file_that_is_rewritten_in_place_with_its_time_set_back(file):
+    for dataset in (dataset_of(file), dataset_of(ObjectStoragePath(file.as_uri().replace("%20", " ")))):
+        before = file.stat()
+        with file.open("r+b") as opened:
+            opened.write(CONTENT[::-1])
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(DatasetChanged):
+            dataset.check_unchanged()
 
 
 def test_object_that_changes(store):
@@ -137,18 +147,101 @@ def test_object_that_changes_behind_a_cache(store):
         dataset.check_unchanged()
 
 
-class Silent(MemoryFileSystem):
-    """A store that does not tell sizes."""
+class Telling(MemoryFileSystem):
+    """A store that tells of its files what the test lets it."""
 
     cachable = False
 
+    told: dict[str, object]
+
     def info(self, path: str, **given: object) -> dict[str, object]:
-        return {"name": path, "type": "file", "size": None}
+        return {"name": path, "type": "file", **self.told}
 
 
-def test_store_that_tells_no_size():
-    attach("memory", "silent", fs=Silent())
-    assert "does not tell its size" in refused("memory://silent@bucket/x.csv")
+@pytest.fixture
+def telling(store: MemoryFileSystem) -> Telling:
+    """The store again, as ``memory://telling@``."""
+    found = attach("memory", "telling", fs=Telling()).fs
+    # It is attached only once.
+    found.told = {"size": len(CONTENT)}
+    return found
+
+
+TOLD = "memory://telling@bucket/wave 1.csv"
+
+
+@pytest.mark.parametrize(
+    "size", [None, "", "many", "-1", -1, -0.5, 1.5, float("nan"), float("inf"), True, [], "9" * 5_000]
+)
+def test_store_that_tells_no_size(telling, size):
+    telling.told["size"] = size
+    assert "does not tell its size" in refused(TOLD, max_bytes=100)
+
+
+@pytest.mark.parametrize("size", [str(len(CONTENT)), float(len(CONTENT))])
+def test_sizes_that_are_no_int(telling, size):
+    telling.told["size"] = size
+    dataset = dataset_of(TOLD, max_bytes=100)
+    assert (dataset.size, type(dataset.size), content(dataset)) == (len(CONTENT), int, CONTENT)
+    dataset.check_unchanged()
+
+
+SIGNS = ["modificationTime", "Last-Modified", "modify", "last_write_time", "updated", "sha", "modified", "mtime"]
+SIGNS += ["ETag", "eTag", "md5Checksum", "CRC", "Digest", "rev", "date_time", "LastModified", "unique", "ino"]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_any_sign_of_a_change_is_seen(telling, sign):
+    telling.told[sign] = "2026-01-01"
+    dataset = dataset_of(TOLD)
+    dataset.check_unchanged()
+    telling.told[sign] = "2026-01-02"
+    with pytest.raises(DatasetChanged, match=r"2026-01-01.*2026-01-02"):
+        dataset.check_unchanged()
+
+
+@pytest.mark.parametrize("key", ["time", "accessTime", "last_access_time", "atime", "viewedByMeTime", "request_id"])
+@pytest.mark.parametrize("sign", ["ETag", "mtime", "mode"])
+def test_what_changes_with_each_look_is_no_sign(telling, key, sign):
+    telling.told |= {sign: "x", key: 1}
+    dataset = dataset_of(TOLD)
+    telling.told[key] = 2
+    dataset.check_unchanged()
+    assert dataset_of(TOLD).version == dataset.version
+
+
+def test_etag_counts_alone(telling):
+    """What else a store tells may change without the content, as its age or its storage class."""
+    telling.told |= {"ETag": "1", "updated": "2026-01-01"}
+    dataset = dataset_of(TOLD)
+    telling.told["updated"] = "2026-01-02"
+    dataset.check_unchanged()
+
+
+@pytest.mark.parametrize("told", [{}, {"created": "2026-01-01"}, {"mode": 0o644, "uid": 0, "ETag": None, "mtime": ""}])
+def test_content_is_compared_when_the_store_tells_nothing_else(telling, told):
+    telling.told |= told
+    dataset = dataset_of(TOLD)
+    assert content(dataset) == CONTENT
+    telling.pipe("/bucket/wave 1.csv", CONTENT[::-1])
+    with dataset.open() as opened:
+        assert opened.read(len(CONTENT)) == CONTENT[::-1]
+        with pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
+            opened.read(1)
+    assert dataset_of(TOLD).version != dataset.version
+
+
+def test_content_of_an_open_file_is_compared(file):
+    with file.open("rb") as opened:
+        dataset = dataset_of(opened)
+        file.write_bytes(CONTENT[::-1])
+        with dataset.open() as sent, pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
+            sent.read(len(CONTENT)), sent.read(1)
+
+
+def test_file_that_is_too_large_is_not_read_for_its_hash(telling):
+    telling.told["size"] = 10**15
+    assert "max_upload_bytes" in refused("memory://telling@bucket/not there.csv", max_bytes=100)
 
 
 def test_open_files(file):
