@@ -393,8 +393,9 @@ class DatatileUploadOperator(BaseOperator):
             self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
             memory.forget()
             return self._upload(context, memory, time.time() + self.accept_timeout)
-        if _has_failed(job):
-            # The response does not name the job. That is enough to fail, and not enough to send the file again.
+        if _has_failed(job) and server.status_field:
+            # The response does not name the job. Where the connection says that this is its status, that is enough to
+            # fail, and not enough to send the file again.
             raise self._ended(memory, job_error(server, job))
         self._remember(lambda: memory.advance(record.phase))
         self._push_job_id(context, memory, job)

@@ -71,7 +71,6 @@ QUICKLY = {
     "datatile_provider.api.waiting.LONGEST_PAUSE": 0.1,
     "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.02,
     "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
-    "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.01,
     "datatile_provider.hooks.datatile._PAUSE": 0.02,
     "datatile_provider.operators.memory.PATIENCE": 0.02,
     "datatile_provider.operators.memory._PAUSE": 0.005,

@@ -312,13 +312,13 @@ def test_a_decorated_task_asks_its_function_again_when_it_is_cleared(task, tmp_p
 
 
 @contextlib.contextmanager
-def answered(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes) -> Iterator[None]:
+def answered(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes, **extra: object) -> Iterator[None]:
     """Let the job be at a server that answers every poll like this."""
     with RawServer(lambda peer: (peer.request(), peer.answer(200, body))) as server:
         record = stored(upload)
         sent = dataclasses.replace(record.sent, server=f"{server.url}/api/v2")
         upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(record, sent=sent).as_dict())
-        connection = {"conn_type": "datatile", "host": server.url, "password": "the-token"}
+        connection = {"conn_type": "datatile", "host": server.url, "password": "the-token", "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps(connection))
         yield
 
@@ -341,10 +341,11 @@ NO_FAILURES = [
     {"id": "{job}", "status": "succeeded", "errors": [{"row": 3}]},
     {"id": "another", "status": "failed"},
 ]
+#: In a wait this is enough to fail: nothing contradicts it. To a task that does not wait it says too little.
+BARE = {"status": "failed"}
 
 
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize("body", NO_FAILURES, ids=json.dumps)
+@pytest.mark.parametrize(("body", "waits"), [*product(NO_FAILURES, [False, True]), (BARE, False)], ids=json.dumps)
 def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_anew(task, monkeypatch, body, waits):
     sandbox, upload, arguments, _ = task
     upload.run()
@@ -366,7 +367,7 @@ def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(t
     monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
     upload.run()
     silently_accepted(upload)
-    with answered(upload, monkeypatch, b'{"status": "failed"}'):
+    with answered(upload, monkeypatch, b'{"status": "failed"}', status_field="status"):
         arguments |= {"wait_for_completion": False}
         error = upload.run().error
     assert type(error) is AirflowFailException
