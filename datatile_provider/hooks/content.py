@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from datatile_provider.api.errors import DatasetUnreadable
 from datatile_provider.api.multipart import BLOCK, Dataset, Readable, reading
 
 
@@ -68,7 +69,11 @@ def compared(dataset: Dataset) -> Dataset:
     :param dataset: a file of which nothing but the size tells whether it changed.
     :raises DatasetUnreadable: it could not be read to its end.
     """
-    sha256 = sha256_of(dataset)
+    try:
+        sha256 = sha256_of(dataset)
+    except DatasetUnreadable:
+        # A connection may well break once, and only what fails while it is sent is tried again by others.
+        sha256 = sha256_of(dataset)
 
     def version() -> str:
         return _version(dataset.current_version(), sha256)

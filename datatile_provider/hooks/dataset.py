@@ -132,7 +132,8 @@ def _version(info: dict[str, Any]) -> str:
     for key in _VERSIONS:
         if info.get(key):
             return f"{key} {info[key]}"
-    signs = {key: value for key, value in info.items() if value and _SIGN.match(key)}
+    # What is true or false says what may be done with a file, as `writable` and `shared` do.
+    signs = {key: value for key, value in info.items() if value and value is not True and _SIGN.match(key)}
     # A file that is written to in place may keep the time of its creation.
     if all("creat" in key.lower() for key in signs):
         return ""

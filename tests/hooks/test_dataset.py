@@ -218,7 +218,16 @@ def test_etag_counts_alone(telling):
     dataset.check_unchanged()
 
 
-@pytest.mark.parametrize("told", [{}, {"created": "2026-01-01"}, {"mode": 0o644, "uid": 0, "ETag": None, "mtime": ""}])
+NO_SIGNS = [
+    {},
+    {"created": "2026-01-01"},
+    {"mode": 0o644, "uid": 0, "nlink": 1},
+    {"ETag": None, "mtime": ""},
+    {"shared": True, "writable": True},
+]
+
+
+@pytest.mark.parametrize("told", NO_SIGNS)
 def test_content_is_compared_when_the_store_tells_nothing_else(telling, told):
     telling.told |= told
     dataset = dataset_of(TOLD)
@@ -229,6 +238,22 @@ def test_content_is_compared_when_the_store_tells_nothing_else(telling, told):
         with pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
             opened.read(1)
     assert dataset_of(TOLD).version != dataset.version
+
+
+def test_reading_for_the_hash_may_fail_once(telling, monkeypatch):
+    errors: list[Exception] = [ConnectionResetError("reset")]
+    opened = telling.open
+
+    def opened_unless_broken(*given: object, **more: object) -> object:
+        if errors:
+            raise errors.pop()
+        return opened(*given, **more)
+
+    monkeypatch.setattr(telling, "open", opened_unless_broken)
+    assert content(dataset_of(TOLD)) == CONTENT
+    errors += [ConnectionResetError("reset")] * 2
+    with pytest.raises(DatasetUnreadable, match="reset"):
+        dataset_of(TOLD)
 
 
 def test_content_of_an_open_file_is_compared(file):
