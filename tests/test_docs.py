@@ -267,7 +267,7 @@ def test_the_contract_lists_every_name_and_word() -> None:
     names = (*states.JOB_IDS, *states._STATUSES)
     assert [name for name in names if f"`{name}`" not in page] == []
     rows = re.findall(r"^\| `([A-Z]+)` \| ([^|`]+) \|$", page, re.MULTILINE)
-    listed = {states._folded(word): JobState(state) for state, words in rows for word in words.split(",")}
+    listed = {states.folded(word): JobState(state) for state, words in rows for word in words.split(",")}
     assert listed == states._STATES
 
 
