@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,10 @@ from .store import Job, Rejection, Store
 log = logging.getLogger(__name__)
 
 CALLBACK_TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+# A file that takes longer to read, or more memory than this and what the libraries need, fails its job.
+READ_SECONDS = 60.0
+READ_BYTES = 1536 * 2**20
 
 
 class Queue:
@@ -103,19 +109,30 @@ class Queue:
 
     async def _read(self, job: Job) -> dict[str, Any]:
         async with self._readers:
+            # The reader limits its own processor time too: it may outlive this process.
+            limits = [str(math.ceil(READ_SECONDS)), str(READ_BYTES)]
+            too_long = {"reason": f"reading it took longer than {READ_SECONDS:g} s"}
             # Not asyncio's own subprocess: one cancelled while it starts is left with open pipes.
             process = subprocess.Popen(  # noqa: S603 - our own script; the name of the file is data to it
-                [sys.executable, reader.__file__, self.path(job.job_id), job.filename],
+                [sys.executable, reader.__file__, self.path(job.job_id), job.filename, *limits],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
             try:
-                output, errors = await asyncio.to_thread(process.communicate)
+                output, errors = await asyncio.to_thread(process.communicate, timeout=READ_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.communicate)
+                return too_long
             finally:
                 process.kill()
         if process.returncode:
-            log.warning("Job %s: the reader ended with %s: %s", job.job_id, process.returncode, errors.decode())
+            if -process.returncode == getattr(signal, "SIGXCPU", None):
+                return too_long
+            log.warning(
+                "Job %s: the reader ended with %s: %s", job.job_id, process.returncode, errors.decode(errors="replace")
+            )
             return {"reason": "the reader stopped unexpectedly"}
         contents: dict[str, Any] = json.loads(output)
         return contents
