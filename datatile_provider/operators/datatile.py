@@ -99,6 +99,7 @@ class DatatileUploadOperator(BaseOperator):
         self.accept_timeout = seconds("accept_timeout", accept_timeout)
         self.resend_unknown = resend_unknown
         self._job: Job | None = None
+        self._killed = False
 
     def execute(self, context: Context) -> str:
         """
@@ -131,6 +132,14 @@ class DatatileUploadOperator(BaseOperator):
                 f"The task's state store holds something else than the record of an upload under datatile_upload: {e}. "
                 "Nothing was sent. Look in DATATILE's processing log for the file, then delete that entry."
             ) from None
+        numbers = memory.airflow
+        if not memory.lasts and numbers.try_number > numbers.max_tries + 1 and not self._may_send_again:
+            # Airflow's own attempts never exceed that, and a clear raises it.
+            raise AirflowFailException(
+                f"Airflow started the {self.action} of {self.dataset} to {self.target_hash} once more though no attempt "
+                "was left, as after a scheduler's restart. It is unknown whether the server holds the file. "
+                "Look there before it is sent again; clearing this task sends it."
+            )
         if record is None:
             return self._upload(context, memory, deadline, failures, version)
         cleared = Cleared.since(record.airflow, memory.airflow)
@@ -157,6 +166,8 @@ class DatatileUploadOperator(BaseOperator):
             what = what.format(text=record.text, job=record.job_id)
             text = " ".join(f"{part}." for part in (what, changed, hint) if part)
             self._remember(lambda: memory.advance(Phase.TOLD, text))
+        elif cleared is Cleared.UNSURE:
+            text = f"{text} Airflow's numbers do not tell whether the task was cleared. If it was, clear it once more."
         raise AirflowFailException(text)
 
     def _compare(self, context: Context, record: Record, cleared: Cleared) -> tuple[list[str], bool]:
@@ -218,10 +229,29 @@ class DatatileUploadOperator(BaseOperator):
 
     def pre_execute(self, context: Context) -> None:
         """Let an accepted upload be resumed on Airflow 2, which else ends it once its ``execution_timeout`` is over."""
-        super().pre_execute(context)
+        with self._hook_of_the_user(context):
+            super().pre_execute(context)
         # Only Airflow 2 shows a task that it is being resumed. It would try again, and so send the file again.
         if getattr(context["ti"], "next_method", None) not in (None, "", "resume_upload"):
             self.execution_timeout = None
+
+    def post_execute(self, context: Context, result: Any = None) -> None:
+        """Let no hook of the user's look like a reason to send the file again."""
+        with self._hook_of_the_user(context):
+            super().post_execute(context, result)
+
+    @contextlib.contextmanager
+    def _hook_of_the_user(self, context: Context) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:
+            job_id = self._job.id if self._job else ""
+            with contextlib.suppress(Exception):  # as of any XCom backend
+                # What an earlier attempt pushed is gone: if there is one, this attempt was accepted.
+                job_id = job_id or self._pushed_job_id(context) or ""
+            if self._memory(context).lasts or not job_id or not _looks_like_a_retry(e):
+                raise
+            raise AirflowFailException(_broken_off(job_id, e)) from e
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, and let no broken trigger make an older Airflow upload an accepted file once more."""
@@ -253,6 +283,7 @@ class DatatileUploadOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Say that the job goes on: DATATILE documents no way to cancel it."""
+        self._killed = True
         if self._job:
             self.log.warning("Job %s goes on in DATATILE; see its processing log", self._job.id)
 
@@ -278,6 +309,9 @@ class DatatileUploadOperator(BaseOperator):
     def _push_job_id(self, context: Context, memory: Memory, job: Job) -> None:
         try:
             context["ti"].xcom_push(key="job_id", value=job.id)
+            if not memory.lasts:
+                # Airflow 2 asks the task for it when anything fails from here on.
+                self.retries = 0
         except Exception as e:  # as of any XCom backend
             text = f"Job {job.id} could not be stored as the XCom job_id: {e}"
             if not memory.lasts:
@@ -438,6 +472,10 @@ class DatatileUploadOperator(BaseOperator):
             raise AirflowFailException(f"{_broken_off(job_id, e)}: {text}") from None
 
     def _done(self, context: Context, memory: Memory, job: Job) -> str:
+        if self._killed:
+            # As a success it would be sent again, not resumed, when a person clears it.
+            self._remember(lambda: memory.advance(Phase.WAITED))
+            raise AirflowFailException(f"The task was ended from outside. Its upload was accepted as job {job.id}.")
         try:
             memory.advance(Phase.DONE)
         except Exception as e:  # as of any store

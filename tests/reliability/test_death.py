@@ -249,3 +249,49 @@ def test_without_a_store_an_xcom_backend_that_fails_after_acceptance_is_no_retry
     sandbox, _, arguments, _ = accepted
     monkeypatch.setattr(Instance, "xcom_push", full)
     assert_accepted_once(sandbox, run_forgetful(arguments))
+
+
+@pytest.mark.parametrize("action", ["append", "reload"])
+def test_without_a_store_an_attempt_that_airflow_had_not_left_is_loud(accepted, action):
+    """A scheduler that starts again resets what it takes for an orphan, without regard to ``retries``."""
+    sandbox, _, arguments, _ = accepted
+    arguments |= {"action": action}
+    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments))
+    task.events = {}
+    task.ti.try_number = 1
+    outcome = task.run()
+    if action == "append":
+        assert "no attempt was left" in str(outcome.error)
+        assert sandbox.uploads() == []
+        task.clear()
+        outcome = task.run()
+    assert outcome.state == "success"
+
+
+@pytest.mark.needs_airflow("<3")
+@pytest.mark.parametrize("hook", ["pre_execute", "post_execute"])
+def test_without_a_store_a_hook_of_the_user_that_fails_after_acceptance_is_no_retry(accepted, hook):
+    """Airflow 3 calls such hooks itself."""
+
+    def boom(*what):
+        raise RuntimeError("the hook failed")
+
+    _, _, arguments, _ = accepted
+    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments))
+    task.events = {}
+    operator = DatatileUploadOperator(task_id="upload", **{hook: boom}, **arguments)
+    with pytest.raises(RuntimeError):
+        getattr(operator, hook)(task.context)
+    task.ti.xcom_push("job_id", "job-1")
+    with pytest.raises(AirflowFailException, match="accepted as job job-1"):
+        getattr(operator, hook)(task.context)
+
+
+def test_without_a_store_an_accepted_upload_has_no_retries_left(accepted):
+    """Airflow 2 asks the task when something fails after it: an XCom of what it returns, an asset's event."""
+    _, _, arguments, _ = accepted
+    operator = DatatileUploadOperator(task_id="upload", retries=3, **arguments)
+    task = ForgetfulTask(lambda: operator)
+    task.events = {}
+    assert task.run().state == "success"
+    assert operator.retries == 0

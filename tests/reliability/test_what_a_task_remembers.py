@@ -18,7 +18,7 @@ from datatile_provider.api.errors import DatasetUnreadable
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.memory import Cleared, Numbers, Phase, Record, Sent, Step, first_step
 from datatile_provider.sandbox import Sandbox
-from tests.reliability.task import Task
+from tests.reliability.task import Instance, Task
 from tests.support.faults import FaultProxy
 from tests.support.rawserver import RawServer
 
@@ -372,6 +372,33 @@ def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(t
         error = upload.run().error
     assert type(error) is AirflowFailException
     assert stored(upload).job_id in str(error)
+    assert len(sandbox.uploads()) == 1
+
+
+def test_a_task_that_was_ended_from_outside_while_it_was_sent_resumes_its_job_when_it_is_cleared(task, monkeypatch):
+    """Marked failed in the UI: Airflow lets the process go on for some seconds."""
+    sandbox, _, arguments, _ = task
+    arguments |= {"wait_for_completion": False}
+    push = Instance.xcom_push
+
+    def killed(self, key, value):
+        push(self, key, value)
+        made[-1].on_kill()
+
+    made: list[DatatileUploadOperator] = []
+
+    def make() -> DatatileUploadOperator:
+        made.append(DatatileUploadOperator(task_id="upload", **arguments))
+        return made[-1]
+
+    marked = Task(make, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Instance, "xcom_push", killed)
+        assert sandbox.uploads() == []
+        error = marked.run().error
+    assert sandbox.uploads()[0]["job_id"] in str(error)
+    marked.clear()
+    assert marked.run().state == "success"
     assert len(sandbox.uploads()) == 1
 
 
