@@ -136,8 +136,8 @@ class DatatileUploadOperator(BaseOperator):
         if not memory.lasts and numbers.try_number > numbers.max_tries + 1 and not self._may_send_again:
             # Airflow's own attempts never exceed that, and a clear raises it.
             raise AirflowFailException(
-                f"Airflow started the {self.action} of {self.dataset} to {self.target_hash} once more though no attempt "
-                "was left, as after a scheduler's restart. It is unknown whether the server holds the file. "
+                f"Airflow started the {self.action} of {self.dataset} to {self.target_hash} once more though no attempt"
+                " was left, as after a scheduler's restart. It is unknown whether the server holds the file. "
                 "Look there before it is sent again; clearing this task sends it."
             )
         if record is None:
