@@ -464,7 +464,7 @@ async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
         await asyncio.sleep(0.1)
         async with connected(settings) as client:
             await client.get_job("7", left=0)
-        assert len(asked) == 3
+        assert asked.index("7") == 1
         for task in polls:
             task.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
