@@ -23,7 +23,7 @@ from urllib3.util import parse_url
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer, without
-from datatile_provider.api.contract import Job, Upload
+from datatile_provider.api.contract import Job, Server, Upload
 from datatile_provider.api.multipart import Dataset, MultipartBody
 from datatile_provider.api.settings import Settings
 
@@ -31,6 +31,9 @@ from datatile_provider.api.settings import Settings
 CONNECT_TIMEOUT = 10.0
 #: Seconds for a poll, at most: one that hangs must not keep a wait from its next poll.
 POLL_TIMEOUT = 30.0
+#: Bytes of the response to a poll that are read, at most: the triggerer's event loop stands still while it looks for
+#: the status in them.
+MAX_POLL_BYTES = 1 << 16
 # What OpenSSL says of an answer in plain HTTP, by its version.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
@@ -89,10 +92,16 @@ class DatatileClient:
         server = self._settings.server
         url = server.job_url(contract.check_job_id(job_id))
         try:
-            answer = self._ask("GET", url, stall_timeout=POLL_TIMEOUT - CONNECT_TIMEOUT, whole_timeout=POLL_TIMEOUT)
+            answer = self._ask(
+                "GET",
+                url,
+                stall_timeout=POLL_TIMEOUT - CONNECT_TIMEOUT,
+                whole_timeout=POLL_TIMEOUT,
+                max_bytes=MAX_POLL_BYTES + 1,
+            )
         except OSError as e:
             raise self._failure(e, f"The poll of job {job_id} got no response from") from e
-        return contract.read_job(server, job_id, answer)
+        return read_poll(server, job_id, answer)
 
     def probe(self) -> None:
         """
@@ -132,6 +141,7 @@ class DatatileClient:
         data: Any = None,
         stall_timeout: float = float("inf"),
         whole_timeout: float = float("inf"),
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Answer:
         settings = self._settings
         stall_timeout = min(stall_timeout, settings.timeout)
@@ -157,11 +167,11 @@ class DatatileClient:
                 body = b""
                 for block in response.iter_content(1 << 16):
                     body += block
-                    if len(body) >= MAX_ANSWER_BYTES:
+                    if len(body) >= max_bytes:
                         break
                 return Answer(
                     response.status_code,
-                    body,
+                    body[:max_bytes],
                     response.headers.get("Retry-After", ""),
                     response.headers.get("Location", ""),
                 ).without(settings.token)
@@ -171,6 +181,22 @@ class DatatileClient:
         if _certificate_error(error):
             return untrusted(what)
         return errors.Passing(what, advice=advice_about(error, self._settings))
+
+
+def read_poll(server: Server, job_id: str, answer: Answer) -> Job:
+    """
+    Return the job that was asked for.
+
+    :param answer: the response, as far as it was read: one byte over the limit shows that it is longer.
+    :raises DatatileError: as :func:`.contract.read_job`.
+    """
+    if len(answer.body) > MAX_POLL_BYTES and 200 <= answer.status < 300:
+        raise errors.OddAnswer(
+            f"The poll of job {job_id} got a response of more than {MAX_POLL_BYTES:,} bytes",
+            advice="A job's status is shorter: check the connection's api_path and job_path.",
+            status=answer.status,
+        )
+    return contract.read_job(server, job_id, answer)
 
 
 def proxy_of(settings: Settings) -> str | None:

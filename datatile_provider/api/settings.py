@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import json
 import os
@@ -224,11 +225,17 @@ def _verify(value: Any) -> bool | str:
         return _flag(value)
     if isinstance(value, str) and os.path.exists(value):
         try:
-            trusting(value)
+            _check_bundle(value, os.stat(value).st_mtime_ns)
         except OSError as e:
             raise ValueError(f"the CA bundle cannot be used ({e})") from None
         return value
     raise ValueError("it must be true, false, or the path of a CA bundle that exists here")
+
+
+@functools.lru_cache(maxsize=16)
+def _check_bundle(bundle: str, mtime_ns: int) -> None:
+    """Make sure that a CA bundle can be used: once for each version of it, as it takes tens of milliseconds."""
+    trusting(bundle)
 
 
 def trusting(bundle: str) -> ssl.SSLContext:

@@ -100,7 +100,8 @@ class DatatileHook(BaseHook):
         except AirflowNotFoundException:
             # `airflow dags test` (3.3.2) can't answer an asynchronous question for a connection of its database.
             conn = await asyncio.to_thread(self.get_connection, self.datatile_conn_id)
-        return self._settings(conn)
+        # It may load a CA bundle.
+        return await asyncio.to_thread(self._settings, conn)
 
     def _read_conn(self, server: str | None) -> Settings:
         """
@@ -342,6 +343,7 @@ class DatatileHook(BaseHook):
         from datatile_provider.api.client import DatatileClient
 
         started = time.time()
+        now = _steady_clock(started, started)
         deadline = started + seconds("timeout", timeout)
         settings = self.first_conn(server, job_id=contract.check_job_id(job_id), deadline=deadline)
         wait = self.waiting(settings.server, job_id, poll_interval, timeout, started)
@@ -349,7 +351,7 @@ class DatatileHook(BaseHook):
             while True:
                 result: Job | errors.DatatileError
                 metrics.look()
-                sent = time.time()
+                sent = now()
                 try:
                     result = DatatileClient(settings).get_job(job_id)
                 except errors.TokenRefused as e:
@@ -359,9 +361,9 @@ class DatatileHook(BaseHook):
                         continue
                 except errors.DatatileError as e:
                     result = e
-                if job := wait.heard(result, time.time(), sent):
+                if job := wait.heard(result, now(), sent):
                     return job
-                time.sleep(wait.delay(time.time()))
+                time.sleep(wait.delay(now()))
 
     async def wait_for_job_async(
         self,
@@ -382,12 +384,15 @@ class DatatileHook(BaseHook):
         """
         from datatile_provider import metrics
 
-        settings = await self._first_conn_async(server, job_id, started + timeout)
+        deadline = started + timeout
+        # The clock may have been set since.
+        now = _steady_clock(started, min(max(started, time.time()), deadline))
+        settings = await self._first_conn_async(server, job_id, time.time() + deadline - now())
         wait = self.waiting(settings.server, job_id, poll_interval, timeout, started, status)
         with metrics.waiting(wait):
-            return await self._look_until_done(settings, wait)
+            return await self._look_until_done(settings, wait, now)
 
-    async def _look_until_done(self, settings: Settings, wait: Wait) -> Job:
+    async def _look_until_done(self, settings: Settings, wait: Wait, now: Callable[[], float]) -> Job:
         from datatile_provider import metrics
         from datatile_provider.api.async_client import connected
 
@@ -397,7 +402,8 @@ class DatatileHook(BaseHook):
                     result: Job | errors.DatatileError
                     metrics.look()
                     try:
-                        result = await client.get_job(wait.job_id, max_age=wait.gap / 2)
+                        left = wait.deadline - now()
+                        result = await client.get_job(wait.job_id, max_age=wait.gap / 2, left=left)
                     except errors.TokenRefused as e:
                         result = e
                         if newer := await self._newer_conn_async(settings):
@@ -405,11 +411,11 @@ class DatatileHook(BaseHook):
                             break
                     except errors.DatatileError as e:
                         result = e
-                    now = time.time()
-                    if job := wait.heard(result, now, now - client.sent_ago):
+                    heard_at = now()
+                    if job := wait.heard(result, heard_at, heard_at - client.sent_ago):
                         return job
                     # From when the answer was got: so waits for one job fall into step, and share their looks.
-                    await asyncio.sleep(max(0.0, wait.delay(time.time()) - client.age))
+                    await asyncio.sleep(max(0.0, wait.delay(now()) - client.age))
 
     def waiting(
         self,
@@ -449,9 +455,25 @@ class DatatileHook(BaseHook):
         return True, f"{settings.server.url} accepts the token."
 
 
+def _steady_clock(started: float, now: float) -> Callable[[], float]:
+    """
+    Return a clock for a wait that does not jump when the computer's is set.
+
+    :param started: when the wait began, in seconds since the epoch.
+    :param now: the time from which it goes on, likewise.
+    """
+    begun = time.monotonic() - (now - started)
+    return lambda: started + (time.monotonic() - begun)
+
+
 @dataclass(slots=True)
 class _FirstRead:
-    """Decides how long a wait that begins goes on when Airflow can't tell its connection."""
+    """
+    Decides how long a wait that begins goes on when Airflow can't tell its connection.
+
+    :param deadline: the wait's, in seconds since the epoch.
+    :param give_up: when it is given up, in seconds of the monotonic clock; set at the first failure.
+    """
 
     log: Any
     server: str | None
@@ -460,13 +482,18 @@ class _FirstRead:
     give_up: float | None = None
 
     def pause(self, error: errors.Passing, now: float) -> float:
-        """Return the seconds until the connection is read again."""
+        """
+        Return the seconds until the connection is read again.
+
+        :param now: the time, in seconds since the epoch.
+        """
         if self.give_up is None:
             self.log.warning("%s Trying again.", error)
             # One that was never read may not exist.
-            self.give_up = self.deadline if self.server else now + FIRST_READ
-        if now < self.give_up:
-            return min(_PAUSE, self.give_up - now)
+            self.give_up = time.monotonic() + (self.deadline - now if self.server else FIRST_READ)
+        left = self.give_up - time.monotonic()
+        if left > 0:
+            return min(_PAUSE, left)
         if not self.server:
             raise error
         raise errors.JobTimeout(

@@ -181,17 +181,20 @@ class DatatileTurnTrigger(BaseTrigger):
     Gives a worker's slot back until it is worth trying an upload again.
 
     :param until: when that is, in seconds since the epoch.
+    :param delay: the seconds until then, in case the clock is set back meanwhile; counted from now when not given.
+    :param _: what a newer version may have stored.
     """
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, until: float, delay: float | None = None, **_: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
         self.until = until
+        self.delay = max(0.0, until - time.time()) if delay is None else delay
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"until": self.until}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"until": self.until, "delay": self.delay}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        await asyncio.sleep(max(0.0, self.until - time.time()))
+        await asyncio.sleep(max(0.0, min(self.until - time.time(), self.delay)))
         yield TriggerEvent({"turn": True})  # type: ignore[no-untyped-call]  # Airflow's own
 
 

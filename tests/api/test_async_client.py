@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import certifi
 import pytest
@@ -352,6 +355,166 @@ async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
             assert (await looks[1]).state is JobState.RUNNING
             assert looks[0].cancelled()
         assert server.connections == 1
+
+
+def hanging(asked: list[str]):
+    """Return what answers no poll of a job whose id begins with "hangs"; the others run."""
+
+    def handle(peer: Peer) -> None:
+        while True:
+            job_id = peer.request()[0].split()[1].rpartition("/")[2]
+            asked.append(job_id)
+            if job_id.startswith("hangs"):
+                peer.drain()
+                return
+            peer.answer(200, RUNNING)
+
+    return handle
+
+
+async def test_polls_of_cancelled_waits_are_not_sent():
+    asked: list[str] = []
+    with RawServer(hanging(asked)) as server:
+        settings = settings_for(server.url)
+
+        async def wait(number: int) -> None:
+            async with connected(settings) as client:
+                await client.get_job(f"hangs-{number}")
+
+        async with connected(settings) as last:
+            waits = [asyncio.create_task(wait(number)) for number in range(40)]
+            await asyncio.sleep(0.2)
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+            started = time.monotonic()
+            assert (await last.get_job("7")).state is JobState.RUNNING
+            assert time.monotonic() - started < 0.5
+            await asyncio.sleep(0.2)
+            assert len(asked) == async_client.MAX_CONNECTIONS + 1
+
+
+async def test_a_poll_is_sent_again_for_a_wait_that_comes_as_the_last_one_is_cancelled():
+    def handle(peer: Peer) -> None:
+        while True:
+            peer.request()
+            time.sleep(0.2)
+            peer.answer(200, RUNNING)
+
+    with RawServer(handle) as server:
+        async with connected(settings_for(server.url)) as one, connected(settings_for(server.url)) as other:
+            first = asyncio.create_task(one.get_job("7"))
+            await asyncio.sleep(0.1)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            assert (await other.get_job("7")).state is JobState.RUNNING
+
+
+async def test_jobs_that_hang_never_take_the_connections_of_new_ones(monkeypatch):
+    monkeypatch.setattr(async_client, "SLOW", 0.1)
+    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(async_client, "MAX_POLLS", 10)
+    monkeypatch.setattr(async_client, "MAX_SLOW", 4, raising=False)
+    asked: list[str] = []
+    with RawServer(hanging(asked)) as server:
+        settings = settings_for(server.url, timeout=20)
+
+        async def wait(number: int) -> None:
+            async with connected(settings) as client:
+                while True:
+                    with pytest.raises(errors.Passing):
+                        await client.get_job(f"hangs-{number}")
+
+        waits = [asyncio.create_task(wait(number)) for number in range(40)]
+        await asyncio.sleep(0.1)
+        async with connected(settings) as client:
+            for _ in range(3):
+                started = time.monotonic()
+                await client.get_job("7")
+                assert time.monotonic() - started < 2
+        assert {f"hangs-{number}" for number in range(40)} < set(asked)
+        assert server.open_connections <= 11
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_a_poll_that_is_given_up_for_others_says_so(monkeypatch):
+    monkeypatch.setattr(async_client, "SLOW", 0.2)
+    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(async_client, "MAX_POLLS", 2)
+    with RawServer(hanging([])) as server:
+        polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", timeout=20)) for number in range(3)]
+        done, _ = await asyncio.wait(polls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        (error,) = (task.result() for task in done)
+        assert type(error) is errors.Passing
+        assert re.search(r"none within 0\.[2-9] s, and other polls needed the connection", str(error))
+        for task in polls:
+            task.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
+
+
+async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
+    monkeypatch.setattr(async_client, "SLOW", 0.2)
+    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    asked: list[str] = []
+    with RawServer(hanging(asked)) as server:
+        settings = settings_for(server.url)
+        polls = [asyncio.create_task(failure(server.url, f"hangs-{number}")) for number in range(10)]
+        await asyncio.sleep(0.1)
+        async with connected(settings) as client:
+            await client.get_job("7", left=0)
+        assert asked.index("7") == 1
+        for task in polls:
+            task.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
+
+
+async def test_a_wait_does_not_stand_in_line_for_its_last_poll_for_ever(monkeypatch):
+    monkeypatch.setattr(async_client, "SLOW", 60)
+    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(async_client, "LAST_POLL_PATIENCE", 0.3)
+    with RawServer(hanging([])) as server:
+        poll = asyncio.create_task(failure(server.url, "hangs"))
+        await asyncio.sleep(0.1)
+        async with connected(settings_for(server.url)) as client:
+            started = time.monotonic()
+            with pytest.raises(errors.Passing, match=r"no connection was free for its last poll within 0\.3 s"):
+                await client.get_job("7", left=0.2)
+            assert 0.5 <= time.monotonic() - started < 1
+        poll.cancel()
+        await asyncio.gather(poll, return_exceptions=True)
+
+
+async def test_a_replaced_bundle_is_used_by_new_waits(certificates, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(Path(certifi.where()).read_bytes())
+    with RawServer(serving(200, RUNNING), certificates.server_context()) as server:
+        async with connected(settings_for(server.url, verify=str(bundle))) as client:
+            with pytest.raises(errors.Untrusted):
+                await client.get_job("7")
+            bundle.write_bytes(certificates.authority.read_bytes())
+            os.utime(bundle, ns=(1, 1))
+            assert (await ask(server.url, verify=str(bundle))).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("size", [60_000, 70_000])
+async def test_a_long_response_to_a_poll_is_not_read(size):
+    body = b'{"status": "running", "x": "' + b"x" * size + b'"}'
+    with RawServer(serving(200, body)) as server:
+        settings = settings_for(server.url)
+        for call in (asyncio.to_thread(DatatileClient(settings).get_job, "7"), ask(server.url)):
+            if size < 65_536:
+                assert (await call).state is JobState.RUNNING
+                continue
+            with pytest.raises(errors.OddAnswer, match=r"poll of job 7 got a response of more than 65,536 bytes") as e:
+                await call
+            assert e.value.status == 200
+
+
+async def test_a_long_page_with_a_refusal_is_a_refusal():
+    with RawServer(serving(401, b'{"x": "' + b"x" * 200_000 + b'"}')) as server:
+        assert isinstance(await failure(server.url), errors.TokenRefused)
 
 
 async def failures_of_both(url: str, **given: object) -> list[errors.DatatileError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import certifi
 import pytest
@@ -202,6 +203,19 @@ def test_options_of_a_uri_connection():
     settings = made(extra=extra)
     assert (settings.timeout, settings.verify, settings.max_upload_bytes) == (30.0, False, 100)
     assert settings.server.status_map == {"ok": JobState.RUNNING}
+
+
+def test_a_bundle_is_loaded_once_for_each_version_of_it(monkeypatch, tmp_path):
+    loaded: list[str] = []
+    monkeypatch.setattr("datatile_provider.api.settings.trusting", loaded.append)
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("any")
+    for _ in range(3):
+        made(extra={"verify": str(bundle)})
+    assert len(loaded) == 1
+    os.utime(bundle, ns=(1, 1))
+    made(extra={"verify": str(bundle)})
+    assert len(loaded) == 2
 
 
 def test_unknown_options():

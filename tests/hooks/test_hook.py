@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, ObjectStoragePath
@@ -347,3 +348,108 @@ async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypa
         # Each had a poll of its own at its deadline.
         assert len(set(hung)) == 200
         assert time.monotonic() - begun < 20
+
+
+async def test_a_bundle_is_loaded_outside_the_event_loop(connect, monkeypatch, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("any")
+    threads: list[int] = []
+    load = threads.append
+    monkeypatch.setattr("datatile_provider.api.settings.trusting", lambda bundle: load(threading.get_ident()))
+    await connect("http://127.0.0.1:9", verify=str(bundle)).get_conn_async()
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+async def test_a_poll_that_hangs_at_the_deadline_makes_way_for_the_last_one(connect):
+    """The poll limit is 3 s: with the first one waited for, both would take 6."""
+    asked: list[float] = []
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        asked.append(time.monotonic() - begun)
+        peer.drain()
+
+    begun = time.monotonic()
+    with RawServer(handle) as server:
+        with pytest.raises(errors.JobTimeout, match="the last 2 polls failed"):
+            await connect(server.url, timeout=3).wait_for_job_async(
+                "7", poll_interval=1, timeout=1.5, started=time.time()
+            )
+        assert time.monotonic() - begun < 5.5
+    assert len(asked) == 2
+    assert asked[1] >= 1.5
+
+
+class TestClock:
+    """The computer's clock is set in the middle of a wait."""
+
+    @pytest.fixture
+    def jump(self, monkeypatch):
+        offset = [0.0]
+        clock = SimpleNamespace(time=lambda: time.time() + offset[0], monotonic=time.monotonic, sleep=time.sleep)
+        monkeypatch.setattr("datatile_provider.hooks.datatile.time", clock)
+        return lambda seconds: offset.__setitem__(0, seconds)
+
+    async def wait(self, hook: DatatileHook, asynchronous: bool, timeout: float) -> Job:
+        if asynchronous:
+            return await hook.wait_for_job_async("7", poll_interval=0.2, timeout=timeout, started=time.time())
+        return await asyncio.to_thread(hook.wait_for_job, "7", poll_interval=0.2, timeout=timeout)
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    @pytest.mark.parametrize("answer", [(200, b'{"status": "running"}'), (404, b"{}")])
+    async def test_forward(self, connect, jump, asynchronous, answer):
+        polls = []
+
+        def handle(peer: Peer) -> None:
+            while True:
+                peer.request()
+                polls.append(1)
+                if len(polls) == 2:
+                    jump(7200)
+                peer.answer(*((200, b'{"status": "done"}') if len(polls) > 3 else answer))
+
+        with RawServer(handle) as server:
+            assert (await self.wait(connect(server.url), asynchronous, 3600)).state is JobState.SUCCEEDED
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    async def test_back(self, connect, jump, asynchronous):
+        polls = []
+
+        def handle(peer: Peer) -> None:
+            while True:
+                peer.request()
+                polls.append(1)
+                jump(-7200 * (len(polls) > 1))
+                peer.answer(200, b'{"status": "running"}' if len(polls) < 20 else b'{"status": "done"}')
+
+        begun = time.monotonic()
+        with RawServer(handle) as server, pytest.raises(errors.JobTimeout):
+            await self.wait(connect(server.url), asynchronous, 1)
+        assert 1 <= time.monotonic() - begun < 2
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    async def test_back_while_the_server_refuses(self, connect, jump, monkeypatch, asynchronous):
+        monkeypatch.setattr("datatile_provider.api.waiting.GRACE", 0.5)
+        polls = []
+
+        def handle(peer: Peer) -> None:
+            while True:
+                peer.request()
+                polls.append(1)
+                jump(-7200 * (len(polls) > 1))
+                peer.answer(*((404, b"{}") if len(polls) < 20 else (200, b'{"status": "done"}')))
+
+        with RawServer(handle) as server, pytest.raises(errors.NotFound):
+            await self.wait(connect(server.url), asynchronous, 3600)
+        assert len(polls) < 10
+
+    @pytest.mark.parametrize(("began", "lasts"), [(7200, 0.5), (-7200, 0.0)])
+    async def test_set_since_the_wait_began_elsewhere(self, connect, began, lasts):
+        begun = time.monotonic()
+        with RawServer(scripted((200, b'{"status": "running"}', ""), requests=[])) as server:
+            with pytest.raises(errors.JobTimeout, match="its last status was 'running'"):
+                await connect(server.url).wait_for_job_async(
+                    "7", poll_interval=0.2, timeout=0.5, started=time.time() + began
+                )
+            assert lasts <= time.monotonic() - begun < lasts + 0.5
