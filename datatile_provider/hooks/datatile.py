@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.contract import Action, Job, Upload
-from datatile_provider.api.waiting import Wait, seconds
+from datatile_provider.api.waiting import GRACE, Wait, seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -159,7 +159,7 @@ class DatatileHook(BaseHook):
         while True:
             try:
                 return self._read_conn(server)
-            except errors.Passing as e:
+            except errors.DatatileError as e:
                 time.sleep(tries.pause(e, time.time()))
 
     async def _first_conn_async(self, server: str | None, job_id: str, deadline: float) -> Settings:
@@ -167,7 +167,7 @@ class DatatileHook(BaseHook):
         while True:
             try:
                 return await self._read_conn_async(server)
-            except errors.Passing as e:
+            except errors.DatatileError as e:
                 await asyncio.sleep(tries.pause(e, time.time()))
 
     def _settings(self, conn: Any) -> Settings:
@@ -480,21 +480,26 @@ class _FirstRead:
     job_id: str
     deadline: float
     give_up: float | None = None
+    kind: type[errors.DatatileError] | None = None
 
-    def pause(self, error: errors.Passing, now: float) -> float:
+    def pause(self, error: errors.DatatileError, now: float) -> float:
         """
         Return the seconds until the connection is read again.
 
         :param now: the time, in seconds since the epoch.
         """
-        if self.give_up is None:
+        final = not isinstance(error, errors.Passing)
+        if final and not self.server:
+            raise error
+        if self.give_up is None or self.kind is not type(error):
             self.log.warning("%s Trying again.", error)
-            # One that was never read may not exist.
-            self.give_up = time.monotonic() + (self.deadline - now if self.server else FIRST_READ)
+            # One that was never read may not exist. One that is being edited may be wrong for a moment.
+            patience = GRACE if final else self.deadline - now if self.server else FIRST_READ
+            self.give_up, self.kind = time.monotonic() + patience, type(error)
         left = self.give_up - time.monotonic()
         if left > 0:
             return min(_PAUSE, left)
-        if not self.server:
+        if final or not self.server:
             raise error
         raise errors.JobTimeout(
             f"Job {self.job_id} was not finished in time as far as is known: {error.what}", advice=error.advice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -453,3 +454,25 @@ class TestClock:
                     "7", poll_interval=0.2, timeout=0.5, started=time.time() + began
                 )
             assert lasts <= time.monotonic() - begun < lasts + 0.5
+
+
+@pytest.mark.parametrize("wrong", [{"extra": {"timeout": "so"}}, {"password": ""}, {"host": "http://127.0.0.1:9"}])
+async def test_a_connection_that_is_wrong_for_a_moment_ends_no_wait_that_has_read_it_before(
+    sandbox, hook, wave, wrong, monkeypatch
+):
+    """As for a trigger that starts again while a person edits the connection."""
+    monkeypatch.setattr("datatile_provider.hooks.datatile._PAUSE", 0.05)
+    monkeypatch.setattr("datatile_provider.hooks.datatile.GRACE", 0.5)
+    job = hook.upload("create", sandbox.folder, wave)
+    server = hook.get_conn().server.address
+    good = json.loads(os.environ["AIRFLOW_CONN_STUDY"])
+    wait = {"poll_interval": 0.05, "timeout": 10, "server": server}
+    monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good | wrong))
+    waiting = asyncio.create_task(hook.wait_for_job_async(job.id, started=time.time(), **wait))
+    await asyncio.sleep(0.2)
+    monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good))
+    assert (await waiting).state is JobState.SUCCEEDED
+
+    monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good | wrong))
+    with pytest.raises((errors.InvalidInput, errors.Refused)):
+        await asyncio.to_thread(hook.wait_for_job, job.id, **wait)
