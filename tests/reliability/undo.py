@@ -73,23 +73,24 @@ def mend(number: str, what: str, *changes: tuple[str, str, str]) -> Mend:
 STATES, CONTRACT, CLIENT = "api/states.py", "api/contract.py", "api/client.py"
 REJECTIONS, WAITING, RETRYING = "api/rejections.py", "api/waiting.py", "api/retrying.py"
 MEMORY, OPERATOR, HOOK = "operators/memory.py", "operators/datatile.py", "hooks/datatile.py"
+ASSETS = "assets/datatile.py"
 CONTENT, DECORATOR = "hooks/content.py", "decorators/datatile.py"
 
 MENDS = (
     mend(
         "1a",
         "an anonymous 'error' beside a message is the job's failure",
-        (STATES, "return claim.layer is value and not beside", "return claim.layer is value"),
+        (STATES, "return claim.layer is not value or bool(beside)", "return claim.layer is not value"),
     ),
     mend(
         "1b",
         "a success with errors beside it is a failure",
         (
             STATES,
-            "    unclear = _doubt(claim, found, claims, value, enveloped=enveloped)\n",
+            "    unclear = _doubt(server, claim, found, claims, value)\n",
             "    if claim.state is JobState.SUCCEEDED and answers.inner_error(value):\n"
-            "        return Status(JobState.FAILED, claim.word, message, bool(own))\n"
-            "    unclear = _doubt(claim, found, claims, value, enveloped=enveloped)\n",
+            "        return Status(JobState.FAILED, claim.word, _text(claim.layer), claim.own)\n"
+            "    unclear = _doubt(server, claim, found, claims, value)\n",
         ),
     ),
     mend(
@@ -97,8 +98,8 @@ MENDS = (
         "one poll that need not be about the job is enough to send again",
         (
             OPERATOR,
-            "return job.named and job.state in (JobState.FAILED, JobState.CANCELLED)",
-            "return job.state in (JobState.FAILED, JobState.CANCELLED)",
+            "if _has_failed(job) and job.named:",
+            "if _has_failed(job):",
         ),
         (
             OPERATOR,
@@ -117,8 +118,13 @@ MENDS = (
         ),
         (
             STATES,
-            "return _folded(claim.word) not in _REQUEST_WORDS or not beside\n",
-            "return True\n",
+            "return holds_more or not (claim.own or enveloped or not beside)",
+            "return False",
+        ),
+        (
+            STATES,
+            "    found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found\n",
+            "",
         ),
         (
             STATES,
@@ -131,19 +137,24 @@ MENDS = (
         "the first of several statuses is the job's, not the least finished one",
         (
             STATES,
+            "    found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found\n",
+            "",
+        ),
+        (
+            STATES,
             'claim = min(found, key=lambda c: (_progress(c.state), -c.path.count(".")))',
             "claim = found[0]",
         ),
         (
             STATES,
-            "if rivals := [c.word for c in found if c.state is not claim.state]:",
+            "if rivals := [c.word for c in others if c.state is not claim.state]:",
             "if rivals := []:",
         ),
     ),
     mend(
         "3",
         "another job's status is this one's",
-        (STATES, "foreign = not own and (foreign or bool(ids))", "foreign = False"),
+        (STATES, "        foreign = not own\n", "        foreign = False\n"),
     ),
     mend(
         "4",
@@ -264,7 +275,7 @@ MENDS = (
     mend(
         "14a",
         "a clear with fewer retries is a retry",
-        (MEMORY, "return cls.NO if retries == record.retries else cls.UNSURE", "return cls.NO"),
+        (MEMORY, "return cls.NO if same and not possible else cls.UNSURE", "return cls.NO"),
     ),
     mend(
         "14b",
@@ -285,9 +296,9 @@ MENDS = (
         "15b",
         "an outlet that can't be described fails the task",
         (
-            OPERATOR,
-            '                self.log.error("The events of the task\'s outlets could not be described: %s", e)\n',
-            "                raise\n",
+            ASSETS,
+            'logging.getLogger(__name__).error("The events of the task\'s outlets could not be described: %s", e)\n',
+            "raise\n",
         ),
     ),
     mend(
