@@ -68,6 +68,7 @@ QUICKLY = {
     "datatile_provider.api.retrying._FIRST": 0.01,
     "datatile_provider.api.retrying._LONGEST": 0.1,
     "datatile_provider.api.waiting.GRACE": 0.4,
+    "datatile_provider.hooks.datatile.GRACE": 0.4,
     "datatile_provider.api.waiting.LONGEST_PAUSE": 0.1,
     "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.02,
     "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
