@@ -156,14 +156,14 @@ def test_killed_while_waiting_for_a_job_that_then_fails(lab):
     job_id = lab.held_job(file)
     until(lambda: lab.phase(task) == "accepted", "the job's id is stored")
     lab.kill(task, "task")
-    file.write_text("id\n1\n")
     lab.sandbox.release(job_id)
     task = lab.ended(task)
 
-    assert (task.state, task.try_number) == ("success", 2)
+    # The file is still one that can't be read.
+    assert (task.state, task.try_number) == ("failed", 2)
     assert "so uploading anew" in lab.api.log(task)
-    assert settled(lab, file) == ["FAILED", "SUCCEEDED"]
-    assert lab.sandbox.rows(target) == 1
+    assert settled(lab, file) == ["FAILED", "FAILED"]
+    assert lab.sandbox.rows(target) == 0
 
 
 def killed_while_waiting(lab, victims):
