@@ -120,7 +120,7 @@ def test_a_wait_whose_server_is_killed_and_started_again(lab, way):
     job_id = lab.held_job(file)
     lab.wait_for_log(task, "is RUNNING")
     lab.sandbox.kill()
-    lab.wait_for_log(task, "Asking again")
+    lab.wait_for_log(task, "Polling goes on")
     lab.sandbox.start()
     lab.sandbox.release(job_id)
     sent_once(lab, lab.ended(task), file, target, ROWS)
