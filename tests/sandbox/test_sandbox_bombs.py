@@ -109,11 +109,14 @@ class Watch:
             self.grown = max(self.grown, self._me.memory_info().rss - self._before)
             for child in self.readers():
                 try:
+                    # Until it is the reader, it is a copy of this process.
+                    if not any("reader" in part for part in child.cmdline()):
+                        continue
                     self.reader = max(self.reader, child.memory_info().rss)
                     # Protects the machine from a reader without limits.
                     if self.reader > 2500 * MB:
                         child.kill()
-                except psutil.NoSuchProcess:
+                except (psutil.NoSuchProcess, psutil.ZombieProcess):
                     pass
 
     def __enter__(self) -> Watch:
