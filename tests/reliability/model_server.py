@@ -452,7 +452,9 @@ class ModelServer:
         if reply.says != "late":
             copy.polls_left = max(0, copy.polls_left - (reply.says == "job" and not reply.cut and not reply.hangs))
         state = "processing" if reply.says == "late" else copy.state
-        copy.said_failed |= state == "failed" and reply.says == "job"
+        # What is cut off or never sent says nothing.
+        whole = reply.says == "job" and not reply.cut and not reply.hangs
+        copy.said_failed |= state == "failed" and whole
         self.script.polled += 1
         self._answer(peer, reply, copy, self.dialect.job_answer(copy.job_id, state))
 
