@@ -62,9 +62,9 @@ def same_content(dataset: Dataset, size: int, version: str, sha256: str) -> bool
 
 def compared(dataset: Dataset) -> Dataset:
     """
-    Return a file with its hash as its version; whoever reads another content is told so at its end.
+    Return a file with its hash as its version; reading other content raises ``DatasetChanged`` at its end.
 
-    It is read for that once more, before it is sent: else a mix of two files of one size would pass for one.
+    The file is read once more for that, before it is sent. Otherwise a mix of two files of one size would pass for one.
 
     :param dataset: a file of which nothing but the size tells whether it changed.
     :raises DatasetUnreadable: it could not be read to its end.
