@@ -427,10 +427,14 @@ class DatatileUploadOperator(BaseOperator):
             self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
             memory.forget()
             return self._upload(context, memory, time.time() + self.accept_timeout)
-        if _has_failed(job) and server.status_field:
-            # The response does not name the job. Where the connection says that this is its status, that is enough to
-            # fail, and not enough to send the file again.
-            raise self._ended(memory, job_error(server, job))
+        if _has_failed(job):
+            # The response does not name the job. That is enough to fail, and not enough to send the file again.
+            doubt = errors.DatatileError(
+                f"Job {job.id} may have failed: a response that does not name it says {job.status!r}",
+                said=job.message,
+                advice=f"See the processing log: {server.processing_log_url} Clearing this task resumes the job.",
+            )
+            raise self._ended(memory, job_error(server, job) if server.status_field else doubt)
         self._remember(lambda: memory.advance(record.phase))
         self._push_job_id(context, memory, job)
         return self._wait(context, memory, job, record.text, record.sent.server)
