@@ -56,7 +56,7 @@ _STATUSES = ("status", "state", "job_status", "jobStatus", "job_state", "jobStat
 _TEXTS = ("message", "reason", "detail", "details", "description", "title", "name", "filename")
 _PERCENTAGES = ("progress", "percent", "percentage")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
-# The least finished first. A word that nobody knows may mean "running".
+# The least finished first. An unknown word may mean "running".
 _PROGRESS = (JobState.QUEUED, JobState.RUNNING, JobState.UNKNOWN)
 
 

@@ -119,7 +119,7 @@ class DatatileUploadOperator(BaseOperator):
         version: str | None = None,
         event: Any = None,
     ) -> str:
-        """Go on trying, after having waited for one's turn in the triggerer."""
+        """Retry the upload, after a backoff in the triggerer."""
         # `dag.test()` passes on nothing but the event.
         return self._begin(context, deadline or time.time() + self.accept_timeout, failures, version)
 
@@ -506,7 +506,7 @@ class DatatileUploadOperator(BaseOperator):
         found = airflow_error(error, may_retry=False)
         if isinstance(found, AirflowTaskTimeout):
             return found if memory.lasts else AirflowFailException(str(error))
-        # Of another job nobody knows how it ends: a person who clears the task lets it be resumed.
+        # The job may still go on: a clear of the task resumes it.
         phase = Phase.TOLD if isinstance(error, (errors.JobFailed, errors.JobCancelled)) else Phase.WAITED
         text = str(error) if phase is Phase.TOLD else None
         self._remember(lambda: memory.advance(phase, text))

@@ -92,7 +92,7 @@ def test_no_job_id(body):
     ],
 )
 def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
-    """The file may be held under an id whose name nobody knows here."""
+    """The file may be held under an id with an unknown name."""
     for given in (body, {**body, "uploadNumber": "17"}, {**body, "job_id": "job-1"}):
         for whole in (True, False):
             error = outcome(contract.read_upload, SERVER, UPLOAD, said(given), whole_body_sent=whole)

@@ -47,7 +47,7 @@ SHAPES: dict[str, tuple[str, str | None, Callable[[str, str], Any]]] = {
         lambda j, w: {"id": j, "status": w, **({"errors": [{"row": 3}]} if w == "succeeded" else {})},
     ),
 }
-#: An upload's answer always names the job, as a job that nobody can name cannot be asked for.
+#: An upload's answer always names the job, as a job without an id cannot be polled.
 NAMING = {"nameless state": "state", "bare": "id", "listed": "id", "rows": "id"}
 
 
