@@ -12,12 +12,12 @@ from importlib import import_module
 from typing import Any
 
 from datatile_provider.api import errors
-from datatile_provider.api.waiting import Wait
+from datatile_provider.api.polling import Wait
 
 _JOB_ENDS: dict[type, str] = {
-    errors.JobFailed: "failed",
-    errors.JobCancelled: "cancelled",
-    errors.JobTimeout: "timeout",
+    errors.JobFailedError: "failed",
+    errors.JobCancelledError: "cancelled",
+    errors.JobTimeoutError: "timeout",
 }
 
 
@@ -32,15 +32,15 @@ def upload(size: int) -> Iterator[None]:
     try:
         yield
     except errors.DatatileError as e:
-        unknown = "unknown" if isinstance(e, errors.OutcomeUnknown) else "refused"
-        _emit("incr", f"upload.{'passing' if isinstance(e, errors.Passing) else unknown}")
+        unknown = "unknown" if isinstance(e, errors.OutcomeUnknownError) else "refused"
+        _emit("incr", f"upload.{'passing' if isinstance(e, errors.TransientError) else unknown}")
         raise
     _emit("incr", "upload.accepted")
     _emit("incr", "upload.bytes", size)
     _emit("timing", "upload.duration", timedelta(seconds=time.monotonic() - started))
 
 
-def look() -> None:
+def poll() -> None:
     """Count a look at a job."""
     _emit("incr", "polls")
 

@@ -153,12 +153,12 @@ def result(report: Path) -> Result | None:
     if not report.exists():
         return None
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
-    told = {found.get("name"): found.get("value", "") for found in suite.iter("property")}
+    reported = {found.get("name"): found.get("value", "") for found in suite.iter("property")}
     tests, failures, errors, skipped = (int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped"))
     failed = failures + errors
     # A run that was broken off while it collected tells neither.
-    left_out = int(told.get("not for this airflow", 0)) + skipped
-    return Result(told.get("airflow", "?"), tests - failed - skipped, failed, left_out, float(suite.get("time", 0)))
+    left_out = int(reported.get("not for this airflow", 0)) + skipped
+    return Result(reported.get("airflow", "?"), tests - failed - skipped, failed, left_out, float(suite.get("time", 0)))
 
 
 if __name__ == "__main__":

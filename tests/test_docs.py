@@ -25,8 +25,8 @@ from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import DAG
 
 from datatile_provider.api import contract, states
-from datatile_provider.api.answers import Answer
 from datatile_provider.api.contract import Action, Server, Upload
+from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.hooks.form import OPTIONS
@@ -128,8 +128,8 @@ class Reader:
                 DatatileHook("page").get_conn()
         else:
             upload = Upload(Action.APPEND, "0f3a9c2b7d4e5f61", "wave.zsav", 1)
-            answer = Answer(200, text.encode())
-            assert contract.read_upload(Server("https://datatile.example.com"), upload, answer).id == "4711"
+            response = Response(200, text.encode())
+            assert contract.read_upload(Server("https://datatile.example.com"), upload, response).id == "4711"
 
     def _ini(self, text: str) -> None:
         settings = configparser.ConfigParser(interpolation=None)

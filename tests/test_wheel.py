@@ -92,8 +92,8 @@ def test_the_wheel_holds_the_package_alone(dist):
     info = f"airflow_provider_datatile-{__version__}.dist-info"
     files = (path for path in (ROOT / "datatile_provider").rglob("*") if path.is_file())
     sources = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-    told = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
-    assert names == sources | told
+    reported = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
+    assert names == sources | reported
 
 
 def test_the_sdist_can_be_built_and_tested(dist):

@@ -18,20 +18,20 @@ import certifi
 from yarl import URL
 
 from datatile_provider.api import contract, errors
-from datatile_provider.api.answers import Answer
 from datatile_provider.api.client import (
     CONNECT_TIMEOUT,
     MAX_POLL_BYTES,
     POLL_TIMEOUT,
-    advice_about,
+    address_with_proxy,
+    connection_hint,
     proxy_of,
     read_poll,
     reason,
-    untrusted,
-    way_to,
+    untrusted_certificate,
 )
 from datatile_provider.api.contract import Job
-from datatile_provider.api.settings import Settings, trusting
+from datatile_provider.api.responses import Response
+from datatile_provider.api.settings import Settings, tls_context
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -46,10 +46,10 @@ MAX_POLLS = 100
 #: Slow polls under way at a time up to which jobs whose last poll was slow are polled again.
 MAX_SLOW = 50
 #: Seconds after its deadline for which a wait stands in line for its last poll.
-LAST_POLL_PATIENCE = 10.0
+LAST_POLL_TIMEOUT = 10.0
 
 
-class _Line:
+class _PollQueue:
     """
     Decides who may poll.
 
@@ -59,70 +59,70 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self._last: OrderedDict[_Look, None] = OrderedDict()
-        self._usual: OrderedDict[_Look, None] = OrderedDict()
-        self._later: OrderedDict[_Look, None] = OrderedDict()
-        self._quick: dict[_Look, asyncio.TimerHandle] = {}
+        self._last: OrderedDict[_Poll, None] = OrderedDict()
+        self._usual: OrderedDict[_Poll, None] = OrderedDict()
+        self._later: OrderedDict[_Poll, None] = OrderedDict()
+        self._quick: dict[_Poll, asyncio.TimerHandle] = {}
         # Oldest first.
-        self._slow: OrderedDict[_Look, None] = OrderedDict()
+        self._slow: OrderedDict[_Poll, None] = OrderedDict()
 
-    async def enter(self, look: _Look) -> None:
+    async def enter(self, poll: _Poll) -> None:
         """Wait for a poll's turn. Whether or not it came, :meth:`leave` must follow."""
-        look.turn = asyncio.get_running_loop().create_future()
-        line = self._last if look.is_last else self._later if look.is_slow else self._usual
-        line[look] = None
+        poll.turn = asyncio.get_running_loop().create_future()
+        line = self._last if poll.is_last else self._later if poll.is_slow else self._usual
+        line[poll] = None
         self._serve()
-        await look.turn
+        await poll.turn
 
-    def leave(self, look: _Look) -> None:
+    def leave(self, poll: _Poll) -> None:
         """Let the next ones poll."""
         for line in (self._last, self._usual, self._later, self._slow):
-            line.pop(look, None)
-        if timer := self._quick.pop(look, None):
+            line.pop(poll, None)
+        if timer := self._quick.pop(poll, None):
             timer.cancel()
         self._serve()
 
-    def hurry(self, look: _Look) -> None:
+    def hurry(self, poll: _Poll) -> None:
         """Let a poll go before the others: a wait's deadline has come."""
-        look.is_last = True
+        poll.is_last = True
         for line in (self._usual, self._later):
-            if look in line:
-                del line[look]
-                self._last[look] = None
+            if poll in line:
+                del line[poll]
+                self._last[poll] = None
         self._serve()
 
     def _serve(self) -> None:
         while len(self._quick) < MAX_CONNECTIONS and (line := self._last or self._usual):
-            look = _first(line)
-            self._quick[look] = self._timer(look)
+            poll = _first(line)
+            self._quick[poll] = self._timer(poll)
         while self._later and len(self._slow) < MAX_SLOW:
             self._slow[_first(self._later)] = None
 
-    def _timer(self, look: _Look) -> asyncio.TimerHandle:
+    def _timer(self, poll: _Poll) -> asyncio.TimerHandle:
         # The more polls hang, the sooner the next one is let in.
         patience = SLOW / (1 + len(self._slow) / MAX_CONNECTIONS)
-        return asyncio.get_running_loop().call_later(patience, self._let_go, look)
+        return asyncio.get_running_loop().call_later(patience, self._let_go, poll)
 
-    def _let_go(self, look: _Look) -> None:
+    def _let_go(self, poll: _Poll) -> None:
         """Give a slow poll's connection to the next; the oldest of too many slow ones is given up."""
         if len(self._slow) >= MAX_POLLS - MAX_CONNECTIONS:
             oldest = next(iter(self._slow))
             if not (self._last or self._usual) or oldest.age < SLOW:
-                self._quick[look] = self._timer(look)
+                self._quick[poll] = self._timer(poll)
                 return
             del self._slow[oldest]
             oldest.give_up()
-        del self._quick[look]
-        self._slow[look] = None
+        del self._quick[poll]
+        self._slow[poll] = None
         self._serve()
 
 
-def _first(line: OrderedDict[_Look, None]) -> _Look:
-    look, _ = line.popitem(last=False)
+def _first(line: OrderedDict[_Poll, None]) -> _Poll:
+    poll, _ = line.popitem(last=False)
     # One that is cancelled has still to leave.
-    if not look.turn.done():
-        look.turn.set_result(None)
-    return look
+    if not poll.turn.done():
+        poll.turn.set_result(None)
+    return poll
 
 
 class _Shared:
@@ -132,11 +132,11 @@ class _Shared:
         self.session = session
         self.holders = 0
         # Weak: a look is kept by the clients that took it, so it goes when they do.
-        self.looks: WeakValueDictionary[str, _Look] = WeakValueDictionary()
-        self.line = _Line()
+        self.polls: WeakValueDictionary[str, _Poll] = WeakValueDictionary()
+        self.line = _PollQueue()
 
 
-class _Look:
+class _Poll:
     """
     One poll of a job, under way or done, for all that ask at about the same time.
 
@@ -203,14 +203,14 @@ class AsyncDatatileClient:
         self._settings = settings
         self._shared = shared
         self._proxy = proxy_of(settings)
-        self._look: _Look | None = None
+        self._last_poll: _Poll | None = None
         #: Seconds since another wait got the answer that :meth:`get_job` gave last; zero when it was asked for anew.
         self.age = 0.0
 
     @property
     def sent_ago(self) -> float:
         """Seconds since the poll was sent that :meth:`get_job` gave last."""
-        return self._look.age if self._look else 0.0
+        return self._last_poll.age if self._last_poll else 0.0
 
     async def get_job(self, job_id: str, *, max_age: float = 0.0, left: float | None = None) -> Job:
         """
@@ -219,85 +219,87 @@ class AsyncDatatileClient:
         :param max_age: seconds; a response that another wait for the same job got that lately will do.
         :param left: seconds until the wait's deadline, if it has one. Then a poll that is not sent yet goes before all
             others, and one that was sent long ago is given up for another one.
-        :raises Passing: no usable response now.
-        :raises Refused: the server will not tell.
+        :raises TransientError: no usable response now.
+        :raises PermanentError: the server will not tell.
         """
         url = self._settings.server.job_url(contract.check_job_id(job_id))
         deadline = None if left is None else time.monotonic() + left
-        look = self._shared.looks.get(url)
+        poll = self._shared.polls.get(url)
         self.age = 0.0
-        if look is None or not self._will_do(look, max_age, deadline):
-            look = self._shared.looks[url] = _Look(self._settings, is_slow=look is not None and look.is_slow)
-            look.start(self._poll(look, job_id, url))
-        elif look.job.done():
-            self.age = look.age
-        self._look = look
-        look.waiters += 1
+        if poll is None or not self._can_share(poll, max_age, deadline):
+            poll = self._shared.polls[url] = _Poll(self._settings, is_slow=poll is not None and poll.is_slow)
+            poll.start(self._poll(poll, job_id, url))
+        elif poll.job.done():
+            self.age = poll.age
+        self._last_poll = poll
+        poll.waiters += 1
         try:
             if deadline is None:
-                await look.until()
-            elif not await look.until(deadline):
-                await self._end(look, job_id, deadline)
-            return look.job.result()
+                await poll.until()
+            elif not await poll.until(deadline):
+                await self._end(poll, job_id, deadline)
+            return poll.job.result()
         finally:
-            look.waiters -= 1
-            if not look.waiters:
-                look.job.cancel()
+            poll.waiters -= 1
+            if not poll.waiters:
+                poll.job.cancel()
 
-    def _will_do(self, look: _Look, max_age: float, deadline: float | None) -> bool:
-        if look.settings != self._settings:
+    def _can_share(self, poll: _Poll, max_age: float, deadline: float | None) -> bool:
+        if poll.settings != self._settings:
             return False
-        if not look.job.done():
-            over = deadline is not None and look.sent is not None and look.sent < deadline <= time.monotonic()
+        if not poll.job.done():
+            over = deadline is not None and poll.sent is not None and poll.sent < deadline <= time.monotonic()
             # One that nobody waits for is being cancelled.
-            return look.waiters > 0 and not over
-        failed = look.job.cancelled() or look.job.exception() is not None
-        return look is not self._look and not failed and look.age <= max_age
+            return poll.waiters > 0 and not over
+        failed = poll.job.cancelled() or poll.job.exception() is not None
+        return poll is not self._last_poll and not failed and poll.age <= max_age
 
-    async def _end(self, look: _Look, job_id: str, deadline: float) -> None:
+    async def _end(self, poll: _Poll, job_id: str, deadline: float) -> None:
         """Wait for a poll at its wait's deadline: until it is done, or has had its chance."""
         what = f"The poll of job {job_id}"
-        if look.sent is not None and look.sent < deadline:
-            if not await look.until(look.sent + SLOW):
-                raise errors.Passing(f"{what} got no response from {way_to(self._settings)} until the wait's deadline")
+        if poll.sent is not None and poll.sent < deadline:
+            if not await poll.until(poll.sent + SLOW):
+                raise errors.TransientError(
+                    f"{what} got no response from {address_with_proxy(self._settings)} until the wait's deadline"
+                )
             return
-        self._shared.line.hurry(look)
-        if not await look.until(deadline + LAST_POLL_PATIENCE) and look.sent is None:
-            raise errors.Passing(
-                f"{what} was not sent: no connection was free for its last poll within {LAST_POLL_PATIENCE:,.10g} s of "
+        self._shared.line.hurry(poll)
+        if not await poll.until(deadline + LAST_POLL_TIMEOUT) and poll.sent is None:
+            raise errors.TransientError(
+                f"{what} was not sent: no connection was free for its last poll within {LAST_POLL_TIMEOUT:,.10g} s of "
                 "the wait's deadline"
             )
-        await look.until()
+        await poll.until()
 
-    async def _poll(self, look: _Look, job_id: str, url: str) -> Job:
+    async def _poll(self, poll: _Poll, job_id: str, url: str) -> Job:
         server, settings = self._settings.server, self._settings
         limit = min(POLL_TIMEOUT, settings.timeout)
         try:
             # Waiting in line does not count against the poll's time.
-            await self._shared.line.enter(look)
-            look.sent = time.monotonic()
+            await self._shared.line.enter(poll)
+            poll.sent = time.monotonic()
             try:
-                answer = await self._ask(url, limit)
+                response = await self._ask(url, limit)
             # aiohttp raises ValueError and zlib's errors for some broken answers, and OSError for some connections.
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, asyncio.CancelledError) as e:
-                if isinstance(e, asyncio.CancelledError) and not look.given_up:
+                if isinstance(e, asyncio.CancelledError) and not poll.given_up:
                     raise
                 # A time limit of its own has no text.
                 timed_out = isinstance(e, asyncio.TimeoutError) and not str(e)
                 why = f"none within {limit:,.10g} s" if timed_out else reason(e, settings.token)
-                if look.given_up:
-                    why = f"none within {look.age:,.1f} s, and other polls needed the connection"
-                what = f"The poll of job {job_id} got no response from {way_to(settings)}: {why}"
+                if poll.given_up:
+                    why = f"none within {poll.age:,.1f} s, and other polls needed the connection"
+                what = f"The poll of job {job_id} got no response from {address_with_proxy(settings)}: {why}"
                 if isinstance(e, aiohttp.ClientConnectorCertificateError):
-                    raise untrusted(what) from e
-                raise errors.Passing(what, advice=advice_about(e, settings)) from e
+                    raise untrusted_certificate(what) from e
+                raise errors.TransientError(what, hint=connection_hint(e, settings)) from e
             finally:
-                look.is_slow = look.age >= SLOW
+                poll.is_slow = poll.age >= SLOW
         finally:
-            self._shared.line.leave(look)
-        return read_poll(server, job_id, answer)
+            self._shared.line.leave(poll)
+        return read_poll(server, job_id, response)
 
-    async def _ask(self, url: str, limit: float) -> Answer:
+    async def _ask(self, url: str, limit: float) -> Response:
         settings = self._settings
         async with self._shared.session.get(
             # What contract has quoted must not be quoted, or unquoted, once more.
@@ -310,12 +312,12 @@ class AsyncDatatileClient:
             body = b""
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
                 body += block
-            return Answer(
+            return Response(
                 response.status,
                 body[: MAX_POLL_BYTES + 1],
                 response.headers.get("Retry-After", ""),
                 response.headers.get("Location", ""),
-            ).without(settings.token)
+            ).redact(settings.token)
 
 
 @asynccontextmanager
@@ -351,9 +353,9 @@ def _ssl_context(bundle: str | None) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
         return context
     try:
-        return trusting(bundle)
+        return tls_context(bundle)
     except OSError as e:
-        raise errors.InvalidInput(f"The CA bundle {bundle} of the environment cannot be used ({e})") from e
+        raise errors.InvalidInputError(f"The CA bundle {bundle} of the environment cannot be used ({e})") from e
 
 
 def _bundle(verify: bool | str) -> str | None:

@@ -22,9 +22,9 @@ from urllib3.poolmanager import PoolManager
 from urllib3.util import parse_url
 
 from datatile_provider.api import contract, errors
-from datatile_provider.api.answers import MAX_ANSWER_BYTES, Answer, without
 from datatile_provider.api.contract import Job, Server, Upload
 from datatile_provider.api.multipart import Dataset, MultipartBody
+from datatile_provider.api.responses import MAX_RESPONSE_BYTES, Response, redact
 from datatile_provider.api.settings import Settings
 
 #: Seconds to reach the server: one that is down should be known soon.
@@ -60,14 +60,14 @@ class DatatileClient:
 
         :param callback_url: where the server pushes the job's transitions.
         :param on_progress: called with the bytes sent and the bytes to send.
-        :raises Passing: not accepted, may be tried again.
-        :raises Refused: not accepted, for good.
-        :raises OutcomeUnknown: the server may hold the upload.
+        :raises TransientError: not accepted, may be tried again.
+        :raises PermanentError: not accepted, for good.
+        :raises OutcomeUnknownError: the server may hold the upload.
         """
         server = self._settings.server
         body = MultipartBody(dataset, {server.callback_field: callback_url} if callback_url else {}, on_progress)
         try:
-            answer = self._ask(
+            response = self._ask(
                 "POST",
                 server.upload_url(upload.action, upload.target_hash),
                 data=body,
@@ -80,19 +80,19 @@ class DatatileClient:
                 raise contract.unknown_outcome(server, upload, why) from e
             sent = f"; {body.sent:,} of {len(body):,} bytes were sent, so nothing was accepted"
             raise self._failure(e, f"The {upload} did not get through to", sent) from e
-        return contract.read_upload(server, upload, answer, whole_body_sent=body.complete)
+        return contract.read_upload(server, upload, response, whole_body_sent=body.complete)
 
     def get_job(self, job_id: str) -> Job:
         """
         Poll a job once.
 
-        :raises Passing: no usable response now.
-        :raises Refused: the server will not tell.
+        :raises TransientError: no usable response now.
+        :raises PermanentError: the server will not tell.
         """
         server = self._settings.server
         url = server.job_url(contract.check_job_id(job_id))
         try:
-            answer = self._ask(
+            response = self._ask(
                 "GET",
                 url,
                 stall_timeout=POLL_TIMEOUT - CONNECT_TIMEOUT,
@@ -101,7 +101,7 @@ class DatatileClient:
             )
         except OSError as e:
             raise self._failure(e, f"The poll of job {job_id} got no response from") from e
-        return read_poll(server, job_id, answer)
+        return read_poll(server, job_id, response)
 
     def probe(self) -> None:
         """
@@ -120,13 +120,13 @@ class DatatileClient:
             ("POST", server.upload_url(contract.Action.APPEND, nowhere)),
             ("GET", job_url),
         ):
-            answer = self._test(method, url)
-            contract.read_probe(server, url, answer)
+            response = self._test(method, url)
+            contract.read_probe(server, url, response)
         # A client of its own, so that whatever blots out the token blots out this one.
         stranger = DatatileClient(replace(self._settings, token=secrets.token_hex(20)))
-        contract.check_that_tokens_matter(server, job_url, answer, stranger._test("GET", job_url))
+        contract.check_token_is_verified(server, job_url, response, stranger._test("GET", job_url))
 
-    def _test(self, method: str, url: str) -> Answer:
+    def _test(self, method: str, url: str) -> Response:
         try:
             return self._ask(method, url)
         except OSError as e:
@@ -141,12 +141,12 @@ class DatatileClient:
         data: Any = None,
         stall_timeout: float = float("inf"),
         whole_timeout: float = float("inf"),
-        max_bytes: int = MAX_ANSWER_BYTES,
-    ) -> Answer:
+        max_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> Response:
         settings = self._settings
         stall_timeout = min(stall_timeout, settings.timeout)
         # A connection of its own: one kept alive may be closed by the server under the first byte.
-        with _Session() as session, _unquoted(settings.token):
+        with _Session() as session, _redacted_urllib3_log(settings.token):
             # Any auth of ours keeps requests from sending what it finds for the host in a .netrc.
             session.auth = lambda request: request
             # A silence is ended by the socket's own timeout, which says what it was; hence twice.
@@ -169,34 +169,34 @@ class DatatileClient:
                     body += block
                     if len(body) >= max_bytes:
                         break
-                return Answer(
+                return Response(
                     response.status_code,
                     body[:max_bytes],
                     response.headers.get("Retry-After", ""),
                     response.headers.get("Location", ""),
-                ).without(settings.token)
+                ).redact(settings.token)
 
     def _failure(self, error: OSError, what: str, note: str = "") -> errors.DatatileError:
-        what = f"{what} {way_to(self._settings)}: {reason(error, self._settings.token)}{note}"
+        what = f"{what} {address_with_proxy(self._settings)}: {reason(error, self._settings.token)}{note}"
         if _certificate_error(error):
-            return untrusted(what)
-        return errors.Passing(what, advice=advice_about(error, self._settings))
+            return untrusted_certificate(what)
+        return errors.TransientError(what, hint=connection_hint(error, self._settings))
 
 
-def read_poll(server: Server, job_id: str, answer: Answer) -> Job:
+def read_poll(server: Server, job_id: str, response: Response) -> Job:
     """
     Return the job that was asked for.
 
-    :param answer: the response, as far as it was read: one byte over the limit shows that it is longer.
+    :param response: the response, as far as it was read: one byte over the limit shows that it is longer.
     :raises DatatileError: as :func:`.contract.read_job`.
     """
-    if len(answer.body) > MAX_POLL_BYTES and 200 <= answer.status < 300:
-        raise errors.OddAnswer(
+    if len(response.body) > MAX_POLL_BYTES and 200 <= response.status < 300:
+        raise errors.UnexpectedResponseError(
             f"The poll of job {job_id} got a response of more than {MAX_POLL_BYTES:,} bytes",
-            advice="A job's status is shorter: check the connection's api_path and job_path.",
-            status=answer.status,
+            hint="A job's status is shorter: check the connection's api_path and job_path.",
+            status=response.status,
         )
-    return contract.read_job(server, job_id, answer)
+    return contract.read_job(server, job_id, response)
 
 
 def proxy_of(settings: Settings) -> str | None:
@@ -207,13 +207,13 @@ def proxy_of(settings: Settings) -> str | None:
     return str(prepend_scheme_if_needed(found, "http")) if found else None  # type: ignore[no-untyped-call]
 
 
-def way_to(settings: Settings) -> str:
+def address_with_proxy(settings: Settings) -> str:
     """Return the address of a server, and of the proxy on the way to it, without what the proxy is told of the user."""
     proxy = proxy_of(settings)
     return settings.server.url + (f" by the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
 
 
-def advice_about(error: BaseException, settings: Settings) -> str:
+def connection_hint(error: BaseException, settings: Settings) -> str:
     """Return what to check when a server can't be reached or understood; nothing when it may just be away."""
     chain = list(_chain(error))
     if any(isinstance(e, (socket.gaierror, ConnectionRefusedError)) for e in chain) and proxy_of(settings):
@@ -228,11 +228,11 @@ def advice_about(error: BaseException, settings: Settings) -> str:
     return ""
 
 
-def untrusted(what: str) -> errors.Untrusted:
+def untrusted_certificate(what: str) -> errors.UntrustedCertificateError:
     """Return the error for a server whose certificate could not be verified."""
-    return errors.Untrusted(
+    return errors.UntrustedCertificateError(
         what,
-        advice="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
+        hint="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
     )
 
 
@@ -246,7 +246,7 @@ def reason(error: BaseException, secret: str) -> str:
     last = next((e for e in reversed(seen) if str(e)), None)
     if last is None:
         return "the time for it was over" if isinstance(error, TimeoutError) else type(error).__name__
-    return without(f"{type(last).__name__}: {last}", secret)
+    return redact(f"{type(last).__name__}: {last}", secret)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -272,7 +272,7 @@ def _certificate_error(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _unquoted(secret: str) -> Iterator[None]:
+def _redacted_urllib3_log(secret: str) -> Iterator[None]:
     """Keep urllib3's warning about headers that it can't read from quoting a secret that the server echoed."""
 
     def without_secret(record: logging.LogRecord) -> bool:
@@ -305,7 +305,7 @@ class _FinalResponse(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
 
 
-class _Sending:
+class _UploadConnection:
     """
     Lets an early answer be read, and a slow line be slow.
 
@@ -334,7 +334,7 @@ class _Sending:
 
     def getresponse(self) -> Any:
         # A server that drips its response makes progress forever; this bounds the whole response.
-        self._watchdog = threading.Timer(self.whole_timeout, self._hang_up, [self.sock])
+        self._watchdog = threading.Timer(self.whole_timeout, self._close_socket, [self.sock])
         self._watchdog.daemon = True
         self._watchdog.start()
         return super().getresponse()  # type: ignore[misc]  # likewise
@@ -345,18 +345,18 @@ class _Sending:
         super().close()  # type: ignore[misc]  # likewise
 
     @staticmethod
-    def _hang_up(sock: Any) -> None:
+    def _close_socket(sock: Any) -> None:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):
-    """Sends bodies through :class:`_Sending`."""
+    """Sends bodies through :class:`_UploadConnection`."""
 
     def __init__(self, stall_timeout: float, whole_timeout: float) -> None:
         limits = {"stall_timeout": stall_timeout, "whole_timeout": whole_timeout}
-        plain = type("_Http", (_Sending, HTTPConnection), limits)
-        secure = type("_Https", (_Sending, HTTPSConnection), limits)
+        plain = type("_Http", (_UploadConnection, HTTPConnection), limits)
+        secure = type("_Https", (_UploadConnection, HTTPSConnection), limits)
         self._pools = {
             "http": type("_HttpPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
             "https": type("_HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),

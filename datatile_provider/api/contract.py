@@ -18,9 +18,9 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from datatile_provider.api import answers, errors, states
-from datatile_provider.api.answers import Answer
+from datatile_provider.api import errors, responses, states
 from datatile_provider.api.rejections import Rejection, poll_rejection, upload_rejection
+from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
 
 
@@ -39,13 +39,13 @@ class Action(str, Enum):
         """
         Return the action of that name.
 
-        :raises InvalidInput: there is none.
+        :raises InvalidInputError: there is none.
         """
         try:
             return cls(value)
         except ValueError:
             names = ", ".join(a.value for a in cls)
-            raise errors.InvalidInput(f"The action {value!r} is unknown", advice=f"Use one of: {names}.") from None
+            raise errors.InvalidInputError(f"The action {value!r} is unknown", hint=f"Use one of: {names}.") from None
 
     @property
     def target(self) -> str:
@@ -124,8 +124,8 @@ class Server:
 
 
 _ENDED_BY: Mapping[type, JobState] = {
-    errors.JobFailed: JobState.FAILED,
-    errors.JobCancelled: JobState.CANCELLED,
+    errors.JobFailedError: JobState.FAILED,
+    errors.JobCancelledError: JobState.CANCELLED,
 }
 
 
@@ -152,7 +152,7 @@ class Job:
     def ended_by(self, error: errors.DatatileError) -> Job:
         """Return the job as the error that ended a wait for it tells of it."""
         state = _ENDED_BY.get(type(error))
-        return replace(self, state=state, message=error.said) if state else self
+        return replace(self, state=state, message=error.server_message) if state else self
 
     @property
     def rows(self) -> int | None:
@@ -173,7 +173,7 @@ class Job:
         return found if isinstance(found, str) and found in {a.value for a in Action} else ""
 
     def _detail(self, names: tuple[str, ...]) -> Any:
-        layers = reversed(answers.layers(dict(self.details)))
+        layers = reversed(responses.layers(dict(self.details)))
         return next((layer[n] for layer in layers for n in names if layer.get(n) is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -211,15 +211,15 @@ def check_hash(target_hash: str) -> str:
     """
     Return the hash when it can stand in a path as it is.
 
-    :raises InvalidInput: it is empty or holds anything but letters, digits, ``-``, ``_``, ``.`` and ``~``.
+    :raises InvalidInputError: it is empty or holds anything but letters, digits, ``-``, ``_``, ``.`` and ``~``.
     """
     # A template or an XCom may have given anything.
     if isinstance(target_hash, str) and _HASH.fullmatch(target_hash) and ".." not in target_hash and target_hash != ".":
         return target_hash
     found = "is empty" if not target_hash else f"{target_hash!r} is not one"
-    raise errors.InvalidInput(
+    raise errors.InvalidInputError(
         f"A target hash is needed, and what was given {found}",
-        advice="Take the hash of the folder (create) or of the database (reload, append) from DATATILE's Drive.",
+        hint="Take the hash of the folder (create) or of the database (reload, append) from DATATILE's Drive.",
     )
 
 
@@ -227,14 +227,14 @@ def check_job_id(job_id: str) -> str:
     """
     Return the job id when it may be asked for.
 
-    :raises InvalidInput: it is empty, or cannot be an id.
+    :raises InvalidInputError: it is empty, or cannot be an id.
     """
     if isinstance(job_id, str) and _ID.fullmatch(job_id) and job_id.isprintable() and job_id not in (".", "..", "None"):
         return job_id
     found = "is empty" if not job_id else f"{job_id!r} is not one"
-    raise errors.InvalidInput(
+    raise errors.InvalidInputError(
         f"A job id is needed, and what was given {found}",
-        advice="Pass what the upload returned, as job_id=upload.output.",
+        hint="Pass what the upload returned, as job_id=upload.output.",
     )
 
 
@@ -242,13 +242,13 @@ def check_callback_url(callback_url: str | None) -> str | None:
     """
     Return the callback URL when a server can push to it.
 
-    :raises InvalidInput: it is no http or https address.
+    :raises InvalidInputError: it is no http or https address.
     """
     if callback_url is None or (isinstance(callback_url, str) and is_web_address(callback_url)):
         return callback_url
-    raise errors.InvalidInput(
+    raise errors.InvalidInputError(
         f"The callback URL {callback_url!r} is no http or https address",
-        advice="Leave it out, or give a full URL.",
+        hint="Leave it out, or give a full URL.",
     )
 
 
@@ -264,31 +264,31 @@ def is_web_address(value: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_valid and plain
 
 
-def read_upload(server: Server, upload: Upload, answer: Answer, *, whole_body_sent: bool = True) -> Job:
+def read_upload(server: Server, upload: Upload, response: Response, *, whole_body_sent: bool = True) -> Job:
     """
     Return the job that an upload was answered with.
 
     :param whole_body_sent: whether the last byte of the body had left when the answer came. Before that,
         the server can hold nothing.
-    :raises Passing: not accepted, and may be tried again.
-    :raises Refused: not accepted, for good.
-    :raises OutcomeUnknown: the server may hold the upload.
+    :raises TransientError: not accepted, and may be tried again.
+    :raises PermanentError: not accepted, for good.
+    :raises OutcomeUnknownError: the server may hold the upload.
     """
     # What a redirect leads to, seen from the address that was asked.
-    location = _absolute(server.upload_url(upload.action, upload.target_hash), answer.location)
-    accepted = 200 <= answer.status < 300
-    job_id = server.job_id_in(location) if accepted or answer.status in (301, 302, 303) else ""
+    location = _absolute(server.upload_url(upload.action, upload.target_hash), response.location)
+    accepted = 200 <= response.status < 300
+    job_id = server.job_id_in(location) if accepted or response.status in (301, 302, 303) else ""
     if not accepted and not job_id:
         moved = _same_path_elsewhere(server.upload_url(upload.action, upload.target_hash), location)
-        found = upload_rejection(answer.status, whole_body_sent=whole_body_sent, moved=moved)
+        found = upload_rejection(response.status, whole_body_sent=whole_body_sent, moved=moved)
         if found is None:
-            raise unknown_outcome(server, upload, f"the server answered {answer.status}", answer)
-        raise _rejected(found, answer, f"The {upload}", server, upload.action.target)
-    value = answers.parse(answer.body)
-    job_id = (_job_id(server, value, answer) if accepted else "") or job_id
+            raise unknown_outcome(server, upload, f"the server answered {response.status}", response)
+        raise _rejected(found, response, f"The {upload}", server, upload.action.target)
+    value = responses.parse(response.body)
+    job_id = (_job_id(server, value, response) if accepted else "") or job_id
     doubt = _doubt_about_acceptance(server, job_id, value, whole_body_sent=whole_body_sent)
     if doubt:
-        raise unknown_outcome(server, upload, f"the server answered {answer.status}{doubt}", answer)
+        raise unknown_outcome(server, upload, f"the server answered {response.status}{doubt}", response)
     status = states.status_of(server, job_id, value)
     state = status.state if status.word and not status.unclear else JobState.QUEUED
     return Job(job_id, state, status.word, status.message, value if isinstance(value, dict) else {}, status.names_job)
@@ -299,7 +299,7 @@ def _doubt_about_acceptance(server: Server, job_id: str, value: Any, *, whole_bo
     job = f" with the job {job_id}" if job_id else ""
     if not whole_body_sent:
         return f"{job} before the whole file was sent"
-    if answers.inner_error(value) or answers.status_code(value):
+    if responses.inner_error(value) or responses.status_code(value):
         return f"{job} and with an error inside"
     if failure := states.reports_failure(server, job_id, value):
         return f"{job} and with the status {failure!r}"
@@ -308,102 +308,106 @@ def _doubt_about_acceptance(server: Server, job_id: str, value: Any, *, whole_bo
     )
 
 
-def unknown_outcome(server: Server, upload: Upload, why: str, answer: Answer | None = None) -> errors.OutcomeUnknown:
+def unknown_outcome(
+    server: Server, upload: Upload, why: str, response: Response | None = None
+) -> errors.OutcomeUnknownError:
     """Return the error that says that an upload may or may not have been accepted."""
-    at = answer.at if answer else datetime.now(timezone.utc)
-    return errors.OutcomeUnknown(
+    at = response.at if response else datetime.now(timezone.utc)
+    return errors.OutcomeUnknownError(
         f"It is unknown whether the server holds the {upload}: {why}, at {at:%Y-%m-%d %H:%M:%S} UTC",
-        said=answers.said(answer) if answer else "",
-        advice=f"Look for it in the processing log ({server.processing_log_url}) before it is sent again.",
-        status=answer.status if answer else None,
-        retry_after=answers.seconds_to_wait(answer) if answer else None,
+        server_message=responses.server_message(response) if response else "",
+        hint=f"Look for it in the processing log ({server.processing_log_url}) before it is sent again.",
+        status=response.status if response else None,
+        retry_after=responses.retry_after_seconds(response) if response else None,
     )
 
 
-def read_job(server: Server, job_id: str, answer: Answer) -> Job:
+def read_job(server: Server, job_id: str, response: Response) -> Job:
     """
     Return the job that was asked for.
 
-    :raises Passing: the response says nothing about the job now, or not clearly; ask again.
-    :raises Refused: the server will not tell (401, 403, 404 and the like).
+    :raises TransientError: the response says nothing about the job now, or not clearly; ask again.
+    :raises PermanentError: the server will not tell (401, 403, 404 and the like).
     """
     what = f"The poll of job {job_id}"
-    if not 200 <= answer.status < 300:
-        raise _rejected(poll_rejection(answer.status), answer, what, server, "job")
-    value = answers.parse(answer.body)
+    if not 200 <= response.status < 300:
+        raise _rejected(poll_rejection(response.status), response, what, server, "job")
+    value = responses.parse(response.body)
     status = states.status_of(server, job_id, value if isinstance(value, dict) else None)
     if status.unclear:
-        raise errors.OddAnswer(status.unclear, said=answers.said(answer), advice=status.hint, status=answer.status)
+        raise errors.UnexpectedResponseError(
+            status.unclear, server_message=responses.server_message(response), hint=status.hint, status=response.status
+        )
     message = status.message or _job_message(value)
     return Job(job_id, status.state, status.word, message, value, status.names_job)
 
 
-def read_probe(server: Server, path: str, answer: Answer) -> None:
+def read_probe(server: Server, path: str, response: Response) -> None:
     """
     Read the answer to a request for something that can't exist: an API that works says so, in JSON (assumed).
 
     :param path: what was asked, for the message.
-    :raises Refused: the token, the roles or the address are wrong.
-    :raises Passing: no usable answer now.
+    :raises PermanentError: the token, the roles or the address are wrong.
+    :raises TransientError: no usable answer now.
     """
-    if _is_an_apis_no(answer):
+    if _is_api_error(response):
         return
     what = f"The test of {path}"
-    if answer.status != 404 and not 200 <= answer.status < 300:
-        raise _rejected(poll_rejection(answer.status), answer, what, server, "path")
-    raise errors.NotFound(
-        f"{what} was answered {answer.status}, not as DATATILE's API would",
-        said=answers.said(answer),
-        advice="Check the connection's host, api_path and job_path.",
-        status=answer.status,
+    if response.status != 404 and not 200 <= response.status < 300:
+        raise _rejected(poll_rejection(response.status), response, what, server, "path")
+    raise errors.NotFoundError(
+        f"{what} was answered {response.status}, not as DATATILE's API would",
+        server_message=responses.server_message(response),
+        hint="Check the connection's host, api_path and job_path.",
+        status=response.status,
     )
 
 
-def check_that_tokens_matter(server: Server, path: str, yours: Answer, made_up: Answer) -> None:
+def check_token_is_verified(server: Server, path: str, yours: Response, made_up: Response) -> None:
     """
     Compare two answers to one request. DATATILE rejects a token that it did not issue, with another status (assumed).
 
     :param path: what was asked, for the message.
     :param yours: the answer to the connection's token.
     :param made_up: the answer to a token that nobody issued.
-    :raises Refused: they are alike, so nothing looked at the token.
-    :raises Passing: the server is too busy to look at it.
+    :raises PermanentError: they are alike, so nothing looked at the token.
+    :raises TransientError: the server is too busy to look at it.
     """
     if made_up.status in (429, 503):
         raise _rejected(poll_rejection(made_up.status), made_up, f"The test of {path}", server, "path")
-    if made_up.status == yours.status and _is_an_apis_no(made_up):
-        raise errors.Refused(
+    if made_up.status == yours.status and _is_api_error(made_up):
+        raise errors.PermanentError(
             f"Something answers at {path}, but it answers a made-up token as it answers yours ({made_up.status}), "
             "so it does not check tokens",
-            said=answers.said(made_up),
-            advice="This may not be DATATILE: check the connection's host, api_path and job_path.",
+            server_message=responses.server_message(made_up),
+            hint="This may not be DATATILE: check the connection's host, api_path and job_path.",
             status=made_up.status,
         )
 
 
-def _is_an_apis_no(answer: Answer) -> bool:
-    return answer.status in (400, 404, 409, 422, 429) and isinstance(answers.parse(answer.body), dict)
+def _is_api_error(response: Response) -> bool:
+    return response.status in (400, 404, 409, 422, 429) and isinstance(responses.parse(response.body), dict)
 
 
 def _job_message(value: Any) -> str:
-    texts = (answers.word(layer.get(n)) for layer in reversed(answers.layers(value)) for n in ("message", "reason"))
-    return next(filter(None, texts), "") or answers.inner_error(value)
+    texts = (responses.word(layer.get(n)) for layer in reversed(responses.layers(value)) for n in ("message", "reason"))
+    return next(filter(None, texts), "") or responses.inner_error(value)
 
 
-def _job_id(server: Server, value: Any, answer: Answer) -> str:
+def _job_id(server: Server, value: Any, response: Response) -> str:
     if server.job_id_field:
-        found = answers.word(answers.dig(value, server.job_id_field))
+        found = responses.word(responses.dig(value, server.job_id_field))
         return found if _is_id(found) else ""
-    inside_out = answers.layers(value)[::-1]
+    inside_out = responses.layers(value)[::-1]
     # "id" may be the folder's or the request's, where another name says that it is the job's.
     for names in (states.SURE_JOB_IDS, states.JOB_IDS):
         for layer in inside_out:
             for name in names:
-                if _is_id(found := answers.word(layer.get(name))):
+                if _is_id(found := responses.word(layer.get(name))):
                     return found
     if isinstance(value, (dict, list)):
         return ""
-    bare = answers.word(value) or answers.plain_text(answer)
+    bare = responses.word(value) or responses.plain_text(response)
     # "OK", "queued", "0" and "E17" are no ids; a number, a hash and a UUID are.
     return bare if _is_id(bare) and re.fullmatch(r"[1-9][\w-]*|0[\w-]+|[0-9a-fA-F-]{8,}", bare, re.ASCII) else ""
 
@@ -411,19 +415,19 @@ def _job_id(server: Server, value: Any, answer: Answer) -> str:
 def _is_id(text: str) -> bool:
     try:
         return bool(check_job_id(text))
-    except errors.InvalidInput:
+    except errors.InvalidInputError:
         return False
 
 
-def _rejected(found: Rejection, answer: Answer, what: str, server: Server, asked_for: str) -> errors.DatatileError:
+def _rejected(found: Rejection, response: Response, what: str, server: Server, requested: str) -> errors.DatatileError:
     """Return the error for a response that means "not accepted"."""
-    filled = {"log": server.processing_log_url, "asked_for": asked_for, "location": answer.location[:200]}
+    filled = {"log": server.processing_log_url, "asked_for": requested, "location": response.location[:200]}
     return found.kind(
-        f"{what} {found.what.format(**filled)} ({answer.status})",
-        said=answers.said(answer),
-        advice=found.hint.format(**filled),
-        status=answer.status,
-        retry_after=answers.seconds_to_wait(answer),
+        f"{what} {found.what.format(**filled)} ({response.status})",
+        server_message=responses.server_message(response),
+        hint=found.hint.format(**filled),
+        status=response.status,
+        retry_after=responses.retry_after_seconds(response),
     )
 
 

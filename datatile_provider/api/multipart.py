@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from datatile_provider.api.errors import DatasetChanged, DatasetUnreadable, DatatileError
+from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError, DatatileError
 
 #: Large enough that Python's cost a block vanishes beside the copying, small enough to stay flat.
 BLOCK = 1 << 20
@@ -43,24 +43,24 @@ class Dataset:
         """
         Make sure that the file is still the one that this dataset was made of.
 
-        :raises DatasetChanged: it is another.
-        :raises DatasetUnreadable: nobody can tell now.
+        :raises DatasetChangedError: it is another.
+        :raises DatasetUnreadableError: nobody can tell now.
         """
-        with reading(self):
+        with wrap_read_errors(self):
             now = self.current_version()
         if now != self.version:
             raise self.changed(self.version, now)
 
-    def changed(self, before: str, now: str) -> DatasetChanged:
+    def changed(self, before: str, now: str) -> DatasetChangedError:
         """Return the error for a file that is not the one it was."""
-        return DatasetChanged(
+        return DatasetChangedError(
             f"The file {self.location} changed since its upload began (it was {before}, now it is {now})",
-            advice="Nothing was accepted. Let the writer of the file finish, then run the task again.",
+            hint="Nothing was accepted. Let the writer of the file finish, then run the task again.",
         )
 
 
-class reading(AbstractContextManager[None]):
-    """Turns what a file system or an object store raises into :class:`DatasetUnreadable`."""
+class wrap_read_errors(AbstractContextManager[None]):
+    """Turns what a file system or an object store raises into :class:`DatasetUnreadableError`."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._location = dataset.location
@@ -68,9 +68,9 @@ class reading(AbstractContextManager[None]):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # An OSError from a file must not pass for one from the connection, and stores raise what they like.
         if isinstance(error, Exception) and not isinstance(error, DatatileError):
-            raise DatasetUnreadable(
+            raise DatasetUnreadableError(
                 f"The file {self._location} could not be read: {type(error).__name__}: {error}",
-                advice="Nothing was accepted.",
+                hint="Nothing was accepted.",
             ) from error
 
 
@@ -119,13 +119,13 @@ class MultipartBody:
         """
         Yield the body's blocks.
 
-        :raises DatasetChanged: the file is not what it was; the body is broken off before its end.
-        :raises DatasetUnreadable: the file could not be read to its end; likewise.
+        :raises DatasetChangedError: the file is not what it was; the body is broken off before its end.
+        :raises DatasetUnreadableError: the file could not be read to its end; likewise.
         """
         self.sent = 0
         yield from self._counted(self._head)
         left = self._dataset.size
-        guard = reading(self._dataset)
+        guard = wrap_read_errors(self._dataset)
         with ExitStack() as stack:
             with guard:
                 file = stack.enter_context(self._dataset.open())
@@ -142,12 +142,12 @@ class MultipartBody:
         # The closing boundary makes the upload whole: it goes out only when what was sent is one file.
         self._dataset.check_unchanged()
         if more or left < 0:
-            raise DatasetUnreadable(
+            raise DatasetUnreadableError(
                 f"The file {self._dataset.location} holds more than its size of {self._dataset.size:,} bytes",
-                advice="Nothing was accepted.",
+                hint="Nothing was accepted.",
             )
         if left:
-            raise DatasetUnreadable(f"The file {self._dataset.location} ended {left:,} bytes before its size")
+            raise DatasetUnreadableError(f"The file {self._dataset.location} ended {left:,} bytes before its size")
         yield from self._counted(self._tail)
 
     def _counted(self, block: bytes) -> Iterator[bytes]:

@@ -32,37 +32,37 @@ class Rejection:
 
 
 _TOKEN = Rejection(
-    errors.TokenRefused,
+    errors.TokenRefusedError,
     "was refused: the token is not valid",
     "A newly generated token at once invalidates the old one: "
     "put the newest from DATATILE's Profile page into the connection's password.",
 )
 _ROLE = Rejection(
-    errors.RoleMissing,
+    errors.RoleMissingError,
     "was refused: the user may not do this",
     "The user needs the roles Database creator and Data collector, and edit permission on the target.",
 )
 _NOT_FOUND = Rejection(
-    errors.NotFound,
+    errors.NotFoundError,
     "was refused: the server knows no such {asked_for}",
     "Check which {asked_for} is meant, and the connection's host, api_path and job_path.",
 )
 _BUSY = Rejection(
-    errors.DestinationBusy,
+    errors.DestinationBusyError,
     "was rejected: an earlier upload to the same destination is still in progress",
     "It can be sent once that one is finished (processing log: {log}).",
 )
-_TOO_FAST = Rejection(errors.RateLimited, "was rejected: uploads come too fast")
-_OVERLOADED = Rejection(errors.RateLimited, "was broken off: the server is overloaded or down")
-_BROKEN_OFF = Rejection(errors.Passing, "was broken off by the server's response")
-_REFUSED = Rejection(errors.Refused, "was refused")
+_TOO_FAST = Rejection(errors.RateLimitedError, "was rejected: uploads come too fast")
+_OVERLOADED = Rejection(errors.RateLimitedError, "was broken off: the server is overloaded or down")
+_BROKEN_OFF = Rejection(errors.TransientError, "was broken off by the server's response")
+_REFUSED = Rejection(errors.PermanentError, "was refused")
 _MOVED = Rejection(
-    errors.Refused,
+    errors.PermanentError,
     "was redirected to {location!r}, and redirects are not followed",
     "Put the server's final address into the connection's host.",
 )
 _TOO_LARGE = Rejection(
-    errors.FileTooLarge,
+    errors.FileTooLargeError,
     "was rejected: the file is over the server's size limit",
     "Split or compress it (.zsav), or ask the server's administrator for a higher limit.",
 )
@@ -111,14 +111,14 @@ _POLL: Mapping[int, Rejection] = {
     401: _TOKEN,
     403: _ROLE,
     404: _NOT_FOUND,
-    408: Rejection(errors.Passing, "was not answered in time"),
-    409: Rejection(errors.Passing, "was rejected: the server is busy"),
-    423: Rejection(errors.Passing, "was rejected: the server is busy"),
-    425: Rejection(errors.Passing, "was rejected: the server is busy"),
-    429: Rejection(errors.RateLimited, "was rejected: requests come too fast"),
-    503: Rejection(errors.RateLimited, "was rejected: the server is overloaded or down"),
+    408: Rejection(errors.TransientError, "was not answered in time"),
+    409: Rejection(errors.TransientError, "was rejected: the server is busy"),
+    423: Rejection(errors.TransientError, "was rejected: the server is busy"),
+    425: Rejection(errors.TransientError, "was rejected: the server is busy"),
+    429: Rejection(errors.RateLimitedError, "was rejected: requests come too fast"),
+    503: Rejection(errors.RateLimitedError, "was rejected: the server is overloaded or down"),
 }
-_NO_ANSWER = Rejection(errors.Passing, "got no usable response")
+_NO_ANSWER = Rejection(errors.TransientError, "got no usable response")
 
 
 def poll_rejection(status: int) -> Rejection:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from datatile_provider.api.contract import Server, is_web_address
-from datatile_provider.api.errors import InvalidInput
+from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.api.states import JobState, folded
 
 
@@ -58,19 +58,19 @@ class Settings:
         :param port: the port, when the host does not say.
         :param token: the connection's password.
         :param extra: the connection's extra, JSON text.
-        :raises InvalidInput: a field is missing or wrong; the message names it.
+        :raises InvalidInputError: a field is missing or wrong; the message names it.
         """
         where = f"The connection {conn_id!r}"
         options = _Options(where, extra)
         if not token:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{where} holds no token",
-                advice="Put the API token from DATATILE's Profile page into its password.",
+                hint="Put the API token from DATATILE's Profile page into its password.",
             )
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{where} holds a token with blanks or special characters in or around it",
-                advice="Copy it anew from DATATILE's Profile page, without the blanks or line break around it.",
+                hint="Copy it anew from DATATILE's Profile page, without the blanks or line break around it.",
             )
         plain = Server(_server_url(where, host, schema, port, options.take("allow_http", _flag, False)))
         server = Server(
@@ -105,9 +105,9 @@ class _Options:
         try:
             self._given = json.loads(extra) if extra and extra.strip() else {}
         except (ValueError, RecursionError) as e:
-            raise InvalidInput(f"{where} has an extra that is not JSON ({e})") from None
+            raise InvalidInputError(f"{where} has an extra that is not JSON ({e})") from None
         if not isinstance(self._given, dict):
-            raise InvalidInput(f"{where} has an extra that is not a JSON object")
+            raise InvalidInputError(f"{where} has an extra that is not a JSON object")
 
     def take(self, name: str, read: Callable[[Any], Any], default: Any) -> Any:
         self._known.append(name)
@@ -118,7 +118,7 @@ class _Options:
         try:
             return read(value)
         except ValueError as e:
-            raise InvalidInput(f"{self._where} has a wrong {name!r} in its extra: {e}") from None
+            raise InvalidInputError(f"{self._where} has a wrong {name!r} in its extra: {e}") from None
 
     def check_all_taken(self) -> None:
         for name in self._given:
@@ -127,9 +127,9 @@ class _Options:
                 import difflib
 
                 close = difflib.get_close_matches(name, self._known, n=1)
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{self._where} has an unknown option {name!r} in its extra",
-                    advice=f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(self._known)}.",
+                    hint=f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(self._known)}.",
                 )
 
 
@@ -235,10 +235,10 @@ def _verify(value: Any) -> bool | str:
 @functools.lru_cache(maxsize=16)
 def _check_bundle(bundle: str, mtime_ns: int) -> None:
     """Make sure that a CA bundle can be used: once for each version of it, as it takes tens of milliseconds."""
-    trusting(bundle)
+    tls_context(bundle)
 
 
-def trusting(bundle: str) -> ssl.SSLContext:
+def tls_context(bundle: str) -> ssl.SSLContext:
     """
     Return a TLS context that trusts the authorities of a CA bundle, a file or a folder.
 
@@ -257,9 +257,9 @@ def _web_address(value: Any) -> str:
 def _server_url(where: str, host: str | None, schema: str | None, port: int | None, allow_http: bool) -> str:
     host, schema = (host or "").strip(), (schema or "").strip().lower()
     if not host:
-        raise InvalidInput(f"{where} holds no host", advice="Put the address of your DATATILE server there.")
+        raise InvalidInputError(f"{where} holds no host", hint="Put the address of your DATATILE server there.")
     if schema not in ("", "http", "https"):
-        raise InvalidInput(f"{where} has the schema {schema!r}", advice="Use 'https' (default) or 'http'.")
+        raise InvalidInputError(f"{where} has the schema {schema!r}", hint="Use 'https' (default) or 'http'.")
     try:
         parts = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
         port = parts.port or port
@@ -272,16 +272,16 @@ def _server_url(where: str, host: str | None, schema: str | None, port: int | No
         parts = urlsplit("")
     odd = any(c.isspace() or not c.isprintable() for c in host) or parts.query or parts.fragment or "@" in host
     if parts.scheme not in ("http", "https") or not parts.hostname or odd:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{where} has a host that is no server's address: {host.rpartition('@')[2]!r}",
-            advice="Give a name, with scheme, port and path where needed, as https://datatile.example.com:8443/base.",
+            hint="Give a name, with scheme, port and path where needed, as https://datatile.example.com:8443/base.",
         )
     if schema and schema != parts.scheme:
-        raise InvalidInput(f"{where} has the schema {schema!r} and a host that says {parts.scheme!r}")
+        raise InvalidInputError(f"{where} has the schema {schema!r} and a host that says {parts.scheme!r}")
     if parts.scheme == "http" and not allow_http and not _is_loopback(parts.hostname):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{where} would send the token and the data unencrypted to {parts.hostname}",
-            advice='Use https, or set "allow_http": true in the extra if that is what you want.',
+            hint='Use https, or set "allow_http": true in the extra if that is what you want.',
         )
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"

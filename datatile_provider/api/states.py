@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from datatile_provider.api import answers
-from datatile_provider.api.answers import WRAPPERS, dig, word
+from datatile_provider.api import responses
+from datatile_provider.api.responses import WRAPPERS, dig, word
 
 if TYPE_CHECKING:
     from datatile_provider.api.contract import Server
@@ -114,7 +114,7 @@ def status_of(server: Server, job_id: str, value: Any) -> Status:
     if server.status_field:
         return _configured(server, job_id, value)
     claims = list(_claims(server, job_id, value))
-    found = [claim for claim in claims if claim.own] or _without_envelope(claims, value)
+    found = [claim for claim in claims if claim.own] or _unwrapped(claims, value)
     if not found:
         return Status(unclear=_nothing(job_id, value), hint=_hint(claims))
     # {"status": "success", "state": "failed"}: where there is another word, this one is the request's.
@@ -125,7 +125,7 @@ def status_of(server: Server, job_id: str, value: Any) -> Status:
         return Status(claim.state, claim.word, _text(claim.layer), claim.own)
     if not claim.state.finished:
         claim = final[0]
-    unclear = _doubt(server, claim, found, claims, value)
+    unclear = _ambiguity(server, claim, found, claims, value)
     return Status(claim.state, claim.word, _text(claim.layer), claim.own, unclear, _hint([claim]) if unclear else "")
 
 
@@ -173,7 +173,7 @@ def _configured(server: Server, job_id: str, value: Any) -> Status:
     return Status(state_of(server, found), found, _text(around[-1]), _names(around[-1], job_id, own_names))
 
 
-def _without_envelope(claims: list[_Claim], value: Any) -> list[_Claim]:
+def _unwrapped(claims: list[_Claim], value: Any) -> list[_Claim]:
     """Return the claims of a response that names no job, but the request's: {"status": "success", "data": {…}}."""
     near = [claim for claim in claims if claim.near]
     inner = [claim for claim in near if claim.layer is not value]
@@ -181,7 +181,7 @@ def _without_envelope(claims: list[_Claim], value: Any) -> list[_Claim]:
     return inner if inner and all(claim.is_one_of(_SUCCESS_OF_REQUEST) for claim in outer) else near
 
 
-def _doubt(server: Server, claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any) -> str:
+def _ambiguity(server: Server, claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any) -> str:
     """Return why a final status can't be taken for the job's, or ``""``."""
     says = f"The response says {claim.word!r}"
     # Those of the request's envelope have had their say already.
@@ -189,7 +189,7 @@ def _doubt(server: Server, claim: _Claim, found: list[_Claim], claims: list[_Cla
     if rivals := [c.word for c in others if c.state is not claim.state]:
         return f"{says} and {rivals[0]!r}, and which of them is the job's status is not clear"
     if claim.state is JobState.SUCCEEDED:
-        if error := answers.inner_error(value) or answers.inner_error(claim.layer):
+        if error := responses.inner_error(value) or responses.inner_error(claim.layer):
             return f"{says} with an error beside it ({error})"
         if failed := [c.word for c in claims if c.state in (JobState.FAILED, JobState.CANCELLED)]:
             return f"{says} inside a response that says {failed[0]!r}"

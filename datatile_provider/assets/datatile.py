@@ -39,7 +39,7 @@ def database_asset(
         is read wherever this is called: in a DAG file, each time the file is parsed.
     :param datatile_conn_id: the connection to read the server from.
     :param extra: the asset's extra.
-    :raises InvalidInput: the hash can't be one, or the connection is wrong.
+    :raises InvalidInputError: the hash can't be one, or the connection is wrong.
     :raises ValueError: the server can't be one.
     """
     from airflow.providers.common.compat.sdk import Asset
@@ -114,11 +114,13 @@ def file_uri(dataset: DatasetLike) -> str:
 
 def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action: str = "") -> None:
     """Put what is known of a job into the events of those of a task's outlets that are databases of DATATILE."""
-    told = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
+    reported = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
     try:
         for outlet in outlets:
             if str(getattr(outlet, "uri", "")).startswith(f"{SCHEME}://"):
-                context["outlet_events"][outlet].extra.update({k: v for k, v in told.items() if v not in (None, "")})
+                context["outlet_events"][outlet].extra.update(
+                    {k: v for k, v in reported.items() if v not in (None, "")}
+                )
     except Exception as e:  # the job has succeeded, and an event without details is no reason to say otherwise
         logging.getLogger(__name__).error("The events of the task's outlets could not be described: %s", e)
 

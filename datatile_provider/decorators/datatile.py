@@ -17,13 +17,13 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from datatile_provider.operators.memory import Cleared
+from datatile_provider.operators.upload_state import Cleared
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
     from datatile_provider.hooks.dataset import DatasetLike
-    from datatile_provider.operators.memory import Memory
+    from datatile_provider.operators.upload_state import UploadState
 
 _KEY = "dataset"
 
@@ -49,17 +49,17 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     xcom_push = getattr(DecoratedOperator, "xcom_push", None)
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
-        told = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"
-        super().__init__(python_callable=python_callable, dataset=told, **kwargs)
+        reported = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"
+        super().__init__(python_callable=python_callable, dataset=reported, **kwargs)
 
     def _upload(
-        self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
+        self, context: Context, state: UploadState, deadline: float, failures: int = 0, version: str | None = None
     ) -> str:
         begun = time.time()
         self._ask(context)
         # What the function takes is not taken from the time to get the file accepted.
         deadline += time.time() - begun
-        return super()._upload(context, memory, deadline, failures, version)
+        return super()._upload(context, state, deadline, failures, version)
 
     def _dataset_to_compare(self, context: Context, cleared: Cleared) -> DatasetLike | None:
         # A function may write another file each time. Only a person can mean another upload.

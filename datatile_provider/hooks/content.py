@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from datatile_provider.api.errors import DatasetUnreadable
-from datatile_provider.api.multipart import BLOCK, Dataset, Readable, reading
+from datatile_provider.api.errors import DatasetUnreadableError
+from datatile_provider.api.multipart import BLOCK, Dataset, Readable, wrap_read_errors
 
 
 class Sha256:
@@ -34,10 +34,10 @@ def sha256_of(dataset: Dataset) -> str:
     """
     Return the hash of a file by reading it.
 
-    :raises DatasetUnreadable: it could not be read to its end.
+    :raises DatasetUnreadableError: it could not be read to its end.
     """
     found = hashlib.sha256()
-    with reading(dataset), dataset.open() as file:
+    with wrap_read_errors(dataset), dataset.open() as file:
         while block := file.read(BLOCK):
             found.update(block)
     return found.hexdigest()
@@ -50,7 +50,7 @@ def same_content(dataset: Dataset, size: int, version: str, sha256: str) -> bool
     :param size: the other one's size in bytes.
     :param version: the other one's version.
     :param sha256: the other one's hash; ``""`` if it is not known.
-    :raises DatasetUnreadable: it could not be read to its end.
+    :raises DatasetUnreadableError: it could not be read to its end.
     """
     if dataset.size != size:
         return False
@@ -62,16 +62,16 @@ def same_content(dataset: Dataset, size: int, version: str, sha256: str) -> bool
 
 def compared(dataset: Dataset) -> Dataset:
     """
-    Return a file with its hash as its version; reading other content raises ``DatasetChanged`` at its end.
+    Return a file with its hash as its version; reading other content raises ``DatasetChangedError`` at its end.
 
     The file is read once more for that, before it is sent. Otherwise a mix of two files of one size would pass for one.
 
     :param dataset: a file of which nothing but the size tells whether it changed.
-    :raises DatasetUnreadable: it could not be read to its end.
+    :raises DatasetUnreadableError: it could not be read to its end.
     """
     try:
         sha256 = sha256_of(dataset)
-    except DatasetUnreadable:
+    except DatasetUnreadableError:
         # A connection may well break once, and only what fails while it is sent is tried again by others.
         sha256 = sha256_of(dataset)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from datatile_provider.api.errors import DatasetUnreadable, InvalidInput
+from datatile_provider.api.errors import DatasetUnreadableError, InvalidInputError
 from datatile_provider.api.multipart import Dataset, Readable
-from datatile_provider.hooks.ahead import ReadAhead
 from datatile_provider.hooks.content import compared
+from datatile_provider.hooks.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -39,17 +39,17 @@ def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
 
     :param given: a local path, a ``file://`` URI, an ``ObjectStoragePath`` or its URI, or an open binary file.
     :param max_bytes: the largest file that is taken.
-    :raises InvalidInput: there is no such file, or it can't be uploaded: a directory, empty, too large.
-    :raises DatasetUnreadable: the object store does not answer now, or a file that must be read first can't be.
+    :raises InvalidInputError: there is no such file, or it can't be uploaded: a directory, empty, too large.
+    :raises DatasetUnreadableError: the object store does not answer now, or a file that must be read first can't be.
     """
     dataset = _dataset_of(given)
     if not dataset.size:
-        raise InvalidInput(f"The file {dataset.location} is empty", advice="Nothing was sent.")
+        raise InvalidInputError(f"The file {dataset.location} is empty", hint="Nothing was sent.")
     if max_bytes is not None and dataset.size > max_bytes:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The file {dataset.location} has {dataset.size:,} bytes, over the {max_bytes:,} of the connection's "
             "max_upload_bytes",
-            advice="Nothing was sent.",
+            hint="Nothing was sent.",
         )
     # Nothing else tells whether it changes: an open file, or a store that gives no sign of it.
     return compared(dataset) if dataset.version == f"{dataset.size} bytes" else dataset
@@ -63,18 +63,20 @@ def _dataset_of(given: DatasetLike) -> Dataset:
         if parts.scheme != "file":
             return _stored(_storage_path(given), given)
         if parts.netloc not in ("", "localhost"):
-            raise InvalidInput(f"The file {given} is on another machine", advice="Use file:///path/of/the/file.")
+            raise InvalidInputError(f"The file {given} is on another machine", hint="Use file:///path/of/the/file.")
         if parts.query or parts.fragment:
-            raise InvalidInput(f"The URI {given} has a query or a fragment", advice="Write '?' as %3F and '#' as %23.")
+            raise InvalidInputError(
+                f"The URI {given} has a query or a fragment", hint="Write '?' as %3F and '#' as %23."
+            )
         return _local(Path(url2pathname(parts.path)))
     # Asked of the class: the path itself would look for its store, and raise when there is none.
     if hasattr(type(given), "fs"):
         return _stored(given, str(given))
     if isinstance(given, (str, os.PathLike)) and str(given).strip():
         return _local(Path(given))
-    raise InvalidInput(
+    raise InvalidInputError(
         f"A file is needed, and the dataset is {given!r}",
-        advice="Give a local path, a file:// or object storage URI, or an open binary file.",
+        hint="Give a local path, a file:// or object storage URI, or an open binary file.",
     )
 
 
@@ -84,7 +86,7 @@ def _name(path: str) -> str:
 
 
 def _local(path: Path) -> Dataset:
-    def look() -> tuple[int, str]:
+    def lookup() -> tuple[int, str]:
         found = path.stat()
         whole, parts = divmod(found.st_mtime_ns, 10**9)
         changed = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(whole))}.{parts:09d} UTC"
@@ -97,15 +99,15 @@ def _local(path: Path) -> Dataset:
         if stat.S_ISREG(mode):
             # Whether it may be read is best asked before the server is.
             path.open("rb").close()
-        size, version = look()
+        size, version = lookup()
     except FileNotFoundError:
-        raise InvalidInput(f"There is no file {location}", advice="Nothing was sent.") from None
+        raise InvalidInputError(f"There is no file {location}", hint="Nothing was sent.") from None
     except (OSError, ValueError) as e:
-        raise InvalidInput(f"The file {location} can't be read: {e}", advice="Nothing was sent.") from None
+        raise InvalidInputError(f"The file {location} can't be read: {e}", hint="Nothing was sent.") from None
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise InvalidInput(f"{location} is {kind}", advice="Nothing was sent.")
-    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb"), lambda: look()[1])
+        raise InvalidInputError(f"{location} is {kind}", hint="Nothing was sent.")
+    return Dataset(_name(path.name), size, version, location, lambda: path.open("rb"), lambda: lookup()[1])
 
 
 def _storage_path(uri: str) -> ObjectStoragePath:
@@ -114,16 +116,16 @@ def _storage_path(uri: str) -> ObjectStoragePath:
     try:
         return ObjectStoragePath(uri)
     except (ValueError, TypeError) as e:
-        raise InvalidInput(f"The dataset {uri!r} is no object storage URI: {e}") from None
+        raise InvalidInputError(f"The dataset {uri!r} is no object storage URI: {e}") from None
 
 
-def _whole(told: Any) -> int | None:
+def _whole(reported: Any) -> int | None:
     """Return a store's word for a size as one, if it can be: some give text, as FTP servers do, or a float."""
     try:
-        size = int(told)
+        size = int(reported)
     except (TypeError, ValueError, OverflowError):
         return None
-    odd = isinstance(told, bool) or size < 0 or (isinstance(told, float) and size != told)
+    odd = isinstance(reported, bool) or size < 0 or (isinstance(reported, float) and size != reported)
     return None if odd else size
 
 
@@ -143,7 +145,7 @@ def _version(info: dict[str, Any]) -> str:
 def _stored(path: Any, uri: str) -> Dataset:
     location = repr(uri)
 
-    def look() -> tuple[int | None, str]:
+    def lookup() -> tuple[int | None, str]:
         path.fs.invalidate_cache()
         info = dict(path.stat())
         size = _whole(info.get("size"))
@@ -151,26 +153,26 @@ def _stored(path: Any, uri: str) -> Dataset:
 
     try:
         if path.is_dir():
-            raise InvalidInput(f"{location} is a directory", advice="Nothing was sent.")
-        size, version = look()
+            raise InvalidInputError(f"{location} is a directory", hint="Nothing was sent.")
+        size, version = lookup()
     except FileNotFoundError:
-        raise InvalidInput(f"There is no file {location}", advice="Nothing was sent.") from None
+        raise InvalidInputError(f"There is no file {location}", hint="Nothing was sent.") from None
     except PermissionError as e:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The store refuses the file {location}: {e}",
-            advice="Nothing was sent. Check the store's connection: its credentials, and that they may read there.",
+            hint="Nothing was sent. Check the store's connection: its credentials, and that they may read there.",
         ) from None
     except (ImportError, ValueError) as e:
-        if isinstance(e, InvalidInput):
+        if isinstance(e, InvalidInputError):
             raise
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The store of {location} can't be reached from here: {e}",
-            advice="Install this package's extra for it: s3, gcs or azure; for another store, its Airflow provider.",
+            hint="Install this package's extra for it: s3, gcs or azure; for another store, its Airflow provider.",
         ) from None
     except Exception as e:  # each store raises errors of its own, and most of them pass
-        raise DatasetUnreadable(f"The file {location} could not be looked up: {type(e).__name__}: {e}") from e
+        raise DatasetUnreadableError(f"The file {location} could not be looked up: {type(e).__name__}: {e}") from e
     if size is None:
-        raise InvalidInput(f"The store of {location} does not tell its size, and an upload needs it")
+        raise InvalidInputError(f"The store of {location} does not tell its size, and an upload needs it")
 
     def opened() -> AbstractContextManager[Readable]:
         # Only these stores' clients are made for several threads.
@@ -180,7 +182,7 @@ def _stored(path: Any, uri: str) -> Dataset:
         file: AbstractContextManager[Readable] = path.open("rb")
         return file
 
-    return Dataset(_name(path.name), size, version, location, opened, lambda: look()[1])
+    return Dataset(_name(path.name), size, version, location, opened, lambda: lookup()[1])
 
 
 def _open_file(file: Any) -> Dataset:
@@ -189,7 +191,7 @@ def _open_file(file: Any) -> Dataset:
     location = f"{name!r} (an open file)"
     try:
         if not file.seekable():
-            raise InvalidInput(f"{location} can't be rewound, so its size is not known", advice="Nothing was sent.")
+            raise InvalidInputError(f"{location} can't be rewound, so its size is not known", hint="Nothing was sent.")
         start = file.tell()
 
         def size() -> int:
@@ -200,11 +202,11 @@ def _open_file(file: Any) -> Dataset:
 
         first_size = size()
         if not isinstance(file.read(0), bytes):
-            raise InvalidInput(f"{location} is open as text", advice="Open it with mode 'rb'.")
+            raise InvalidInputError(f"{location} is open as text", hint="Open it with mode 'rb'.")
     except (OSError, ValueError, AttributeError) as e:
-        if isinstance(e, InvalidInput):
+        if isinstance(e, InvalidInputError):
             raise
-        raise InvalidInput(f"{location} can't be read: {e}", advice="Nothing was sent.") from None
+        raise InvalidInputError(f"{location} can't be read: {e}", hint="Nothing was sent.") from None
 
     def rewound() -> AbstractContextManager[BinaryIO]:
         file.seek(start)

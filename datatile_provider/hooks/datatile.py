@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from datatile_provider.api import contract, errors
 from datatile_provider.api.contract import Action, Job, Upload
-from datatile_provider.api.waiting import GRACE, Wait, seconds
+from datatile_provider.api.polling import GRACE, Wait, seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -86,7 +86,7 @@ class DatatileHook(BaseHook):
         Return the connection's fields, checked.
 
         :raises AirflowNotFoundException: there is no such connection.
-        :raises InvalidInput: a field is missing or wrong.
+        :raises InvalidInputError: a field is missing or wrong.
         """
         return self._settings(self.get_connection(self.datatile_conn_id))
 
@@ -108,9 +108,9 @@ class DatatileHook(BaseHook):
         Return the same as :meth:`get_conn`, for a poll.
 
         :param server: the address of the server that the connection must still lead to.
-        :raises Passing: Airflow can't tell the connection now. A missing one looks the same as an API server that is
+        :raises TransientError: Airflow can't tell the connection now. A missing one looks the same as an API server that is
             away for a moment.
-        :raises Refused: it leads to another server by now.
+        :raises PermanentError: it leads to another server by now.
         """
         try:
             found = self.get_conn()
@@ -132,16 +132,16 @@ class DatatileHook(BaseHook):
     def _at(self, server: str | None, settings: Settings) -> Settings:
         if server in (None, settings.server.address):
             return settings
-        raise errors.Refused(
+        raise errors.PermanentError(
             f"The connection {self.datatile_conn_id!r} leads to another server now: the job is at {server}, and the "
             f"connection at {settings.server.address}",
-            advice="Let the connection lead to the job's server until the job has finished.",
+            hint="Let the connection lead to the job's server until the job has finished.",
         )
 
-    def _unreadable(self, error: Exception) -> errors.Passing:
-        return errors.Passing(
+    def _unreadable(self, error: Exception) -> errors.TransientError:
+        return errors.TransientError(
             f"The Airflow connection {self.datatile_conn_id!r} could not be read: {type(error).__name__}: {error}",
-            advice="Check that it exists, and that Airflow's API server or secrets backend is up.",
+            hint="Check that it exists, and that Airflow's API server or secrets backend is up.",
         )
 
     def first_conn(self, server: str | None = None, *, job_id: str = "", deadline: float = 0.0) -> Settings:
@@ -151,24 +151,24 @@ class DatatileHook(BaseHook):
         :param server: the address of the server that the connection must lead to, once it was read before.
         :param job_id: the job that is waited for.
         :param deadline: the wait's, in seconds since the epoch.
-        :raises JobTimeout: Airflow could not tell the connection until the deadline.
-        :raises Passing: it could not from the very start, so there may be none.
-        :raises InvalidInput: a field is missing or wrong.
+        :raises JobTimeoutError: Airflow could not tell the connection until the deadline.
+        :raises TransientError: it could not from the very start, so there may be none.
+        :raises InvalidInputError: a field is missing or wrong.
         """
-        tries = _FirstRead(self.log, server, job_id, deadline)
+        attempts = _FirstRead(self.log, server, job_id, deadline)
         while True:
             try:
                 return self._read_conn(server)
             except errors.DatatileError as e:
-                time.sleep(tries.pause(e, time.time()))
+                time.sleep(attempts.pause(e, time.time()))
 
     async def _first_conn_async(self, server: str | None, job_id: str, deadline: float) -> Settings:
-        tries = _FirstRead(self.log, server, job_id, deadline)
+        attempts = _FirstRead(self.log, server, job_id, deadline)
         while True:
             try:
                 return await self._read_conn_async(server)
             except errors.DatatileError as e:
-                await asyncio.sleep(tries.pause(e, time.time()))
+                await asyncio.sleep(attempts.pause(e, time.time()))
 
     def _settings(self, conn: Any) -> Settings:
         from datatile_provider.api.settings import Settings
@@ -194,8 +194,8 @@ class DatatileHook(BaseHook):
         failures: int = 0,
         version: str | None = None,
         content: Sha256 | None = None,
-        before_try: Callable[[Tries], None] = lambda tries: None,
-        before_retry: Callable[[Tries, errors.DatatileError, float], None] = lambda tries, error, delay: None,
+        before_attempt: Callable[[Attempts], None] = lambda attempts: None,
+        before_retry: Callable[[Attempts, errors.DatatileError, float], None] = lambda attempts, error, delay: None,
     ) -> Job:
         """
         Upload a file and return the job that processes it.
@@ -212,15 +212,15 @@ class DatatileHook(BaseHook):
         :param failures: how many tries have failed elsewhere before this call.
         :param version: the version of the file that those sent; the file must still be that one.
         :param content: takes the hash of what is sent.
-        :param before_try: called when all input has been checked, before the first byte of each try.
+        :param before_attempt: called when all input has been checked, before the first byte of each try.
         :param before_retry: called with the failure and the seconds until the next try. What either of these two
             raises ends the upload.
-        :raises InvalidInput: bad input; nothing was sent.
-        :raises Passing: not accepted within the timeout.
-        :raises Refused: not accepted, and trying again would change nothing.
-        :raises OutcomeUnknown: the server may hold the file.
+        :raises InvalidInputError: bad input; nothing was sent.
+        :raises TransientError: not accepted within the timeout.
+        :raises PermanentError: not accepted, and trying again would change nothing.
+        :raises OutcomeUnknownError: the server may hold the file.
         """
-        from datatile_provider.api.retrying import Retrying
+        from datatile_provider.api.retry import Retry
         from datatile_provider.assets.datatile import collect_lineage
         from datatile_provider.hooks.dataset import dataset_of
 
@@ -233,26 +233,26 @@ class DatatileHook(BaseHook):
         if version not in (None, file.version):
             raise file.changed(version, file.version)
         file = content.of(file) if content else file
-        retrying = Retrying(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
+        retry = Retry(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
         self.log.info("Uploading: %s at %s, from %s", upload, settings.server.url, file.location)
         token_renewed = False
         while True:
             try:
-                if retrying.failures:
+                if retry.failures:
                     file.check_unchanged()
-                before_try(Tries(upload, settings.server, retrying.failures, file.version))
-                job = self._try(settings, upload, file, callback_url)
+                before_attempt(Attempts(upload, settings.server, retry.failures, file.version))
+                job = self._attempt(settings, upload, file, callback_url)
                 collect_lineage(self, settings.server, upload, dataset)
                 return job
-            except errors.TokenRefused as e:
+            except errors.TokenRefusedError as e:
                 newer = self._newer_conn(settings)
                 if token_renewed or newer is None:
                     raise e from None
                 settings, token_renewed = newer, True
                 self.log.warning("The token was refused; trying once with the newer one that the connection now holds")
             except errors.DatatileError as e:
-                delay = retrying.after(e, time.monotonic())
-                before_retry(Tries(upload, settings.server, retrying.failures, file.version), e, delay)
+                delay = retry.after(e, time.monotonic())
+                before_retry(Attempts(upload, settings.server, retry.failures, file.version), e, delay)
                 self.log.warning("%s Trying again in %.0f s.", e, delay)
                 time.sleep(delay)
 
@@ -274,7 +274,7 @@ class DatatileHook(BaseHook):
             return None
         return found if found.token != settings.token else None
 
-    def _try(self, settings: Settings, upload: Upload, file: Dataset, callback_url: str | None) -> Job:
+    def _attempt(self, settings: Settings, upload: Upload, file: Dataset, callback_url: str | None) -> Job:
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
@@ -303,14 +303,14 @@ class DatatileHook(BaseHook):
 
         :param server: the address of the server that the job is at, if it is known: the connection may lead to another
             one by now.
-        :raises InvalidInput: the job id or the connection is wrong.
-        :raises Passing: no usable response now, or Airflow can't tell the connection now.
-        :raises Refused: the server will not tell.
+        :raises InvalidInputError: the job id or the connection is wrong.
+        :raises TransientError: no usable response now, or Airflow can't tell the connection now.
+        :raises PermanentError: the server will not tell.
         """
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
 
-        metrics.look()
+        metrics.poll()
         return DatatileClient(self._read_conn(server)).get_job(job_id)
 
     async def get_job_async(self, job_id: str) -> Job:
@@ -334,10 +334,10 @@ class DatatileHook(BaseHook):
         :param poll_interval: seconds between looks, after a few quick first ones.
         :param timeout: seconds after which the wait times out.
         :param server: as for :meth:`get_job`.
-        :raises JobFailed: with the server's reason.
-        :raises JobCancelled: somebody cancelled it.
-        :raises JobTimeout: it was not finished in time.
-        :raises Refused: the server will not tell (token refused, no such job).
+        :raises JobFailedError: with the server's reason.
+        :raises JobCancelledError: somebody cancelled it.
+        :raises JobTimeoutError: it was not finished in time.
+        :raises PermanentError: the server will not tell (token refused, no such job).
         """
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
@@ -350,18 +350,18 @@ class DatatileHook(BaseHook):
         with metrics.waiting(wait):
             while True:
                 result: Job | errors.DatatileError
-                metrics.look()
+                metrics.poll()
                 sent = now()
                 try:
                     result = DatatileClient(settings).get_job(job_id)
-                except errors.TokenRefused as e:
+                except errors.TokenRefusedError as e:
                     result = e
                     if newer := self._newer_conn(settings):
                         settings = newer
                         continue
                 except errors.DatatileError as e:
                     result = e
-                if job := wait.heard(result, now(), sent):
+                if job := wait.update(result, now(), sent):
                     return job
                 time.sleep(wait.delay(now()))
 
@@ -390,9 +390,9 @@ class DatatileHook(BaseHook):
         settings = await self._first_conn_async(server, job_id, time.time() + deadline - now())
         wait = self.waiting(settings.server, job_id, poll_interval, timeout, started, status)
         with metrics.waiting(wait):
-            return await self._look_until_done(settings, wait, now)
+            return await self._poll_until_done(settings, wait, now)
 
-    async def _look_until_done(self, settings: Settings, wait: Wait, now: Callable[[], float]) -> Job:
+    async def _poll_until_done(self, settings: Settings, wait: Wait, now: Callable[[], float]) -> Job:
         from datatile_provider import metrics
         from datatile_provider.api.async_client import connected
 
@@ -400,19 +400,19 @@ class DatatileHook(BaseHook):
             async with connected(settings) as client:
                 while True:
                     result: Job | errors.DatatileError
-                    metrics.look()
+                    metrics.poll()
                     try:
                         left = wait.deadline - now()
                         result = await client.get_job(wait.job_id, max_age=wait.gap / 2, left=left)
-                    except errors.TokenRefused as e:
+                    except errors.TokenRefusedError as e:
                         result = e
                         if newer := await self._newer_conn_async(settings):
                             settings = newer
                             break
                     except errors.DatatileError as e:
                         result = e
-                    heard_at = now()
-                    if job := wait.heard(result, heard_at, heard_at - client.sent_ago):
+                    received_at = now()
+                    if job := wait.update(result, received_at, received_at - client.sent_ago):
                         return job
                     # From when the answer was got: so waits for one job fall into step, and share their looks.
                     await asyncio.sleep(max(0.0, wait.delay(now()) - client.age))
@@ -488,7 +488,7 @@ class _FirstRead:
 
         :param now: the time, in seconds since the epoch.
         """
-        final = not isinstance(error, errors.Passing)
+        final = not isinstance(error, errors.TransientError)
         if final and not self.server:
             raise error
         if self.give_up is None or self.kind is not type(error):
@@ -501,13 +501,13 @@ class _FirstRead:
             return min(_PAUSE, left)
         if final or not self.server:
             raise error
-        raise errors.JobTimeout(
-            f"Job {self.job_id} was not finished in time as far as is known: {error.what}", advice=error.advice
+        raise errors.JobTimeoutError(
+            f"Job {self.job_id} was not finished in time as far as is known: {error.what}", hint=error.hint
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
+class Attempts:
     """
     The tries of one upload so far.
 

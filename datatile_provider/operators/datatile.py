@@ -23,13 +23,13 @@ from airflow.providers.common.compat.sdk import (
 
 from datatile_provider.api import errors
 from datatile_provider.api.contract import Action, Job
+from datatile_provider.api.polling import job_error, seconds
 from datatile_provider.api.states import JobState
-from datatile_provider.api.waiting import job_error, seconds
-from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook, Tries
+from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, Attempts, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
-from datatile_provider.operators.memory import Cleared, Memory, Phase, Record, Sent, Step, first_step
-from datatile_provider.triggers.datatile import SAFETY_NET, DatatileTurnTrigger, airflow_error, defer_wait, job_of
-from datatile_provider.triggers.safety_net import resumed_with
+from datatile_provider.operators.upload_state import Cleared, Phase, Record, Sent, Step, UploadState, first_step
+from datatile_provider.triggers.datatile import SAFETY_NET, DatatileRetryTrigger, airflow_error, defer_wait, job_of
+from datatile_provider.version_compat import resume_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from datatile_provider.hooks.dataset import DatasetLike
 
 #: Seconds up to which waiting for one's turn in the worker costs less than a trigger and another worker start.
-SHORT_WAIT = 10.0
+MAX_BACKOFF_IN_WORKER = 10.0
 #: Seconds between the polls that must agree that a job failed, before its file is sent again.
 CONFIRM_PAUSE = 10.0
 
@@ -111,7 +111,7 @@ class DatatileUploadOperator(BaseOperator):
         """
         return self._begin(context, time.time() + self.accept_timeout)
 
-    def resume_upload(
+    def retry_upload(
         self,
         context: Context,
         deadline: float | None = None,
@@ -124,16 +124,16 @@ class DatatileUploadOperator(BaseOperator):
         return self._begin(context, deadline or time.time() + self.accept_timeout, failures, version)
 
     def _begin(self, context: Context, deadline: float, failures: int = 0, version: str | None = None) -> str:
-        memory = self._memory(context)
+        state = self._upload_state(context)
         try:
-            record = memory.read()
+            record = state.read()
         except ValueError as e:
             raise AirflowFailException(
                 f"The task's state store holds something else than the record of an upload under datatile_upload: {e}. "
                 "Nothing was sent. Look in DATATILE's processing log for the file, then delete that entry."
             ) from None
-        numbers = memory.airflow
-        if not memory.lasts and numbers.try_number > numbers.max_tries + 1 and not self._may_send_again:
+        numbers = state.airflow
+        if not state.lasts and numbers.try_number > numbers.max_tries + 1 and not self._may_send_again:
             # Airflow's own attempts never exceed that, and a clear raises it.
             raise AirflowFailException(
                 f"Airflow started the {self.action} of {self.dataset} to {self.target_hash} once more though no attempt"
@@ -141,8 +141,8 @@ class DatatileUploadOperator(BaseOperator):
                 "Look there before it is sent again; clearing this task sends it."
             )
         if record is None:
-            return self._upload(context, memory, deadline, failures, version)
-        cleared = Cleared.since(record.airflow, memory.airflow)
+            return self._upload(context, state, deadline, failures, version)
+        cleared = Cleared.since(record.airflow, state.airflow)
         try:
             differences, again = self._compare(context, record, cleared)
         except errors.DatatileError as e:
@@ -154,18 +154,18 @@ class DatatileUploadOperator(BaseOperator):
                 self.log.warning(
                     "An earlier attempt was accepted as job %s: %s. %s", record.job_id, record.text, changed
                 )
-            return self._upload(context, memory, deadline, failures, version)
+            return self._upload(context, state, deadline, failures, version)
         if step is Step.RETURN:
             self.log.info("An earlier attempt succeeded, and Airflow did not hear of it: %s", record.text)
             return self._succeeded(context, Job(record.job_id))
-        if step is Step.FOLLOW:
-            return self._follow(context, memory, record)
+        if step is Step.RESUME:
+            return self._resume(context, state, record)
         text = record.text
-        if step is not Step.TELL_AGAIN:
+        if step is not Step.REPORT_AGAIN:
             what, hint = _FAILURES[step]
             what = what.format(text=record.text, job=record.job_id)
             text = " ".join(f"{part}." for part in (what, changed, hint) if part)
-            self._remember(lambda: memory.advance(Phase.TOLD, text))
+            self._remember(lambda: state.advance(Phase.REPORTED, text))
         elif cleared is Cleared.UNSURE:
             text = f"{text} Airflow's numbers do not tell whether the task was cleared. If it was, clear it once more."
         raise AirflowFailException(text)
@@ -196,7 +196,7 @@ class DatatileUploadOperator(BaseOperator):
         try:
             file = dataset_of(dataset)
             same = same_content(file, before.size, before.version, before.sha256)
-        except errors.InvalidInput as e:
+        except errors.InvalidInputError as e:
             # Files are often moved away once they were accepted. One that can't be read for a moment is no such file.
             self.log.warning("The file is not compared with what was accepted: %s", e)
             return []
@@ -210,22 +210,22 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
-        memory = self._memory(context)
+        state = self._upload_state(context)
         if not job_id:
             # `dag.test()` passes on nothing but the event.
             with contextlib.suppress(Exception):  # as of any XCom backend; the event names the job too
                 job_id = self._pushed_job_id(context) or ""
         self._job = Job(job_id) if job_id else None
-        with self._accepted(memory, job_id, text):
+        with self._accepted(state, job_id, text):
             # The record is the one that its attempt wrote. A damaged one is for the next attempt to report.
             with contextlib.suppress(ValueError):
-                memory.read()
+                state.read()
             try:
                 job = job_of(event, job_id or None)
             except errors.DatatileError as e:
-                raise self._ended(memory, e) from None
+                raise self._ended(state, e) from None
             self.log.info("Job %s has succeeded", job.id)
-            return self._done(context, memory, job)
+            return self._done(context, state, job)
 
     def pre_execute(self, context: Context) -> None:
         """Let an accepted upload be resumed on Airflow 2, which else ends it once its ``execution_timeout`` is over."""
@@ -249,9 +249,9 @@ class DatatileUploadOperator(BaseOperator):
             with contextlib.suppress(Exception):  # as of any XCom backend
                 # What an earlier attempt pushed is gone: if there is one, this attempt was accepted.
                 job_id = job_id or self._pushed_job_id(context) or ""
-            if self._memory(context).lasts or not job_id or not _looks_like_a_retry(e):
+            if self._upload_state(context).lasts or not job_id or not _would_be_retried(e):
                 raise
-            raise AirflowFailException(_broken_off(job_id, e)) from e
+            raise AirflowFailException(_ended_early(job_id, e)) from e
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, and let no broken trigger make an older Airflow upload an accepted file once more."""
@@ -260,7 +260,7 @@ class DatatileUploadOperator(BaseOperator):
         try:
             job_id = self._pushed_job_id(context)
         except Exception as e:  # as of any XCom backend
-            if self._memory(context).lasts:
+            if self._upload_state(context).lasts:
                 raise
             raise AirflowFailException(
                 f"The {self.action} of {self.dataset} to {self.target_hash} was resumed after a trigger had failed, "
@@ -269,7 +269,7 @@ class DatatileUploadOperator(BaseOperator):
             ) from None
         if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
-        method, kwargs = resumed_with(next_method, next_kwargs, job_id, self.timeout)
+        method, kwargs = resume_arguments(next_method, next_kwargs, job_id, self.timeout)
         if method != next_method:
             kwargs = {**(kwargs or {}), "job_id": job_id}
         try:
@@ -277,9 +277,9 @@ class DatatileUploadOperator(BaseOperator):
         except AirflowSensorTimeout:
             raise
         except AirflowException as e:
-            if self._memory(context).lasts:
+            if self._upload_state(context).lasts:
                 raise
-            raise AirflowFailException(_broken_off(job_id, e)) from None
+            raise AirflowFailException(_ended_early(job_id, e)) from None
 
     def on_kill(self) -> None:
         """Say that the job goes on: DATATILE documents no way to cancel it."""
@@ -303,18 +303,18 @@ class DatatileUploadOperator(BaseOperator):
         """Return what would have been read and written."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
-    def _memory(self, context: Context) -> Memory:
-        return Memory(context, self.retries or 0)
+    def _upload_state(self, context: Context) -> UploadState:
+        return UploadState(context, self.retries or 0)
 
-    def _push_job_id(self, context: Context, memory: Memory, job: Job) -> None:
+    def _push_job_id(self, context: Context, state: UploadState, job: Job) -> None:
         try:
             context["ti"].xcom_push(key="job_id", value=job.id)
-            if not memory.lasts:
+            if not state.lasts:
                 # Airflow 2 asks the task for it when anything fails from here on.
                 self.retries = 0
         except Exception as e:  # as of any XCom backend
             text = f"Job {job.id} could not be stored as the XCom job_id: {e}"
-            if not memory.lasts:
+            if not state.lasts:
                 # What the task returns is an XCom too. Without it Airflow would retry, and so send the file again.
                 raise AirflowFailException(f"The upload was accepted. {text}") from None
             self.log.error("%s", text)
@@ -329,42 +329,47 @@ class DatatileUploadOperator(BaseOperator):
         return self.resend_unknown or self.action == Action.RELOAD.value
 
     def _upload(
-        self, context: Context, memory: Memory, deadline: float, failures: int = 0, version: str | None = None
+        self, context: Context, state: UploadState, deadline: float, failures: int = 0, version: str | None = None
     ) -> str:
         from datatile_provider.hooks.content import Sha256
 
         # Of the attempt that is under way, if any.
         text = ""
-        tried: list[tuple[Tries, Sent]] = []
+        attempted: list[tuple[Attempts, Sent]] = []
         content = Sha256()
 
-        def before_try(tries: Tries) -> None:
+        def before_attempt(attempts: Attempts) -> None:
             nonlocal text
-            if not tried:
-                push_links(self, context, tries.server)
-            upload = tries.upload
+            if not attempted:
+                push_links(self, context, attempts.server)
+            upload = attempts.upload
             sent = Sent(
-                tries.server.address, upload.action.value, upload.target_hash, upload.name, upload.size, tries.version
+                attempts.server.address,
+                upload.action.value,
+                upload.target_hash,
+                upload.name,
+                upload.size,
+                attempts.version,
             )
-            tried.append((tries, sent))
+            attempted.append((attempts, sent))
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-            begun = f"{upload}, begun {now} (processing log: {tries.server.processing_log_url})"
-            memory.write(Phase.SENDING, begun, sent)
+            begun = f"{upload}, begun {now} (processing log: {attempts.server.processing_log_url})"
+            state.write(Phase.SENDING, begun, sent)
             text = begun
 
-        def before_retry(tries: Tries, error: errors.DatatileError, delay: float) -> None:
+        def before_retry(attempts: Attempts, error: errors.DatatileError, delay: float) -> None:
             nonlocal text
-            if isinstance(error, errors.OutcomeUnknown):
+            if isinstance(error, errors.OutcomeUnknownError):
                 return
             text = ""
-            memory.forget()
-            turn = isinstance(error, (errors.DestinationBusy, errors.RateLimited))
-            if self.deferrable and turn and delay > SHORT_WAIT:
+            state.forget()
+            turn = isinstance(error, (errors.DestinationBusyError, errors.RateLimitedError))
+            if self.deferrable and turn and delay > MAX_BACKOFF_IN_WORKER:
                 self.log.info("%s Waiting for its turn, for %.0f s", error, delay)
                 self.defer(
-                    trigger=DatatileTurnTrigger(until=time.time() + delay),
+                    trigger=DatatileRetryTrigger(until=time.time() + delay),
                     method_name="resume_upload",
-                    kwargs={"deadline": deadline, "failures": tries.failures, "version": tries.version},
+                    kwargs={"deadline": deadline, "failures": attempts.failures, "version": attempts.version},
                     timeout=timedelta(seconds=delay) + SAFETY_NET,
                 )
 
@@ -380,35 +385,35 @@ class DatatileUploadOperator(BaseOperator):
                 failures=failures,
                 version=version,
                 content=content,
-                before_try=before_try,
+                before_attempt=before_attempt,
                 before_retry=before_retry,
             )
-        except errors.OutcomeUnknown as e:
+        except errors.OutcomeUnknownError as e:
             if self._may_send_again:
-                memory.forget()
+                state.forget()
                 raise AirflowException(str(e)) from None
-            said = str(e)
-            self._remember(lambda: memory.advance(Phase.TOLD, said))
+            server_message = str(e)
+            self._remember(lambda: state.advance(Phase.REPORTED, server_message))
             raise airflow_error(e, may_retry=False) from None
         except errors.DatatileError as e:
-            memory.forget()
+            state.forget()
             raise airflow_error(e, may_retry=True) from None
         except BaseException as e:  # execution_timeout, SIGTERM, and what Airflow's own code raises
-            if memory.lasts or self._may_send_again or not text or not _looks_like_a_retry(e):
+            if state.lasts or self._may_send_again or not text or not _would_be_retried(e):
                 raise
             raise AirflowFailException(
                 f"{_name(e)} ended the {text} in the middle, and it is unknown whether the server holds it. "
                 "Look there before it is sent again."
             ) from None
-        tries, sent = tried[-1]
-        with self._accepted(memory, job.id, text):
+        attempts, sent = attempted[-1]
+        with self._accepted(state, job.id, text):
             sent = replace(sent, sha256=content.hexdigest())
-            self._remember(lambda: memory.write(Phase.ACCEPTED, text, sent, job.id))
-            self._push_job_id(context, memory, job)
-            push_links(self, context, tries.server, job.id)
-            return self._wait(context, memory, job, text, sent.server)
+            self._remember(lambda: state.write(Phase.ACCEPTED, text, sent, job.id))
+            self._push_job_id(context, state, job)
+            push_links(self, context, attempts.server, job.id)
+            return self._wait(context, state, job, text, sent.server)
 
-    def _follow(self, context: Context, memory: Memory, record: Record) -> str:
+    def _resume(self, context: Context, state: UploadState, record: Record) -> str:
         self.log.info("An earlier attempt was accepted as job %s; taking that up: %s", record.job_id, record.text)
         job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
         try:
@@ -425,24 +430,24 @@ class DatatileUploadOperator(BaseOperator):
             job = Job(record.job_id)
         if _has_failed(job) and job.named:
             self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
-            memory.forget()
-            return self._upload(context, memory, time.time() + self.accept_timeout)
+            state.forget()
+            return self._upload(context, state, time.time() + self.accept_timeout)
         if _has_failed(job):
             # The response does not name the job. That is enough to fail, and not enough to send the file again.
             doubt = errors.DatatileError(
                 f"Job {job.id} may have failed: a response that does not name it says {job.status!r}",
-                said=job.message,
-                advice=f"See the processing log: {server.processing_log_url} Clearing this task resumes the job.",
+                server_message=job.message,
+                hint=f"See the processing log: {server.processing_log_url} Clearing this task resumes the job.",
             )
-            raise self._ended(memory, job_error(server, job) if server.status_field else doubt)
-        self._remember(lambda: memory.advance(record.phase))
-        self._push_job_id(context, memory, job)
-        return self._wait(context, memory, job, record.text, record.sent.server)
+            raise self._ended(state, job_error(server, job) if server.status_field else doubt)
+        self._remember(lambda: state.advance(record.phase))
+        self._push_job_id(context, state, job)
+        return self._wait(context, state, job, record.text, record.sent.server)
 
-    def _wait(self, context: Context, memory: Memory, job: Job, text: str, server: str) -> str:
+    def _wait(self, context: Context, state: UploadState, job: Job, text: str, server: str) -> str:
         self._job = job
         if not self.wait_for_completion:
-            return self._done(context, memory, job)
+            return self._done(context, state, job)
         if self.deferrable:
             defer_wait(
                 self,
@@ -458,11 +463,11 @@ class DatatileUploadOperator(BaseOperator):
             hook = DatatileHook(self.datatile_conn_id)
             job = hook.wait_for_job(job.id, poll_interval=self.poll_interval, timeout=self.timeout, server=server)
         except errors.DatatileError as e:
-            raise self._ended(memory, e) from None
-        return self._done(context, memory, job)
+            raise self._ended(state, e) from None
+        return self._done(context, state, job)
 
     @contextlib.contextmanager
-    def _accepted(self, memory: Memory, job_id: str, text: str) -> Iterator[None]:
+    def _accepted(self, state: UploadState, job_id: str, text: str) -> Iterator[None]:
         """
         Let nothing that is raised after acceptance look like a reason to send the file again.
 
@@ -471,17 +476,17 @@ class DatatileUploadOperator(BaseOperator):
         try:
             yield
         except BaseException as e:  # execution_timeout and SIGTERM too
-            if memory.lasts or not job_id or not _looks_like_a_retry(e):
+            if state.lasts or not job_id or not _would_be_retried(e):
                 raise
-            raise AirflowFailException(f"{_broken_off(job_id, e)}: {text}") from None
+            raise AirflowFailException(f"{_ended_early(job_id, e)}: {text}") from None
 
-    def _done(self, context: Context, memory: Memory, job: Job) -> str:
+    def _done(self, context: Context, state: UploadState, job: Job) -> str:
         if self._killed:
             # As a success it would be sent again, not resumed, when a person clears it.
-            self._remember(lambda: memory.advance(Phase.WAITED))
+            self._remember(lambda: state.advance(Phase.WAIT_FAILED))
             raise AirflowFailException(f"The task was ended from outside. Its upload was accepted as job {job.id}.")
         try:
-            memory.advance(Phase.DONE)
+            state.advance(Phase.DONE)
         except Exception as e:  # as of any store
             # As a success it would be resumed, not sent, when a person clears the task to send the next file.
             raise AirflowException(
@@ -498,18 +503,22 @@ class DatatileUploadOperator(BaseOperator):
             describe_outlets(self.outlets, context, job, self.action)
         return job.id
 
-    def _ended(self, memory: Memory, error: errors.DatatileError) -> BaseException:
+    def _ended(self, state: UploadState, error: errors.DatatileError) -> BaseException:
         self._job = self._job and self._job.ended_by(error)
         # A job's error names the job alone.
         file = str(self.dataset).rpartition("/")[2]
         error.what = f"{self.action} of {file!r} to {self.target_hash}: {error.what}"
         found = airflow_error(error, may_retry=False)
         if isinstance(found, AirflowTaskTimeout):
-            return found if memory.lasts else AirflowFailException(str(error))
+            return found if state.lasts else AirflowFailException(str(error))
         # The job may still go on: a clear of the task resumes it.
-        phase = Phase.TOLD if isinstance(error, (errors.JobFailed, errors.JobCancelled)) else Phase.WAITED
-        text = str(error) if phase is Phase.TOLD else None
-        self._remember(lambda: memory.advance(phase, text))
+        phase = (
+            Phase.REPORTED
+            if isinstance(error, (errors.JobFailedError, errors.JobCancelledError))
+            else Phase.WAIT_FAILED
+        )
+        text = str(error) if phase is Phase.REPORTED else None
+        self._remember(lambda: state.advance(phase, text))
         return found
 
     def _remember(self, write: Callable[[], None]) -> None:
@@ -541,7 +550,7 @@ def _has_failed(job: Job) -> bool:
     return job.state in (JobState.FAILED, JobState.CANCELLED)
 
 
-def _looks_like_a_retry(error: BaseException) -> bool:
+def _would_be_retried(error: BaseException) -> bool:
     """Whether Airflow would retry the task after it."""
     if isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred)):
         return False
@@ -554,5 +563,5 @@ def _name(error: BaseException) -> str:
     return "execution_timeout" if isinstance(error, AirflowTaskTimeout) else f"{type(error).__name__} ({error})"
 
 
-def _broken_off(job_id: str, error: BaseException) -> str:
+def _ended_early(job_id: str, error: BaseException) -> str:
     return f"The upload was accepted as job {job_id}, which may go on in DATATILE; it was broken off by {_name(error)}"

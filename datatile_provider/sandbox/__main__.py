@@ -107,12 +107,12 @@ def main() -> None:
             stack.enter_context(sandbox)
         except (OSError, ValueError) as error:
             sys.exit(f"The sandbox cannot start: {error}")
-        told = {name: getattr(sandbox, name) for name in ("url", "token", "folder", "root", "connection")}
+        reported = {name: getattr(sandbox, name) for name in ("url", "token", "folder", "root", "connection")}
         if as_json:
-            print(json.dumps(told), flush=True)
+            print(json.dumps(reported), flush=True)
         else:
-            told["connection"] = shlex.quote(json.dumps(sandbox.connection))
-            print(GREETING.format(**told), flush=True)
+            reported["connection"] = shlex.quote(json.dumps(sandbox.connection))
+            print(GREETING.format(**reported), flush=True)
         while True:
             time.sleep(3600)
 

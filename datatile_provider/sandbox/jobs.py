@@ -146,7 +146,7 @@ class Queue:
         log.info("Job %s %s %r: %s %s", job.job_id, job.action, job.filename, job.state, message)
         if job.callback:
             earlier = self._callbacks.get(job.job_id)
-            body = answer(self._options, job)
+            body = response(self._options, job)
             task = asyncio.create_task(self._call_back(earlier, job.job_id, job.callback, job.state, body))
             self._callbacks[job.job_id] = task
 
@@ -163,7 +163,7 @@ class Queue:
             self._store.called_back(job_id, url, state, None, str(error) or type(error).__name__)
 
 
-def answer(options: Options, job: Job) -> dict[str, Any]:
+def response(options: Options, job: Job) -> dict[str, Any]:
     """A job as the API tells it, in the words and fields that the options ask for."""
     last = job.transitions[-1]
     return {

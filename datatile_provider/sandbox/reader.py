@@ -233,20 +233,20 @@ def main(arguments: Sequence[str]) -> None:
     limit(int(seconds), int(memory))
     try:
         rows, variables = read(Path(path), filename)
-        answer = json.dumps({"rows": rows, "variables": variables})
-        if len(answer) > LONGEST_ANSWER:
+        response = json.dumps({"rows": rows, "variables": variables})
+        if len(response) > LONGEST_ANSWER:
             raise Unreadable(f"the names of its variables take more than {LONGEST_ANSWER // 2**20} MB")
     except Unreadable as error:
         reason = str(error)
         # Some errors quote the whole value that they are about.
         if len(reason) > LONGEST_REASON:
             reason = f"{reason[:LONGEST_REASON]}…"
-        answer = json.dumps({"reason": reason})
+        response = json.dumps({"reason": reason})
     except MemoryError:
-        answer = json.dumps({"reason": "reading it takes too much memory"})
+        response = json.dumps({"reason": "reading it takes too much memory"})
     except Exception:
         sys.exit(traceback.format_exc()[-LONGEST_TRACEBACK:])
-    print(answer)
+    print(response)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from aiohttp import BodyPartReader, web
 
 from . import pages
 from .guard import refusal
-from .jobs import Queue, answer, receipt
+from .jobs import Queue, receipt, response
 from .options import Options, is_loopback
 from .store import Job, Rejection, Store
 
@@ -148,7 +148,7 @@ class Server:
 
     async def _job(self, request: web.Request) -> web.Response:
         self._store.check_token(request.headers.get("token"))
-        return web.json_response(answer(self._options, self._store.find_job(request.match_info["job_id"])))
+        return web.json_response(response(self._options, self._store.find_job(request.match_info["job_id"])))
 
     async def _drive_page(self, request: web.Request) -> web.Response:
         return _html(pages.drive(self._store))
@@ -189,7 +189,7 @@ class Server:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = await self.queue.cancel(request.match_info["job_id"])
-        return web.json_response(answer(self._options, job))
+        return web.json_response(response(self._options, job))
 
     async def _set_word(self, request: web.Request) -> web.Response:
         word = (await _body(request)).get("word")
@@ -197,7 +197,7 @@ class Server:
         if word is not None and not isinstance(word, str):
             raise Rejection(400, "word must be text, or null for the state's own")
         self._store.set_word(job, word)
-        return web.json_response(answer(self._options, job))
+        return web.json_response(response(self._options, job))
 
 
 @web.middleware

@@ -22,13 +22,13 @@ from airflow.triggers.base import StartTriggerArgs
 
 from datatile_provider.api import errors
 from datatile_provider.api.contract import Job
+from datatile_provider.api.polling import Wait, seconds
 from datatile_provider.api.states import JobState
-from datatile_provider.api.waiting import Wait, seconds
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
-from datatile_provider.sensors.without_worker import job_id_for_triggerer, may_end_in_triggerer
+from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer
 from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, defer_wait, job_of
-from datatile_provider.triggers.safety_net import resumed_with
+from datatile_provider.version_compat import resume_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -44,12 +44,12 @@ class _Seen:
     """What one poke of a rescheduled wait leaves to the next; see :class:`Wait`."""
 
     status: str = ""
-    refused_since: float | None = None
+    rejected_since: float | None = None
     server: str | None = None
 
     @classmethod
     def of(cls, wait: Wait) -> _Seen:
-        return cls(wait.status, wait.refused_since, wait.server.address)
+        return cls(wait.status, wait.rejected_since, wait.server.address)
 
 
 class DatatileJobSensor(BaseSensorOperator):
@@ -152,7 +152,7 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, with a passed deadline and ``never_fail`` meaning the same on every version."""
-        resumed = resumed_with(next_method, next_kwargs, str(self.job_id), self.timeout)
+        resumed = resume_arguments(next_method, next_kwargs, str(self.job_id), self.timeout)
         try:
             return super().resume_execution(*resumed, context)
         except AirflowException as e:
@@ -197,27 +197,27 @@ class DatatileJobSensor(BaseSensorOperator):
             result = hook.get_job(wait.job_id, server=wait.server.address)
         except errors.DatatileError as e:
             result = e
-        return wait.heard(result, time.time(), sent)
+        return wait.update(result, time.time(), sent)
 
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait | None:
         """Return the wait, as far as it has come; None when a rescheduled one must poll later."""
-        from datatile_provider.sensors.first_poke import first_poke
+        from datatile_provider.version_compat import first_poke_time
 
-        earlier = first_poke(context, self.retries or 0) if self.reschedule else None
+        earlier = first_poke_time(context, self.retries or 0) if self.reschedule else None
         started = earlier.timestamp() if earlier else self._begun or time.time()
         seen = self._recall(context, started) if earlier else _Seen()
         try:
             # A rescheduled poke gives its worker slot back instead of trying on.
             deadline = time.time() if earlier else started + self.timeout
             server = hook.first_conn(seen.server, job_id=job_id, deadline=deadline).server
-        except (errors.Passing, errors.JobTimeout) as e:
+        except (errors.TransientError, errors.JobTimeoutError) as e:
             if not earlier or time.time() >= started + self.timeout:
                 raise
             self.log.warning("%s Polling goes on.", e)
             return None
         push_links(self, context, server, job_id)
         wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started, seen.status)
-        wait.refused_since = seen.refused_since
+        wait.rejected_since = seen.rejected_since
         if not earlier:
             self.log.info("Waiting for job %s. Processing log: %s", job_id, server.processing_log_url)
         return wait
@@ -229,7 +229,7 @@ class DatatileJobSensor(BaseSensorOperator):
         store: Any = context.get("task_state_store")
         if store is None:
             # How long a refusal has lasted is not known, only that it could have.
-            return _Seen(refused_since=started)
+            return _Seen(rejected_since=started)
         with contextlib.suppress(Exception):
             found = store.get(_SEEN)
             since, server = found["refused_since"], found["server"]

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 SAFETY_NET = timedelta(minutes=10)
 
 
-class ExecutionTimeout(errors.JobTimeout):
+class ExecutionTimeoutError(errors.JobTimeoutError):
     """The task's ``execution_timeout`` passed before the job was finished, or the wait's own timeout was over."""
 
 
 _ENDS = {
     kind.__name__: kind
     for kind in (
-        ExecutionTimeout,
-        errors.JobFailed,
-        errors.JobCancelled,
-        errors.JobTimeout,
-        errors.Refused,
-        errors.InvalidInput,
+        ExecutionTimeoutError,
+        errors.JobFailedError,
+        errors.JobCancelledError,
+        errors.JobTimeoutError,
+        errors.PermanentError,
+        errors.InvalidInputError,
     )
 }
 
@@ -119,9 +119,9 @@ class DatatileJobTrigger(BaseTrigger):
                 status=self.status,
                 server=self.server,
             )
-        except errors.JobTimeout as e:
+        except errors.JobTimeoutError as e:
             what = f"The task's execution_timeout has passed. {e.what}"
-            event = ended(ExecutionTimeout(what, advice=e.advice) if left < self.timeout else e)
+            event = ended(ExecutionTimeoutError(what, hint=e.hint) if left < self.timeout else e)
         except errors.DatatileError as e:
             event = ended(e)
         else:
@@ -176,7 +176,7 @@ class DatatileJobTrigger(BaseTrigger):
         self.log.warning("Job %s goes on in DATATILE; see its processing log", self.job_id)
 
 
-class DatatileTurnTrigger(BaseTrigger):
+class DatatileRetryTrigger(BaseTrigger):
     """
     Gives a worker's slot back until it is worth trying an upload again.
 
@@ -242,7 +242,7 @@ def defer_wait(
 def ended(error: errors.DatatileError) -> dict[str, Any]:
     """Return the event for a wait that ended without success."""
     kind = next((name for name, kind in _ENDS.items() if isinstance(error, kind)), "")
-    return {"error": kind, "what": error.what, "said": error.said, "advice": error.advice}
+    return {"error": kind, "what": error.what, "said": error.server_message, "advice": error.hint}
 
 
 def job_of(event: Any, job_id: str | None = None) -> Job:
@@ -257,22 +257,27 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
     found = event if isinstance(event, dict) else {}
     if "error" in found:
         kind = _ENDS.get(str(found["error"]), errors.DatatileError)
-        what, said, advice = (str(found.get(name) or "") for name in ("what", "said", "advice"))
-        raise kind(what, said=said, advice=advice)
-    told = found["job"] if isinstance(found.get("job"), dict) else {}
-    told_id, details = told.get("id"), told.get("details")
-    succeeded = told.get("state") == JobState.SUCCEEDED.value
-    if not succeeded or not told_id or not isinstance(told_id, str) or (job_id is not None and told_id != job_id):
+        what, server_message, hint = (str(found.get(name) or "") for name in ("what", "said", "advice"))
+        raise kind(what, server_message=server_message, hint=hint)
+    reported = found["job"] if isinstance(found.get("job"), dict) else {}
+    reported_id, details = reported.get("id"), reported.get("details")
+    succeeded = reported.get("state") == JobState.SUCCEEDED.value
+    if (
+        not succeeded
+        or not reported_id
+        or not isinstance(reported_id, str)
+        or (job_id is not None and reported_id != job_id)
+    ):
         about = f" for job {job_id}" if job_id else ""
         raise errors.DatatileError(
             f"The triggerer told nothing that can be read{about}: {event!r}",
-            advice="The job may have ended well: look in DATATILE's processing log.",
+            hint="The job may have ended well: look in DATATILE's processing log.",
         )
     return Job(
-        told_id,
+        reported_id,
         JobState.SUCCEEDED,
-        str(told.get("status") or ""),
-        str(told.get("message") or ""),
+        str(reported.get("status") or ""),
+        str(reported.get("message") or ""),
         details if isinstance(details, dict) else {},
     )
 
@@ -290,9 +295,11 @@ def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> BaseExcept
         AirflowTaskTimeout,
     )
 
-    if isinstance(error, ExecutionTimeout):
+    if isinstance(error, ExecutionTimeoutError):
         return AirflowTaskTimeout(str(error))
-    if isinstance(error, errors.JobTimeout):
+    if isinstance(error, errors.JobTimeoutError):
         return AirflowSensorTimeout(str(error))
-    final = isinstance(error, (errors.Refused, errors.InvalidInput, errors.JobError, errors.OutcomeUnknown))
+    final = isinstance(
+        error, (errors.PermanentError, errors.InvalidInputError, errors.JobError, errors.OutcomeUnknownError)
+    )
     return AirflowFailException(str(error)) if final or not may_retry else AirflowException(str(error))

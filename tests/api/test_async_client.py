@@ -42,7 +42,7 @@ def serving(status: int, body: bytes, *headers: str, heads: list[str] | None = N
             head, _ = peer.request()
             if heads is not None:
                 heads.append(head)
-            peer.answer(status, body, *headers)
+            peer.respond(status, body, *headers)
 
     return handle
 
@@ -61,9 +61,9 @@ async def test_what_is_asked():
 
 async def test_against_the_sandbox():
     with Sandbox(token=TOKEN) as sandbox:
-        assert isinstance(await failure(sandbox.url, "nope"), errors.NotFound)
+        assert isinstance(await failure(sandbox.url, "nope"), errors.NotFoundError)
         sandbox.regenerate_token()
-        assert isinstance(await failure(sandbox.url, "nope"), errors.TokenRefused)
+        assert isinstance(await failure(sandbox.url, "nope"), errors.TokenRefusedError)
 
 
 async def test_fifty_waits_share_one_session():
@@ -71,7 +71,7 @@ async def test_fifty_waits_share_one_session():
         while True:
             peer.request()
             time.sleep(0.01)
-            peer.answer(200, RUNNING)
+            peer.respond(200, RUNNING)
 
     with RawServer(handle) as server:
         settings = settings_for(server.url)
@@ -102,7 +102,7 @@ async def test_session_is_closed_when_the_last_leaves():
 
 async def test_session_is_closed_after_a_failure_and_a_cancellation():
     with RawServer(Peer.drain) as server:
-        assert isinstance(await failure(server.url, timeout=0.2), errors.Passing)
+        assert isinstance(await failure(server.url, timeout=0.2), errors.TransientError)
         waiting = asyncio.create_task(ask(server.url))
         while server.connections < 2:
             await asyncio.sleep(0.01)
@@ -133,27 +133,27 @@ async def test_no_connection():
     with RawServer(Peer.reset) as server:
         url = server.url
     error = await failure(url)
-    assert type(error) is errors.Passing
+    assert type(error) is errors.TransientError
     assert url in str(error)
 
 
 @pytest.mark.parametrize("host", ["datatile.invalid", "xn--.invalid", "-"])
 async def test_name_that_leads_nowhere(host):
     error = await failure(f"https://{host}")
-    assert type(error) is errors.Passing
+    assert type(error) is errors.TransientError
     assert host in str(error)
 
 
 @pytest.mark.parametrize("handle", [Peer.reset, Peer.head, lambda peer: (peer.head(), peer.reset())])
 async def test_break(handle):
     with RawServer(handle) as server:
-        assert type(await failure(server.url)) is errors.Passing
+        assert type(await failure(server.url)) is errors.TransientError
 
 
 async def test_connection_closed_between_two_looks():
     def handle(peer: Peer) -> None:
         peer.request()
-        peer.answer(200, RUNNING)
+        peer.respond(200, RUNNING)
 
     with RawServer(handle) as server:
         async with connected(settings_for(server.url)) as client:
@@ -166,18 +166,18 @@ async def test_connection_closed_between_two_looks():
 async def test_silence_and_slow_drip_are_ended(how):
     with RawServer(how) as server:
         started = time.monotonic()
-        assert isinstance(await failure(server.url, timeout=0.3), errors.Passing)
+        assert isinstance(await failure(server.url, timeout=0.3), errors.TransientError)
         assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
-async def test_garbage(answer):
+async def test_garbage(response):
     def handle(peer: Peer) -> None:
         peer.request()
-        peer.send(answer)
+        peer.send(response)
 
     with RawServer(handle) as server:
-        assert isinstance(await failure(server.url), (errors.Passing, errors.Refused))
+        assert isinstance(await failure(server.url), (errors.TransientError, errors.PermanentError))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -187,7 +187,7 @@ async def test_redirect_is_not_followed(status):
         with RawServer(serving(status, b"", location)) as server:
             error = await failure(server.url)
         assert elsewhere.connections == 0
-    assert type(error) is errors.Refused
+    assert type(error) is errors.PermanentError
     assert elsewhere.url in str(error)
 
 
@@ -207,20 +207,22 @@ async def test_certificates(certificates, monkeypatch, tmp_path):
     folder.mkdir()
     with RawServer(serving(200, RUNNING), certificates.server_context()) as server:
         error = await failure(server.url)
-        assert isinstance(error, errors.Untrusted)
+        assert isinstance(error, errors.UntrustedCertificateError)
         assert "Set verify" in str(error)
         assert (await ask(server.url, verify=verify)).state is JobState.RUNNING
         assert (await ask(server.url, verify=False)).state is JobState.RUNNING
-        assert isinstance(await failure(server.url, verify=str(folder)), errors.Untrusted)
-        assert isinstance(await failure(server.url.replace("127.0.0.1", "localhost"), verify=verify), errors.Untrusted)
+        assert isinstance(await failure(server.url, verify=str(folder)), errors.UntrustedCertificateError)
+        assert isinstance(
+            await failure(server.url.replace("127.0.0.1", "localhost"), verify=verify), errors.UntrustedCertificateError
+        )
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
         assert (await ask(server.url, verify=verify)).state is JobState.RUNNING
-        assert isinstance(await failure(server.url), errors.Untrusted)
+        assert isinstance(await failure(server.url), errors.UntrustedCertificateError)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", verify)
         assert (await ask(server.url)).state is JobState.RUNNING
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle")
         error = await failure(server.url)
-        assert isinstance(error, errors.InvalidInput)
+        assert isinstance(error, errors.InvalidInputError)
         assert "/no/such/bundle" in str(error)
 
 
@@ -237,7 +239,7 @@ async def test_answer_is_read_up_to_a_limit():
     with RawServer(handle) as server:
         error = await failure(server.url)
         assert await asyncio.to_thread(server.wait_until_left)
-    assert (type(error), error.status) == (errors.Passing, 500)
+    assert (type(error), error.status) == (errors.TransientError, 500)
     assert len(sent) < 100
     assert len(str(error)) < 2_000
 
@@ -275,7 +277,7 @@ async def test_proxy_of_the_environment(monkeypatch, proxies, excepted, scheme):
             ask(settings.server.url, proxies=proxies),
         ):
             if excepted:
-                with pytest.raises(errors.Passing):
+                with pytest.raises(errors.TransientError):
                     await call
             else:
                 assert (await call).state is JobState.SUCCEEDED
@@ -289,7 +291,7 @@ async def test_waits_for_one_job_share_a_look():
         while True:
             heads.append(peer.request()[0])
             time.sleep(0.05)
-            peer.answer(200, RUNNING)
+            peer.respond(200, RUNNING)
 
     with RawServer(handle) as server:
         settings = settings_for(server.url)
@@ -325,17 +327,17 @@ async def test_waits_of_two_connections_share_no_look():
 
 
 async def test_a_failed_look_is_not_shared_afterwards():
-    answers = iter([(500, b""), (200, RUNNING)])
+    responses = iter([(500, b""), (200, RUNNING)])
 
     def handle(peer: Peer) -> None:
         while True:
             peer.request()
-            peer.answer(*next(answers))
+            peer.respond(*next(responses))
 
     with RawServer(handle) as server:
         settings = settings_for(server.url)
         async with connected(settings) as one, connected(settings) as other:
-            with pytest.raises(errors.Passing):
+            with pytest.raises(errors.TransientError):
                 await one.get_job("7")
             assert (await other.get_job("7", max_age=60)).state is JobState.RUNNING
 
@@ -344,16 +346,16 @@ async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
     def handle(peer: Peer) -> None:
         peer.request()
         time.sleep(0.3)
-        peer.answer(200, RUNNING)
+        peer.respond(200, RUNNING)
 
     with RawServer(handle) as server:
         settings = settings_for(server.url)
         async with connected(settings) as one, connected(settings) as other:
-            looks = [asyncio.create_task(client.get_job("7")) for client in (one, other)]
+            polls = [asyncio.create_task(client.get_job("7")) for client in (one, other)]
             await asyncio.sleep(0.1)
-            looks[0].cancel()
-            assert (await looks[1]).state is JobState.RUNNING
-            assert looks[0].cancelled()
+            polls[0].cancel()
+            assert (await polls[1]).state is JobState.RUNNING
+            assert polls[0].cancelled()
         assert server.connections == 1
 
 
@@ -367,7 +369,7 @@ def hanging(asked: list[str]):
             if job_id.startswith("hangs"):
                 peer.drain()
                 return
-            peer.answer(200, RUNNING)
+            peer.respond(200, RUNNING)
 
     return handle
 
@@ -399,7 +401,7 @@ async def test_a_poll_is_sent_again_for_a_wait_that_comes_as_the_last_one_is_can
         while True:
             peer.request()
             time.sleep(0.2)
-            peer.answer(200, RUNNING)
+            peer.respond(200, RUNNING)
 
     with RawServer(handle) as server:
         async with connected(settings_for(server.url)) as one, connected(settings_for(server.url)) as other:
@@ -422,7 +424,7 @@ async def test_jobs_that_hang_never_take_the_connections_of_new_ones(monkeypatch
         async def wait(number: int) -> None:
             async with connected(settings) as client:
                 while True:
-                    with pytest.raises(errors.Passing):
+                    with pytest.raises(errors.TransientError):
                         await client.get_job(f"hangs-{number}")
 
         waits = [asyncio.create_task(wait(number)) for number in range(40)]
@@ -447,7 +449,7 @@ async def test_a_poll_that_is_given_up_for_others_says_so(monkeypatch):
         polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", timeout=20)) for number in range(3)]
         done, _ = await asyncio.wait(polls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         (error,) = (task.result() for task in done)
-        assert type(error) is errors.Passing
+        assert type(error) is errors.TransientError
         assert re.search(r"none within 0\.[2-9] s, and other polls needed the connection", str(error))
         for task in polls:
             task.cancel()
@@ -479,7 +481,7 @@ async def test_a_wait_does_not_stand_in_line_for_its_last_poll_for_ever(monkeypa
         await asyncio.sleep(0.1)
         async with connected(settings_for(server.url)) as client:
             started = time.monotonic()
-            with pytest.raises(errors.Passing, match=r"no connection was free for its last poll within 0\.3 s"):
+            with pytest.raises(errors.TransientError, match=r"no connection was free for its last poll within 0\.3 s"):
                 await client.get_job("7", left=0.2)
             assert 0.5 <= time.monotonic() - started < 1
         poll.cancel()
@@ -491,7 +493,7 @@ async def test_a_replaced_bundle_is_used_by_new_waits(certificates, tmp_path):
     bundle.write_bytes(Path(certifi.where()).read_bytes())
     with RawServer(serving(200, RUNNING), certificates.server_context()) as server:
         async with connected(settings_for(server.url, verify=str(bundle))) as client:
-            with pytest.raises(errors.Untrusted):
+            with pytest.raises(errors.UntrustedCertificateError):
                 await client.get_job("7")
             bundle.write_bytes(certificates.authority.read_bytes())
             os.utime(bundle, ns=(1, 1))
@@ -507,18 +509,20 @@ async def test_a_long_response_to_a_poll_is_not_read(size):
             if size < 65_536:
                 assert (await call).state is JobState.RUNNING
                 continue
-            with pytest.raises(errors.OddAnswer, match=r"poll of job 7 got a response of more than 65,536 bytes") as e:
+            with pytest.raises(
+                errors.UnexpectedResponseError, match=r"poll of job 7 got a response of more than 65,536 bytes"
+            ) as e:
                 await call
             assert e.value.status == 200
 
 
 async def test_a_long_page_with_a_refusal_is_a_refusal():
     with RawServer(serving(401, b'{"x": "' + b"x" * 200_000 + b'"}')) as server:
-        assert isinstance(await failure(server.url), errors.TokenRefused)
+        assert isinstance(await failure(server.url), errors.TokenRefusedError)
 
 
 async def failures_of_both(url: str, **given: object) -> list[errors.DatatileError]:
-    with pytest.raises(errors.Passing) as caught:
+    with pytest.raises(errors.TransientError) as caught:
         DatatileClient(settings_for(url, **given)).get_job("7")
     return [caught.value, await failure(url, **given)]
 
@@ -528,13 +532,13 @@ async def test_a_proxy_that_can_not_be_reached_is_named_without_its_password(pro
     for error in await failures_of_both("https://datatile.invalid", proxies={"https": proxy}):
         named = proxy.replace("user:pa55w0rd@", "")
         assert f"got no response from https://datatile.invalid by the proxy {named}: " in str(error)
-        assert "Check the proxy: proxies in the connection's extra" in error.advice
+        assert "Check the proxy: proxies in the connection's extra" in error.hint
         assert "pa55w0rd" not in repr(error) + str(error)
 
 
 async def test_what_to_check_when_nothing_gets_through(monkeypatch):
     async def said_by_both(url: str) -> set[str]:
-        return {found.advice for found in await failures_of_both(url)}
+        return {found.hint for found in await failures_of_both(url)}
 
     # The environment's proxy would be asked for such a name.
     monkeypatch.setenv("NO_PROXY", "*")

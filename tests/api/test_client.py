@@ -13,10 +13,10 @@ import pytest
 
 from datatile_provider.api import client as client_module
 from datatile_provider.api import errors
-from datatile_provider.api.answers import MAX_ANSWER_BYTES
 from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.contract import Action, Job, Upload
 from datatile_provider.api.multipart import Dataset
+from datatile_provider.api.responses import MAX_RESPONSE_BYTES
 from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import (
@@ -54,7 +54,7 @@ def test_what_is_sent():
 
     def handle(peer: Peer) -> None:
         seen.append(peer.request())
-        peer.answer(200, b'{"job_id": 7, "status": "queued"}')
+        peer.respond(200, b'{"job_id": 7, "status": "queued"}')
 
     with RawServer(handle) as server:
         job = send(server.url + "/base")
@@ -82,17 +82,17 @@ def test_against_the_sandbox():
         assert job.state is JobState.SUCCEEDED
         assert [(u["filename"], u["size"]) for u in sandbox.uploads()] == [("w.csv", len(content))]
         client.probe()
-        assert isinstance(failure(client.upload, upload_of(file), file), errors.NotFound)
-        assert isinstance(failure(client.get_job, "nope"), errors.NotFound)
+        assert isinstance(failure(client.upload, upload_of(file), file), errors.NotFoundError)
+        assert isinstance(failure(client.get_job, "nope"), errors.NotFoundError)
         sandbox.regenerate_token()
-        assert isinstance(failure(client.get_job, job.id), errors.TokenRefused)
+        assert isinstance(failure(client.get_job, job.id), errors.TokenRefusedError)
         assert len(sandbox.uploads()) == 1
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("polite", [False, True], ids=["closes at once", "reads on"])
 @pytest.mark.parametrize(
-    ("status", "kind"), [(413, errors.FileTooLarge), (401, errors.TokenRefused), (409, errors.Passing)]
+    ("status", "kind"), [(413, errors.FileTooLargeError), (401, errors.TokenRefusedError), (409, errors.TransientError)]
 )
 def test_early_answer_is_read(certificates, tls, polite, status, kind):
     """A server may answer before it has the body, and close under what is still being sent."""
@@ -100,7 +100,7 @@ def test_early_answer_is_read(certificates, tls, polite, status, kind):
     def handle(peer: Peer) -> None:
         peer.head()
         peer.read(100_000)
-        peer.answer(status, b'{"error": "said early"}', "Connection: close")
+        peer.respond(status, b'{"error": "said early"}', "Connection: close")
         if polite:
             peer.drain()
         else:
@@ -120,11 +120,11 @@ def test_a_success_before_the_last_byte_leaves_the_outcome_unknown(body):
 
     def handle(peer: Peer) -> None:
         peer.head()
-        peer.answer(200, body, "Connection: close")
+        peer.respond(200, body, "Connection: close")
 
     with RawServer(handle) as server:
         error = failure(send, server.url, 32 * MIB)
-    assert type(error) is errors.OutcomeUnknown
+    assert type(error) is errors.OutcomeUnknownError
     assert "before the whole file was sent" in str(error)
 
 
@@ -136,7 +136,7 @@ def test_interim_responses_are_passed_over(interim):
     def handle(peer: Peer) -> None:
         peer.request()
         peer.send(interim)
-        peer.answer(200, b'{"job_id": "7", "status": "queued"}')
+        peer.respond(200, b'{"job_id": "7", "status": "queued"}')
 
     with RawServer(handle) as server:
         assert send(server.url).id == "7"
@@ -152,19 +152,19 @@ def test_endless_interim_responses_are_ended():
 
     with RawServer(handle) as server:
         started = time.monotonic()
-        assert isinstance(failure(send, server.url, timeout=0.3), errors.OutcomeUnknown)
+        assert isinstance(failure(send, server.url, timeout=0.3), errors.OutcomeUnknownError)
         assert time.monotonic() - started < 3
 
 
 def test_an_interim_response_that_nothing_follows_is_none():
     with RawServer(lambda peer: (peer.request(), peer.send(INTERIM))) as server:
-        assert isinstance(failure(send, server.url), errors.OutcomeUnknown)
+        assert isinstance(failure(send, server.url), errors.OutcomeUnknownError)
 
 
 @pytest.mark.parametrize("status", [201, 202, 303, 302])
 @pytest.mark.parametrize("location", ["/api/v2/jobs/j-1", "{url}/api/v2/jobs/j-1", "../../jobs/j-1"])
 def test_a_job_id_in_the_location_is_used(status, location):
-    with RawServer(lambda peer: (peer.request(), peer.answer(status, b"", f"Location: {where}"))) as server:
+    with RawServer(lambda peer: (peer.request(), peer.respond(status, b"", f"Location: {where}"))) as server:
         where = location.format(url=server.url)
         assert send(server.url).id == "j-1"
 
@@ -172,8 +172,8 @@ def test_a_job_id_in_the_location_is_used(status, location):
 @pytest.mark.parametrize("location", ["/jobs/j-1", "http://127.0.0.2/api/v2/jobs/j-1", "/api/v2/jobs/", "/login", ""])
 @pytest.mark.parametrize("status", [201, 302, 303])
 def test_a_location_that_is_no_jobs_address_leaves_the_outcome_unknown(status, location):
-    with RawServer(lambda peer: (peer.request(), peer.answer(status, b"", f"Location: {location}"))) as server:
-        assert isinstance(failure(send, server.url), errors.OutcomeUnknown)
+    with RawServer(lambda peer: (peer.request(), peer.respond(status, b"", f"Location: {location}"))) as server:
+        assert isinstance(failure(send, server.url), errors.OutcomeUnknownError)
 
 
 def test_connection_refused():
@@ -181,7 +181,7 @@ def test_connection_refused():
         url = server.url
     for call in (send, ask):
         error = failure(call, url)
-        assert type(error) is errors.Passing
+        assert type(error) is errors.TransientError
         assert "Connection refused" in str(error)
         assert url in str(error)
 
@@ -190,7 +190,7 @@ def test_connection_refused():
 def test_name_that_leads_nowhere(host):
     for call in (send, ask):
         error = failure(call, f"https://{host}")
-        assert type(error) is errors.Passing
+        assert type(error) is errors.TransientError
         assert host in str(error)
 
 
@@ -203,7 +203,7 @@ def test_reset_in_mid_body(certificates, tls):
 
     with RawServer(handle, certificates.server_context() if tls else None) as server:
         error = failure(send, server.url, 32 * MIB, verify=str(certificates.authority))
-    assert type(error) is errors.Passing
+    assert type(error) is errors.TransientError
     assert "bytes were sent, so nothing was accepted" in str(error)
     sent, size = (int(word.replace(",", "")) for word in str(error).split("; ")[1].split()[0:3:2])
     assert sent < size
@@ -216,7 +216,7 @@ def test_close_in_mid_body():
         peer.read(100_000)
 
     with RawServer(handle) as server:
-        assert type(failure(send, server.url, 32 * MIB)) is errors.Passing
+        assert type(failure(send, server.url, 32 * MIB)) is errors.TransientError
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -228,7 +228,7 @@ def test_break_after_the_last_byte(certificates, tls, end):
 
     with RawServer(handle, certificates.server_context() if tls else None) as server:
         error = failure(send, server.url, 2 * MIB, verify=str(certificates.authority))
-    assert isinstance(error, errors.OutcomeUnknown)
+    assert isinstance(error, errors.OutcomeUnknownError)
     assert "the whole file was sent" in str(error)
     assert f"{server.url}/" in str(error)
 
@@ -236,15 +236,15 @@ def test_break_after_the_last_byte(certificates, tls, end):
 def test_silence_after_the_last_byte():
     with RawServer(Peer.drain) as server:
         error = failure(send, server.url, timeout=0.3)
-    assert isinstance(error, errors.OutcomeUnknown)
+    assert isinstance(error, errors.OutcomeUnknownError)
     assert "timed out" in str(error)
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 def test_breakdown_after_the_last_byte(status):
-    with RawServer(lambda peer: (peer.request(), peer.answer(status))) as server:
-        assert isinstance(failure(send, server.url), errors.OutcomeUnknown)
-        assert type(failure(ask, server.url)) is errors.Passing
+    with RawServer(lambda peer: (peer.request(), peer.respond(status))) as server:
+        assert isinstance(failure(send, server.url), errors.OutcomeUnknownError)
+        assert type(failure(ask, server.url)) is errors.TransientError
 
 
 def test_server_that_stops_reading():
@@ -258,7 +258,7 @@ def test_server_that_stops_reading():
         started = time.monotonic()
         error = failure(send, server.url, 32 * MIB, timeout=0.5)
         stopped.set()
-    assert type(error) is errors.Passing
+    assert type(error) is errors.TransientError
     assert time.monotonic() - started < 5
 
 
@@ -275,7 +275,7 @@ def test_slow_line_is_no_failure(monkeypatch):
             peer.read(MIB // 2)
             left -= MIB // 2
         peer.read(left)
-        peer.answer(200, b'{"job_id": "slow"}')
+        peer.respond(200, b'{"job_id": "slow"}')
 
     with RawServer(handle) as server:
         assert send(server.url, size).id == "slow"
@@ -284,15 +284,15 @@ def test_slow_line_is_no_failure(monkeypatch):
 @pytest.mark.parametrize("call", [send, ask])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_not_followed(call, status):
-    with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"id": 1, "status": "done"}'))) as elsewhere:
+    with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"id": 1, "status": "done"}'))) as elsewhere:
         location = f"Location: {elsewhere.url}/?token={TOKEN}"
-        with RawServer(lambda peer: (peer.request(), peer.answer(status, b"", location))) as server:
+        with RawServer(lambda peer: (peer.request(), peer.respond(status, b"", location))) as server:
             error = failure(call, server.url)
             assert server.connections == 1
         assert elsewhere.connections == 0
     # After 301 to 303 the request may have been processed where it was sent.
     unknown = call is send and status < 304
-    assert type(error) is (errors.OutcomeUnknown if unknown else errors.Refused)
+    assert type(error) is (errors.OutcomeUnknownError if unknown else errors.PermanentError)
     assert unknown or elsewhere.url in str(error)
 
 
@@ -300,11 +300,11 @@ def test_redirect_is_not_followed(call, status):
 def test_a_redirect_to_the_same_path_elsewhere_took_nothing(status):
     def handle(peer: Peer) -> None:
         head, _ = peer.request()
-        peer.answer(status, b"", f"Location: https://elsewhere.invalid{head.split()[1]}")
+        peer.respond(status, b"", f"Location: https://elsewhere.invalid{head.split()[1]}")
 
     with RawServer(handle) as server:
         error = failure(send, server.url)
-    assert type(error) is errors.Refused
+    assert type(error) is errors.PermanentError
     assert "Put the server's final address" in str(error)
 
 
@@ -316,7 +316,7 @@ def test_large_redirect_is_not_read_whole():
             peer.send(bytes(MIB))
 
     with RawServer(handle) as server:
-        assert type(failure(ask, server.url)) is errors.Refused
+        assert type(failure(ask, server.url)) is errors.PermanentError
 
 
 def test_netrc_is_not_sent(netrc):
@@ -324,7 +324,7 @@ def test_netrc_is_not_sent(netrc):
 
     def handle(peer: Peer) -> None:
         heads.append(peer.request()[0])
-        peer.answer(200, b'{"job_id": 7, "status": "queued"}')
+        peer.respond(200, b'{"job_id": 7, "status": "queued"}')
 
     with RawServer(handle) as server:
         send(server.url)
@@ -338,7 +338,7 @@ def test_cookies_are_not_kept():
 
     def handle(peer: Peer) -> None:
         heads.append(peer.request()[0])
-        peer.answer(200, b'{"job_id": 1, "status": "queued"}', "Set-Cookie: a=b; Path=/")
+        peer.respond(200, b'{"job_id": 1, "status": "queued"}', "Set-Cookie: a=b; Path=/")
 
     with RawServer(handle) as server:
         client = DatatileClient(settings_for(server.url))
@@ -350,7 +350,7 @@ def test_cookies_are_not_kept():
 
 def _job_over_tls(peer: Peer) -> None:
     peer.request()
-    peer.answer(200, b'{"job_id": 7, "status": "running"}')
+    peer.respond(200, b'{"job_id": 7, "status": "running"}')
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -358,7 +358,7 @@ def test_untrusted_certificate(certificates):
     with RawServer(_job_over_tls, certificates.server_context()) as server:
         for call in (send, ask):
             error = failure(call, server.url)
-            assert isinstance(error, errors.Untrusted)
+            assert isinstance(error, errors.UntrustedCertificateError)
             assert "Set verify" in str(error)
             assert "certificate verify failed" in str(error)
         assert ask(server.url, verify=False).state is JobState.RUNNING
@@ -368,7 +368,7 @@ def test_certificate_of_another_host(certificates):
     with RawServer(_job_over_tls, certificates.server_context()) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         error = failure(ask, url, verify=str(certificates.authority))
-    assert isinstance(error, errors.Untrusted)
+    assert isinstance(error, errors.UntrustedCertificateError)
     assert "localhost" in str(error)
 
 
@@ -378,7 +378,7 @@ def test_bundle_of_the_connection_and_of_the_environment(certificates, monkeypat
         monkeypatch.setenv(name, certifi.where())
         for call in (send, ask):
             assert call(server.url, verify=str(certificates.authority)).state is JobState.RUNNING
-            assert isinstance(failure(call, server.url), errors.Untrusted)
+            assert isinstance(failure(call, server.url), errors.UntrustedCertificateError)
         monkeypatch.setenv(name, str(certificates.authority))
         assert ask(server.url).state is JobState.RUNNING
         monkeypatch.setenv(name, "/no/such/bundle")
@@ -386,14 +386,16 @@ def test_bundle_of_the_connection_and_of_the_environment(certificates, monkeypat
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
-def test_garbage(answer):
+def test_garbage(response):
     def handle(peer: Peer) -> None:
         peer.request()
-        peer.send(answer)
+        peer.send(response)
 
     with RawServer(handle) as server:
-        assert isinstance(failure(ask, server.url), (errors.Passing, errors.Refused))
-        assert isinstance(failure(send, server.url), (errors.OutcomeUnknown, errors.Refused, errors.RateLimited))
+        assert isinstance(failure(ask, server.url), (errors.TransientError, errors.PermanentError))
+        assert isinstance(
+            failure(send, server.url), (errors.OutcomeUnknownError, errors.PermanentError, errors.RateLimitedError)
+        )
 
 
 def test_answer_is_read_up_to_a_limit():
@@ -409,7 +411,7 @@ def test_answer_is_read_up_to_a_limit():
     with RawServer(handle) as server:
         error = failure(ask, server.url)
         assert server.wait_until_left()
-    assert (type(error), error.status) == (errors.Passing, 500)
+    assert (type(error), error.status) == (errors.TransientError, 500)
     assert len(sent) < 100
     assert len(str(error)) < 2_000
 
@@ -419,18 +421,18 @@ def test_packed_answer_is_unpacked_up_to_a_limit():
 
     def handle(peer: Peer) -> None:
         peer.request()
-        peer.answer(200, bomb, "Content-Encoding: gzip")
+        peer.respond(200, bomb, "Content-Encoding: gzip")
 
     with RawServer(handle) as server:
-        assert isinstance(failure(ask, server.url), errors.OddAnswer)
-    assert len(bomb) < MAX_ANSWER_BYTES
+        assert isinstance(failure(ask, server.url), errors.UnexpectedResponseError)
+    assert len(bomb) < MAX_RESPONSE_BYTES
 
 
 @pytest.mark.parametrize("how", [drip, drip_head])
 def test_slow_drip_is_ended(how):
     with RawServer(how) as server:
         started = time.monotonic()
-        assert isinstance(failure(ask, server.url, timeout=0.5), errors.Passing)
+        assert isinstance(failure(ask, server.url, timeout=0.5), errors.TransientError)
         assert 0.9 < time.monotonic() - started < 3
 
 
@@ -456,7 +458,7 @@ def test_tunnel_through_a_proxy(certificates, status):
         else:
             peer.head()
             peer.read(100_000)
-        peer.answer(status, b'{"job_id": "inside"}', "Connection: close")
+        peer.respond(status, b'{"job_id": "inside"}', "Connection: close")
 
     proxy = Proxy()
     with RawServer(handle, certificates.server_context()) as server, RawServer(proxy) as middle:
@@ -464,21 +466,21 @@ def test_tunnel_through_a_proxy(certificates, status):
         if status == 200:
             assert send(server.url, 2 * MIB, **given).id == "inside"
         else:
-            assert isinstance(failure(send, server.url, 32 * MIB, **given), errors.FileTooLarge)
+            assert isinstance(failure(send, server.url, 32 * MIB, **given), errors.FileTooLargeError)
     (head,) = proxy.heads
     assert head.startswith(f"CONNECT {server.address} HTTP/1.")
     assert TOKEN not in head
 
 
 def test_proxy_that_refuses(certificates):
-    with RawServer(lambda peer: (peer.request(), peer.answer(403))) as server:
+    with RawServer(lambda peer: (peer.request(), peer.respond(403))) as server:
         error = failure(send, "https://datatile.invalid", proxies={"https": server.url})
-    assert type(error) is errors.Passing
+    assert type(error) is errors.TransientError
     assert "403" in str(error)
 
 
 def test_no_thread_stays_behind():
-    with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"id": 7, "status": "queued"}'))) as server:
+    with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"id": 7, "status": "queued"}'))) as server:
         send(server.url)
         ask(server.url)
         before = threading.active_count()

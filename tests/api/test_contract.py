@@ -7,11 +7,11 @@ from datetime import datetime, timezone
 
 import pytest
 
-from datatile_provider.api import answers, contract, errors
-from datatile_provider.api.answers import Answer
+from datatile_provider.api import contract, errors, responses
 from datatile_provider.api.contract import Action, Server
+from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, said
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, message
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, said
     ],
 )
 def test_job_ids_that_are_read(body, job_id):
-    assert outcome(contract.read_upload, SERVER, UPLOAD, said(body)).id == job_id
+    assert outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)).id == job_id
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_job_ids_that_are_read(body, job_id):
     ],
 )
 def test_no_job_id(body):
-    error = outcome(contract.read_upload, SERVER, UPLOAD, said(body))
-    assert isinstance(error, errors.OutcomeUnknown)
+    error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))
+    assert isinstance(error, errors.OutcomeUnknownError)
     for part in ("wave.sav", "abc123", SERVER.processing_log_url):
         assert part in str(error)
 
@@ -95,8 +95,8 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
     """The file may be held under an id with an unknown name."""
     for given in (body, {**body, "uploadNumber": "17"}, {**body, "job_id": "job-1"}):
         for whole in (True, False):
-            error = outcome(contract.read_upload, SERVER, UPLOAD, said(given), whole_body_sent=whole)
-            assert type(error) is errors.OutcomeUnknown
+            error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(given), whole_body_sent=whole)
+            assert type(error) is errors.OutcomeUnknownError
             assert "no such variable" in str(error)
             assert ("job-1" in str(error)) is ("job_id" in given)
 
@@ -112,15 +112,15 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
     ids=["beside the id", "around it", "inside"],
 )
 def test_an_upload_that_is_answered_with_a_job_and_a_failure_is_unknown(body, word):
-    error = outcome(contract.read_upload, SERVER, UPLOAD, said(json.dumps(body).replace("{}", word)))
-    assert type(error) is errors.OutcomeUnknown
+    error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(json.dumps(body).replace("{}", word)))
+    assert type(error) is errors.OutcomeUnknownError
     assert word in str(error)
     assert "j1" in str(error)
 
 
 def test_the_failure_of_another_job_is_not_the_uploads():
     body = {"job_id": "j1", "status": "queued", "previous": {"id": "j0", "status": "failed"}}
-    assert outcome(contract.read_upload, SERVER, UPLOAD, said(body)).id == "j1"
+    assert outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)).id == "j1"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_failure_of_another_job_is_not_the_uploads():
     ],
 )
 def test_states(body, state):
-    assert outcome(contract.read_job, SERVER, "7", said(body)).state is state
+    assert outcome(contract.read_job, SERVER, "7", response_of(body)).state is state
 
 
 @pytest.mark.parametrize(
@@ -210,15 +210,15 @@ def test_states(body, state):
     ],
 )
 def test_a_final_status_that_is_not_clearly_the_jobs_ends_nothing(body, field):
-    error = outcome(contract.read_job, SERVER, "7", said(body))
+    error = outcome(contract.read_job, SERVER, "7", response_of(body))
     if field is None:
-        assert isinstance(error, errors.OddAnswer) or not error.state.finished
+        assert isinstance(error, errors.UnexpectedResponseError) or not error.state.finished
         return
-    assert type(error) is errors.OddAnswer
-    assert (json.dumps({"status_field": field})) in error.advice
+    assert type(error) is errors.UnexpectedResponseError
+    assert (json.dumps({"status_field": field})) in error.hint
     # The option that the hint names makes it clear.
     named = Server("https://x", status_field=field)
-    assert outcome(contract.read_job, named, "7", said(body)).state.finished
+    assert outcome(contract.read_job, named, "7", response_of(body)).state.finished
 
 
 @pytest.mark.parametrize(
@@ -232,18 +232,18 @@ def test_a_final_status_that_is_not_clearly_the_jobs_ends_nothing(body, field):
     ],
 )
 def test_the_status_of_another_job_says_nothing(body):
-    error = outcome(contract.read_job, SERVER, "7", said(body))
-    assert type(error) is errors.OddAnswer
+    error = outcome(contract.read_job, SERVER, "7", response_of(body))
+    assert type(error) is errors.UnexpectedResponseError
     assert "another" in str(error)
 
 
 def test_the_status_of_another_job_says_nothing_at_the_configured_place_either():
     server = Server("https://x", status_field="data.status")
-    assert type(outcome(contract.read_job, server, "7", said({"data": {"job_id": "8", "status": "done"}}))) is (
-        errors.OddAnswer
+    assert type(outcome(contract.read_job, server, "7", response_of({"data": {"job_id": "8", "status": "done"}}))) is (
+        errors.UnexpectedResponseError
     )
     placed = Server("https://x", status_field="data.status", job_id_field="data.nr")
-    found = outcome(contract.read_job, placed, "7", said({"data": {"id": "db", "nr": 7, "status": "failed"}}))
+    found = outcome(contract.read_job, placed, "7", response_of({"data": {"id": "db", "nr": 7, "status": "failed"}}))
     assert (found.state, found.named) == (JobState.FAILED, True)
 
 
@@ -251,7 +251,7 @@ def test_words_that_stand_for_the_opposite_are_not_taken_for_each_other():
     words = {"-1": JobState.FAILED, "0": JobState.RUNNING, "1": JobState.SUCCEEDED}
     server = Server("https://x", status_map=words)
     for word, state in words.items():
-        assert outcome(contract.read_job, server, "7", said({"id": "7", "status": int(word)})).state is state
+        assert outcome(contract.read_job, server, "7", response_of({"id": "7", "status": int(word)})).state is state
 
 
 def test_a_status_that_is_true_or_false_can_be_mapped():
@@ -259,19 +259,21 @@ def test_a_status_that_is_true_or_false_can_be_mapped():
         "https://x", status_field="done", status_map={"true": JobState.SUCCEEDED, "false": JobState.RUNNING}
     )
     for done, state in ((True, JobState.SUCCEEDED), (False, JobState.RUNNING)):
-        assert outcome(contract.read_job, server, "7", said({"job_id": "7", "done": done})).state is state
+        assert outcome(contract.read_job, server, "7", response_of({"job_id": "7", "done": done})).state is state
 
 
 def test_a_uuid_is_the_same_in_capitals_and_another_id_is_not():
     uuid = "550e8400-e29b-41d4-a716-44665544abcd"
-    assert outcome(contract.read_job, SERVER, uuid, said({"id": uuid.upper(), "status": "done"})).named
-    assert isinstance(outcome(contract.read_job, SERVER, "job-a", said({"id": "JOB-A", "status": "done"})), Exception)
+    assert outcome(contract.read_job, SERVER, uuid, response_of({"id": uuid.upper(), "status": "done"})).named
+    assert isinstance(
+        outcome(contract.read_job, SERVER, "job-a", response_of({"id": "JOB-A", "status": "done"})), Exception
+    )
 
 
 def test_the_jobs_id_beside_an_error_of_the_request_does_not_make_it_the_jobs():
     """Two such polls would otherwise be enough to send the file again."""
     server = Server("https://x", status_field="status")
-    found = outcome(contract.read_job, server, "7", said({"status": "error", "data": {"id": "7"}}))
+    found = outcome(contract.read_job, server, "7", response_of({"status": "error", "data": {"id": "7"}}))
     assert (found.state, found.named) == (JobState.FAILED, False)
 
 
@@ -291,12 +293,12 @@ def test_the_jobs_id_beside_an_error_of_the_request_does_not_make_it_the_jobs():
     ],
 )
 def test_what_an_upload_may_be_answered_with_that_is_no_acceptance(body):
-    assert type(outcome(contract.read_upload, SERVER, UPLOAD, said(body))) is errors.OutcomeUnknown
+    assert type(outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))) is errors.OutcomeUnknownError
 
 
 def test_json_in_latin_1_is_read():
     body = '{"id": "7", "status": "done", "message": "geprüft"}'.encode("latin-1")
-    assert outcome(contract.read_job, SERVER, "7", said(body)).message == "geprüft"
+    assert outcome(contract.read_job, SERVER, "7", response_of(body)).message == "geprüft"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_json_in_latin_1_is_read():
     ],
 )
 def test_whether_a_response_names_the_job(body, named):
-    found = outcome(contract.read_job, SERVER, "7", said(body))
+    found = outcome(contract.read_job, SERVER, "7", response_of(body))
     assert (found.state, found.named) == (JobState.FAILED, named)
 
 
@@ -317,8 +319,8 @@ def test_whether_a_response_names_the_job(body, named):
     [b"", "done", '"done"', ["done"], 1, {}, {"status": None}, {"status": True}, {"status": {}}, "<h1>done</h1>"],
 )
 def test_no_status(body):
-    error = outcome(contract.read_job, SERVER, "7", said(body))
-    assert isinstance(error, errors.OddAnswer)
+    error = outcome(contract.read_job, SERVER, "7", response_of(body))
+    assert isinstance(error, errors.UnexpectedResponseError)
     assert "status_field" in str(error)
 
 
@@ -327,15 +329,19 @@ def test_own_words_and_places():
         "https://x", status_field="info.phase", status_map={"Fertig": JobState.SUCCEEDED, "done": JobState.RUNNING}
     )
     body = {"status": "failed", "info": {"phase": "FERTIG"}}
-    assert contract.read_job(server, "7", said(body)).state is JobState.SUCCEEDED
-    assert contract.read_job(server, "7", said({"info": {"phase": "done"}})).state is JobState.RUNNING
-    assert isinstance(outcome(contract.read_job, server, "7", said({"status": "done"})), errors.OddAnswer)
+    assert contract.read_job(server, "7", response_of(body)).state is JobState.SUCCEEDED
+    assert contract.read_job(server, "7", response_of({"info": {"phase": "done"}})).state is JobState.RUNNING
+    assert isinstance(
+        outcome(contract.read_job, server, "7", response_of({"status": "done"})), errors.UnexpectedResponseError
+    )
     placed = Server("https://x", job_id_field="answer.number")
-    assert contract.read_upload(placed, UPLOAD, said({"id": "no", "answer": {"number": 9}})).id == "9"
-    assert isinstance(outcome(contract.read_upload, placed, UPLOAD, said({"id": "no"})), errors.OutcomeUnknown)
+    assert contract.read_upload(placed, UPLOAD, response_of({"id": "no", "answer": {"number": 9}})).id == "9"
+    assert isinstance(
+        outcome(contract.read_upload, placed, UPLOAD, response_of({"id": "no"})), errors.OutcomeUnknownError
+    )
 
 
-FINAL, UNKNOWN, PASSING = errors.Refused, errors.OutcomeUnknown, errors.Passing
+FINAL, UNKNOWN, PASSING = errors.PermanentError, errors.OutcomeUnknownError, errors.TransientError
 
 
 @pytest.mark.parametrize(
@@ -350,33 +356,33 @@ FINAL, UNKNOWN, PASSING = errors.Refused, errors.OutcomeUnknown, errors.Passing
         (307, FINAL, FINAL),
         (308, FINAL, FINAL),
         (400, FINAL, FINAL),
-        (401, errors.TokenRefused, errors.TokenRefused),
-        (403, errors.RoleMissing, errors.RoleMissing),
-        (404, errors.NotFound, errors.NotFound),
+        (401, errors.TokenRefusedError, errors.TokenRefusedError),
+        (403, errors.RoleMissingError, errors.RoleMissingError),
+        (404, errors.NotFoundError, errors.NotFoundError),
         (408, UNKNOWN, PASSING),
-        (409, errors.DestinationBusy, errors.DestinationBusy),
-        (413, errors.FileTooLarge, errors.FileTooLarge),
+        (409, errors.DestinationBusyError, errors.DestinationBusyError),
+        (413, errors.FileTooLargeError, errors.FileTooLargeError),
         (422, FINAL, FINAL),
-        (423, errors.DestinationBusy, errors.DestinationBusy),
+        (423, errors.DestinationBusyError, errors.DestinationBusyError),
         (425, UNKNOWN, PASSING),
-        (429, errors.RateLimited, errors.RateLimited),
+        (429, errors.RateLimitedError, errors.RateLimitedError),
         (499, UNKNOWN, PASSING),
         (500, UNKNOWN, PASSING),
         (502, UNKNOWN, PASSING),
-        (503, UNKNOWN, errors.RateLimited),
+        (503, UNKNOWN, errors.RateLimitedError),
         (504, UNKNOWN, PASSING),
         (999, UNKNOWN, PASSING),
     ],
 )
 def test_statuses(status, sent_whole, broken_off):
     for whole, kind in ((True, sent_whole), (False, broken_off)):
-        answer = said("Say what?", status, retry_after="7")
-        error = outcome(contract.read_upload, SERVER, UPLOAD, answer, whole_body_sent=whole)
+        response = response_of("Say what?", status, retry_after="7")
+        error = outcome(contract.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole)
         assert type(error) is kind
         assert error.status == status
         assert str(UPLOAD) in str(error)
         assert "Say what?" in str(error)
-        if kind in (errors.DestinationBusy, errors.RateLimited):
+        if kind in (errors.DestinationBusyError, errors.RateLimitedError):
             assert error.retry_after == 7
 
 
@@ -384,24 +390,24 @@ def test_statuses(status, sent_whole, broken_off):
     ("status", "kind", "text"),
     [
         (101, PASSING, "no usable response"),
-        (200, errors.OddAnswer, "holds no status"),
+        (200, errors.UnexpectedResponseError, "holds no status"),
         (302, FINAL, "was redirected"),
-        (401, errors.TokenRefused, "the token is not valid"),
-        (403, errors.RoleMissing, "may not do this"),
-        (404, errors.NotFound, "no such job"),
+        (401, errors.TokenRefusedError, "the token is not valid"),
+        (403, errors.RoleMissingError, "may not do this"),
+        (404, errors.NotFoundError, "no such job"),
         (408, PASSING, "not answered in time"),
         (409, PASSING, "the server is busy"),
         (418, FINAL, "was refused"),
         (423, PASSING, "the server is busy"),
         (425, PASSING, "the server is busy"),
-        (429, errors.RateLimited, "requests come too fast"),
+        (429, errors.RateLimitedError, "requests come too fast"),
         (500, PASSING, "no usable response"),
-        (503, errors.RateLimited, "overloaded or down"),
+        (503, errors.RateLimitedError, "overloaded or down"),
         (999, PASSING, "no usable response"),
     ],
 )
 def test_statuses_of_a_poll(status, kind, text):
-    error = outcome(contract.read_job, SERVER, "7", said("Say what?", status))
+    error = outcome(contract.read_job, SERVER, "7", response_of("Say what?", status))
     assert type(error) is kind
     assert text in str(error)
     assert "Say what?" in str(error)
@@ -426,7 +432,7 @@ def test_statuses_of_a_poll(status, kind, text):
 )
 def test_retry_after(value, seconds):
     at = datetime(2026, 10, 21, 7, 28, tzinfo=timezone.utc)
-    assert answers.seconds_to_wait(Answer(429, retry_after=value, at=at)) == seconds
+    assert responses.retry_after_seconds(Response(429, retry_after=value, at=at)) == seconds
 
 
 @pytest.mark.parametrize("good", ["a", "0f3b", "A-b_c.d~e", "x" * 200])
@@ -438,7 +444,7 @@ def test_hashes(good):
     "bad", ["", ".", "..", "a..b", "a/b", "/", "a b", " a", "a\n", "a?b", "a#b", "a%2Fb", "хэш", "x" * 201, None, 7]
 )
 def test_bad_hashes(bad):
-    with pytest.raises(errors.InvalidInput, match="hash"):
+    with pytest.raises(errors.InvalidInputError, match="hash"):
         contract.check_hash(bad)
 
 
@@ -446,7 +452,7 @@ def test_bad_hashes(bad):
     "bad", ["", ".", "..", "None", "a/b", "a b", "a\n", "a?b", "[7]", "{'a': 1}", "\ud800", None, 7]
 )
 def test_bad_job_ids(bad):
-    with pytest.raises(errors.InvalidInput, match="job id"):
+    with pytest.raises(errors.InvalidInputError, match="job id"):
         contract.check_job_id(bad)
 
 
@@ -454,7 +460,7 @@ def test_bad_job_ids(bad):
     "bad", ["", "x", "//x/y", "ftp://x", "http://", "http://a b", "http://a:99999", "http://a\r\nb", "http://["]
 )
 def test_bad_callback_urls(bad):
-    with pytest.raises(errors.InvalidInput, match="callback URL"):
+    with pytest.raises(errors.InvalidInputError, match="callback URL"):
         contract.check_callback_url(bad)
 
 
@@ -462,7 +468,7 @@ def test_actions():
     assert [Action.of(name) for name in ("create", "reload", "append")] == list(Action)
     assert [action for action in Action if action.repeatable] == [Action.RELOAD]
     for bad in ("", "Create", "delete", "create "):
-        with pytest.raises(errors.InvalidInput, match="Use one of: create, reload, append"):
+        with pytest.raises(errors.InvalidInputError, match="Use one of: create, reload, append"):
             Action.of(bad)
 
 
@@ -490,4 +496,4 @@ def test_urls():
     ],
 )
 def test_what_the_server_said(body, words):
-    assert answers.said(said(body, 500)) == words
+    assert responses.server_message(response_of(body, 500)) == words

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from datatile_provider.api import answers, contract, errors
-from datatile_provider.api.answers import Answer
+from datatile_provider.api import contract, errors, responses
 from datatile_provider.api.contract import Job, Server
+from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, said
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, message
 
 SUCCEEDED = JobState.SUCCEEDED
 text = st.text(max_size=30) | st.sampled_from([*SUCCESS_WORDS, "running", "failed", "ok", "true", "7", "<p>done</p>"])
@@ -38,7 +38,11 @@ bodies = (
     | text.map(lambda value: f"<html><body><h1>{value}</h1></body></html>".encode("utf-8", "surrogatepass"))
 )
 any_answer = st.builds(
-    Answer, status=st.integers(100, 599), body=bodies, retry_after=st.text(max_size=40), location=st.text(max_size=300)
+    Response,
+    status=st.integers(100, 599),
+    body=bodies,
+    retry_after=st.text(max_size=40),
+    location=st.text(max_size=300),
 )
 fields = st.none() | st.sampled_from(["status", "data.status", "result.id", "id", "a.b.c"])
 servers = st.builds(
@@ -51,63 +55,63 @@ servers = st.builds(
 
 
 @given(servers, any_answer, st.booleans())
-def test_upload(server, answer, whole):
-    found = outcome(contract.read_upload, server, UPLOAD, answer, whole_body_sent=whole)
+def test_upload(server, response, whole):
+    found = outcome(contract.read_upload, server, UPLOAD, response, whole_body_sent=whole)
     if isinstance(found, Job):
         assert whole
-        assert 200 <= answer.status < 300
+        assert 200 <= response.status < 300
         assert contract.check_job_id(found.id) == found.id
-    if 200 <= answer.status < 300:
+    if 200 <= response.status < 300:
         # A success is never "not accepted".
-        assert isinstance(found, (Job, errors.OutcomeUnknown))
+        assert isinstance(found, (Job, errors.OutcomeUnknownError))
     else:
         assert not isinstance(found, Job)
-        assert whole or not isinstance(found, errors.OutcomeUnknown)
+        assert whole or not isinstance(found, errors.OutcomeUnknownError)
 
 
 @given(servers, any_answer)
-def test_job(server, answer):
-    found = outcome(contract.read_job, server, "7", answer)
-    assert isinstance(found, (Job, errors.Passing, errors.Refused))
+def test_job(server, response):
+    found = outcome(contract.read_job, server, "7", response)
+    assert isinstance(found, (Job, errors.TransientError, errors.PermanentError))
     if isinstance(found, Job):
         assert found.id == "7"
         assert found.status
-        assert 200 <= answer.status < 300
+        assert 200 <= response.status < 300
 
 
 @given(any_answer)
-def test_probe(answer):
-    found = outcome(contract.read_probe, SERVER, "/jobs/x", answer)
-    assert found is None or isinstance(found, (errors.Passing, errors.Refused))
+def test_probe(response):
+    found = outcome(contract.read_probe, SERVER, "/jobs/x", response)
+    assert found is None or isinstance(found, (errors.TransientError, errors.PermanentError))
     if found is None:
-        assert answer.status in (400, 404, 409, 422, 429)
-        assert isinstance(json.loads(answer.body), dict)
+        assert response.status in (400, 404, 409, 422, 429)
+        assert isinstance(json.loads(response.body), dict)
 
 
 @given(any_answer, any_answer)
-@example(Answer(404, b"{}"), Answer(404, b"{}"))
-@example(Answer(404, b"{}"), Answer(401, b"{}"))
-@example(Answer(429, b"{}"), Answer(429, b"{}"))
+@example(Response(404, b"{}"), Response(404, b"{}"))
+@example(Response(404, b"{}"), Response(401, b"{}"))
+@example(Response(429, b"{}"), Response(429, b"{}"))
 def test_only_the_same_answer_shows_that_tokens_do_not_matter(yours, made_up):
-    found = outcome(contract.check_that_tokens_matter, SERVER, "/jobs/x", yours, made_up)
-    assert isinstance(found, errors.RateLimited) == (made_up.status in (429, 503))
+    found = outcome(contract.check_token_is_verified, SERVER, "/jobs/x", yours, made_up)
+    assert isinstance(found, errors.RateLimitedError) == (made_up.status in (429, 503))
     if made_up.status not in (429, 503):
         alike = yours.status == made_up.status and outcome(contract.read_probe, SERVER, "/jobs/x", made_up) is None
-        assert (type(found) is errors.Refused) == alike
+        assert (type(found) is errors.PermanentError) == alike
         assert alike or found is None
 
 
 @given(trees, st.sampled_from([None, "status", "data.status"]))
 def test_success_is_a_known_word_where_the_status_is(value, status_field):
     server = Server("https://x", status_field=status_field)
-    found = outcome(contract.read_job, server, "7", said(value))
+    found = outcome(contract.read_job, server, "7", response_of(value))
     if not isinstance(found, Job) or found.state is not JobState.SUCCEEDED:
         return
     assert isinstance(value, dict)
     assert "".join(c for c in found.status.casefold() if c.isalnum()) in SUCCESS_WORDS
-    layers = answers.layers(value)
+    layers = responses.layers(value)
     if status_field:
-        assert answers.word(answers.dig(value, status_field)) == found.status
+        assert responses.word(responses.dig(value, status_field)) == found.status
         return
     assert json.dumps(found.status) in json.dumps(value)
     assert not any(layer.get("error") or layer.get("errors") for layer in layers)
@@ -119,7 +123,8 @@ def test_no_success_outside_an_object(value):
     for body in (json.dumps(value), f"<html><body>{value}</body></html>", str(value)):
         assume(not body.lstrip().startswith("{"))
         assert isinstance(
-            outcome(contract.read_job, SERVER, "7", said(body.encode("utf-8", "replace"))), errors.OddAnswer
+            outcome(contract.read_job, SERVER, "7", response_of(body.encode("utf-8", "replace"))),
+            errors.UnexpectedResponseError,
         )
 
 
@@ -128,9 +133,13 @@ def test_no_success_outside_an_object(value):
     trees.filter(lambda v: not isinstance(v, dict) or not {"status", "state", "data", "result", "job"} & set(v)),
 )
 def test_envelope_is_no_success(word, data):
-    found = outcome(contract.read_job, SERVER, "7", said({"status": word, "data": data}))
+    found = outcome(contract.read_job, SERVER, "7", response_of({"status": word, "data": data}))
     # Only a word that no API uses for a request can be the job's.
-    assert isinstance(found, errors.OddAnswer) or word not in ("success", "successful") or found.state is not SUCCEEDED
+    assert (
+        isinstance(found, errors.UnexpectedResponseError)
+        or word not in ("success", "successful")
+        or found.state is not SUCCEEDED
+    )
 
 
 @given(st.text("abcXYZ019+/=<&\"'\\%~", min_size=5, max_size=30), st.integers(100, 599), st.booleans())
@@ -148,11 +157,11 @@ def test_token_is_blotted_out(token, status, ascii_only):
         f"https://x/?token={quote(token, safe='')}".encode(),
     ]
     for body in bodies:
-        answer = Answer(status, body, location=f"https://x/{token}").without(token)
+        response = Response(status, body, location=f"https://x/{token}").redact(token)
         for found in (
-            outcome(contract.read_upload, SERVER, UPLOAD, answer),
-            outcome(contract.read_job, SERVER, "7", answer),
-            outcome(contract.read_probe, SERVER, "/", answer),
+            outcome(contract.read_upload, SERVER, UPLOAD, response),
+            outcome(contract.read_job, SERVER, "7", response),
+            outcome(contract.read_probe, SERVER, "/", response),
         ):
             assert token not in str(found)
             assert token not in repr(found)
@@ -162,7 +171,7 @@ def test_token_is_blotted_out(token, status, ascii_only):
 
 @given(st.text(max_size=30) | st.sampled_from(["%2e%2e", "a%2Fb", "..%2f", "7;x", "a:b@c", "…"]))
 def test_job_id_stays_in_its_place(job_id):
-    if isinstance(outcome(contract.check_job_id, job_id), errors.InvalidInput):
+    if isinstance(outcome(contract.check_job_id, job_id), errors.InvalidInputError):
         return
     parts = urlsplit(SERVER.job_url(job_id))
     assert parts.path.startswith("/api/v2/jobs/")
@@ -175,7 +184,7 @@ def test_job_id_stays_in_its_place(job_id):
 
 @given(st.text(max_size=60), st.datetimes(timezones=st.just(timezone.utc)))
 def test_retry_after(value, at):
-    wait = answers.seconds_to_wait(Answer(503, retry_after=value, at=at))
+    wait = responses.retry_after_seconds(Response(503, retry_after=value, at=at))
     assert wait is None or 0 <= wait < float("inf")
 
 
@@ -183,21 +192,21 @@ def test_retry_after(value, at):
     "piece", ["<!--", "<a ", "<p ' ", "<script>", "</", "<![", "<style", "&#9", '{"a":', "[", "\x00"]
 )
 def test_largest_answer_is_read_quickly(piece):
-    body = ("<html>" + piece * answers.MAX_ANSWER_BYTES)[: answers.MAX_ANSWER_BYTES].encode()
+    body = ("<html>" + piece * responses.MAX_RESPONSE_BYTES)[: responses.MAX_RESPONSE_BYTES].encode()
     started = time.process_time()
     for whole in (body, body[6:]):
-        outcome(contract.read_upload, SERVER, UPLOAD, Answer(500, whole))
-        outcome(contract.read_job, SERVER, "7", Answer(200, whole))
+        outcome(contract.read_upload, SERVER, UPLOAD, Response(500, whole))
+        outcome(contract.read_job, SERVER, "7", Response(200, whole))
     assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("digits", [4_000, 5_000, 100_000])
 def test_endless_numbers(digits):
     for body in ("9" * digits, f"<html>&#{'9' * digits};</html>", f'{{"id": {"9" * digits}}}'):
-        assert isinstance(outcome(contract.read_upload, SERVER, UPLOAD, said(body)), errors.OutcomeUnknown)
+        assert isinstance(outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)), errors.OutcomeUnknownError)
 
 
 @pytest.mark.parametrize("name", ["message", "status", "error", "reason"])
 def test_endless_texts_are_cut(name):
     for read in (lambda a: contract.read_job(SERVER, "7", a), lambda a: contract.read_upload(SERVER, UPLOAD, a)):
-        outcome(read, said({"id": 1, "status": "failed", name: "long\n" * 10_000}))
+        outcome(read, response_of({"id": 1, "status": "failed", name: "long\n" * 10_000}))

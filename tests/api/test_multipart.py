@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datatile_provider.api.errors import DatasetChanged, DatasetUnreadable
+from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError
 from datatile_provider.api.multipart import BLOCK, Dataset, MultipartBody
 from datatile_provider.hooks.dataset import dataset_of
 
@@ -125,12 +125,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_file_that_grows(file):
-    with pytest.raises(DatasetChanged, match=r"wave\.sav"):
+    with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
         until_it_breaks(MultipartBody(dataset_of(file), {}), lambda: file.open("ab").write(b"y"))
 
 
 def test_file_that_shrinks(file):
-    with pytest.raises(DatasetChanged, match=r"wave\.sav"):
+    with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
         until_it_breaks(MultipartBody(dataset_of(file), {}), lambda: os.truncate(file, 10))
 
 
@@ -139,7 +139,7 @@ def test_file_that_is_written_to(file):
         with file.open("r+b") as opened:
             opened.write(b"z")
 
-    with pytest.raises(DatasetChanged, match=r"wave\.sav"):
+    with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
         until_it_breaks(MultipartBody(dataset_of(file), {}), write)
 
 
@@ -151,24 +151,24 @@ def test_file_that_is_replaced(file):
         os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         os.replace(other, file)
 
-    with pytest.raises(DatasetChanged, match=r"wave\.sav"):
+    with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
         until_it_breaks(MultipartBody(dataset_of(file), {}), replace)
 
 
 def test_file_that_is_removed(file):
-    with pytest.raises(DatasetUnreadable, match=r"wave\.sav"):
+    with pytest.raises(DatasetUnreadableError, match=r"wave\.sav"):
         until_it_breaks(MultipartBody(dataset_of(file), {}), file.unlink)
 
 
 def test_file_that_is_gone_before_the_first_byte(file):
     dataset = dataset_of(file)
     file.unlink()
-    with pytest.raises(DatasetUnreadable, match="FileNotFoundError"):
+    with pytest.raises(DatasetUnreadableError, match="FileNotFoundError"):
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
 
 
 def test_open_file_that_grows(file):
-    with file.open("rb") as opened, pytest.raises(DatasetChanged):
+    with file.open("rb") as opened, pytest.raises(DatasetChangedError):
         until_it_breaks(MultipartBody(dataset_of(opened), {}), lambda: file.open("ab").write(b"y"))
 
 
@@ -195,7 +195,7 @@ def test_read_that_fails(error):
         return nullcontext(Failing(error))
 
     dataset = Dataset("a", BLOCK, "1", "s3://here", opened, lambda: "1")
-    with pytest.raises(DatasetUnreadable, match="s3://here") as caught:
+    with pytest.raises(DatasetUnreadableError, match="s3://here") as caught:
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
     assert caught.value.__cause__ is error
     assert type(error).__name__ in str(caught.value)
@@ -203,7 +203,7 @@ def test_read_that_fails(error):
 
 def test_store_that_holds_less_than_it_said():
     dataset = Dataset("a", 100, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 99)), lambda: "1")
-    with pytest.raises(DatasetUnreadable, match="1 bytes before its size"):
+    with pytest.raises(DatasetUnreadableError, match="1 bytes before its size"):
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
 
 
@@ -219,13 +219,13 @@ class Generous(io.BytesIO):
 def test_store_that_holds_more_than_it_said(kind, more):
     content = b"x" * (BLOCK + more)
     dataset = Dataset("a", BLOCK, "1", "s3://here", lambda: nullcontext(kind(content)), lambda: "1")
-    with pytest.raises(DatasetUnreadable, match="holds more than its size of 1,048,576 bytes"):
+    with pytest.raises(DatasetUnreadableError, match="holds more than its size of 1,048,576 bytes"):
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
 
 
 def test_file_that_is_longer_since_it_changed_is_said_to_have_changed():
     dataset = Dataset("a", 10, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 11)), lambda: "2")
-    with pytest.raises(DatasetChanged, match="s3://here"):
+    with pytest.raises(DatasetChangedError, match="s3://here"):
         until_it_breaks(MultipartBody(dataset, {}), lambda: None)
 
 
@@ -235,5 +235,5 @@ def test_file_of_which_only_the_content_tells_that_it_changed():
     def write() -> None:
         content.getbuffer()[-1:] = b"y"
 
-    with pytest.raises(DatasetChanged, match="sha256"):
+    with pytest.raises(DatasetChangedError, match="sha256"):
         until_it_breaks(MultipartBody(dataset_of(content), {}), write)

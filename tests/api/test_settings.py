@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datatile_provider.api.errors import InvalidInput
+from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
 
@@ -25,7 +25,7 @@ def made(host: str | None = "datatile.example.com", *, token: str | None = TOKEN
 
 
 def refused(*arguments: object, **given: object) -> str:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         made(*arguments, **given)
     message = str(caught.value)
     assert "The connection 'study'" in message
@@ -118,7 +118,7 @@ def test_plain_http_must_be_asked_for(host):
 
 @pytest.mark.parametrize("token", [None, "", "two words", " padded", "line\n", "ключ", "nul\0"])
 def test_odd_tokens(token):
-    with pytest.raises(InvalidInput, match=r"'study' holds .* token") as caught:
+    with pytest.raises(InvalidInputError, match=r"'study' holds .* token") as caught:
         made(token=token)
     assert not token or token not in str(caught.value)
 
@@ -250,7 +250,7 @@ json_values = st.recursive(
 def test_any_extra(extra):
     try:
         made(extra=extra)
-    except InvalidInput as e:
+    except InvalidInputError as e:
         assert "'study'" in str(e)  # noqa: PT017 - either way is right
 
 
@@ -260,7 +260,7 @@ def test_any_extra(extra):
 def test_any_host(host, port, allow_http):
     try:
         url = made(host, port=port, extra={"allow_http": allow_http}).server.url
-    except InvalidInput:
+    except InvalidInputError:
         return
     assert url.startswith(("http://", "https://"))
     assert url.isprintable()

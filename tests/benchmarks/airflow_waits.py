@@ -36,7 +36,7 @@ WAYS = {
     "ours_start_from_trigger": ("ours", "start from trigger"),
 }
 #: Seconds that a run may take after its last job's end, that all may take to calm down, and between looks at processes.
-PATIENCE, CALM, LOOK = 90.0, 3.0, 0.2
+TIMEOUT, CALM, LOOK = 90.0, 3.0, 0.2
 #: How the processes of the LocalExecutor call themselves: a worker, and what it starts for each task.
 _TASK = "airflow worker -- "
 _WORKER = f"{_TASK}LocalExecutor"
@@ -84,7 +84,7 @@ class Workers:
 
     def wait_until_idle(self) -> None:
         """Return when no worker has a task; it has one for a while after the task's end."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while self._busy_now and time.monotonic() < deadline:
             time.sleep(LOOK)
 
@@ -161,7 +161,7 @@ class Bench:
             run_id = self._airflow.api.trigger(dag_id, {"jobs": jobs})
             # Nobody asks the API server meanwhile.
             time.sleep(plan.job_seconds + plan.waits)
-            delays, tries = self._ended(dag_id, run_id, jobs)
+            delays, attempts = self._ended(dag_id, run_id, jobs)
             workers.wait_until_idle()
             time.sleep(CALM)
         clock = time.monotonic() - clock
@@ -173,13 +173,13 @@ class Bench:
             "tasks": workers.tasks / plan.waits,
             "busy": workers.busy / plan.waits,
             "delay": statistics.mean(delays),
-            "tries": tries / plan.waits,
+            "tries": attempts / plan.waits,
         }
 
     def _ended(self, dag_id: str, run_id: str, jobs: list[int] | None = None) -> tuple[list[float], int]:
         """Return the seconds from each job's end to its task's end, and how often tasks were tried in all."""
         api = self._airflow.api
-        run = api.wait_for_run(dag_id, run_id, PATIENCE)
+        run = api.wait_for_run(dag_id, run_id, TIMEOUT)
         if run.state != "success":
             raise RuntimeError(f"{dag_id} is {run.state}: {[(t.task_id, t.state) for t in run.tasks]}")
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances"

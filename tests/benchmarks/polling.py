@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 from datatile_provider.api.contract import Server
-from datatile_provider.api.waiting import Wait
+from datatile_provider.api.polling import Wait
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks/polling.md"
 INTERVALS = (10.0, 30.0, 60.0)
@@ -27,17 +27,17 @@ def simulate(job_seconds: float, poll_interval: float) -> tuple[float, float]:
     :param poll_interval: seconds between looks, once the quick first ones are over.
     """
     random.seed(7)
-    delays = looks = 0.0
+    delays = polls = 0.0
     for sample in range(SAMPLES):
         end = job_seconds * (1 - SPREAD + 2 * SPREAD * (sample + 0.5) / SAMPLES)
         wait = Wait(Server("https://datatile.example.com"), "7", poll_interval, 1e9, 0.0, lambda level, text: None)
         now = 0.0
-        looks += 1
+        polls += 1
         while now < end:
             now += wait.delay(now)
-            looks += 1
+            polls += 1
         delays += now - end
-    return delays / SAMPLES, looks / SAMPLES
+    return delays / SAMPLES, polls / SAMPLES
 
 
 def table() -> str:
@@ -46,7 +46,7 @@ def table() -> str:
     rows.append(["---"] * len(rows[0]))
     for name, seconds in JOBS.items():
         cells = (simulate(seconds, interval) for interval in INTERVALS)
-        rows.append([name, *(f"{delay:.1f} s, {looks:,.0f} polls" for delay, looks in cells)])
+        rows.append([name, *(f"{delay:.1f} s, {polls:,.0f} polls" for delay, polls in cells)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

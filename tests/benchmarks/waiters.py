@@ -29,7 +29,7 @@ _get_provider_info()
 
 _FOREVER = 7 * 24 * 3600.0
 #: Seconds that all waits together have for their first look.
-PATIENCE = 180.0
+TIMEOUT = 180.0
 
 
 class Start(NamedTuple):
@@ -97,13 +97,11 @@ async def _measure(case: Case, wait: Callable[[Start], AsyncIterator[Any]], star
     ended: list[Any] = []
     waits = []
     counts = starts[-1].server.counts
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
 
     def check_time() -> None:
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{PATIENCE:.0f} s after the start of the first of {len(waits)}, not all had polled once"
-            )
+            raise TimeoutError(f"{TIMEOUT:.0f} s after the start of the first of {len(waits)}, not all had polled once")
 
     for start in starts:
         check_time()

@@ -23,7 +23,7 @@ from tests.support.tls import Certificates
 #: Seconds that the slow server takes for an answer.
 SLOW = 3.0
 #: Seconds for one process, from its start to its result.
-PATIENCE = 300.0
+TIMEOUT = 300.0
 OURS, SESSION, DBT, AIRBYTE = VARIANTS = ("ours", "a session a poll", "dbt Cloud", "Airbyte")
 
 
@@ -97,9 +97,9 @@ class Measurements:
         :raises RuntimeError: ours did not.
         """
         with ExitStack() as ends:
-            answers = [ends.enter_context(self._measuring(case, variant)) for case, variant in wanted]
-            for (case, variant), answer in zip(wanted, answers, strict=True):
-                found = answer.recv() if answer.poll(PATIENCE) else f"no result in {PATIENCE:.0f} s"
+            responses = [ends.enter_context(self._measuring(case, variant)) for case, variant in wanted]
+            for (case, variant), response in zip(wanted, responses, strict=True):
+                found = response.recv() if response.poll(TIMEOUT) else f"no result in {TIMEOUT:.0f} s"
                 if isinstance(found, str):
                     if variant == OURS:
                         raise RuntimeError(f"{case}: {found}")
@@ -123,13 +123,13 @@ class Measurements:
                 process.join(10)
 
 
-def _measure(case: Case, variant: str, server: StatusServer, slow: StatusServer, answer: Connection) -> None:
+def _measure(case: Case, variant: str, server: StatusServer, slow: StatusServer, response: Connection) -> None:
     from tests.benchmarks.waiters import measure
 
     try:
-        answer.send(measure(case, variant, server, slow))
+        response.send(measure(case, variant, server, slow))
     except Exception as e:
-        answer.send(repr(e))
+        response.send(repr(e))
 
 
 @contextmanager

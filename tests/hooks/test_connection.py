@@ -63,7 +63,7 @@ class TestOfTheConnection:
 
         def handle(peer: Peer) -> None:
             given.append(token_of(peer.request()[0]))
-            peer.answer(status, json.dumps({"error": f"nothing here for {given[-1]}"}).encode())
+            peer.respond(status, json.dumps({"error": f"nothing here for {given[-1]}"}).encode())
 
         with RawServer(handle) as server:
             works, message = connect(server.url).test_connection()
@@ -89,15 +89,15 @@ class TestOfTheConnection:
     @pytest.mark.parametrize("status", [400, 401, 403, 302, 500])
     def test_a_server_that_answers_a_made_up_token_differently_works(self, connect, status):
         heads = []
-        answers = [(404, b"{}", "")] * 3
-        with RawServer(scripted(*answers, (status, b"{}", ""), requests=heads)) as server:
+        responses = [(404, b"{}", "")] * 3
+        with RawServer(scripted(*responses, (status, b"{}", ""), requests=heads)) as server:
             assert connect(server.url).test_connection() == (True, f"{server.url} accepts the token.")
         assert len(heads) == 4
 
     @pytest.mark.parametrize("first", [404, 429])
     def test_a_made_up_token_that_came_too_fast_proves_nothing(self, connect, first):
-        answers = [(first, b"{}", "")] * 3
-        with RawServer(scripted(*answers, (429, b"{}", ""), requests=[])) as server:
+        responses = [(first, b"{}", "")] * 3
+        with RawServer(scripted(*responses, (429, b"{}", ""), requests=[])) as server:
             works, message = connect(server.url).test_connection()
         assert not works
         assert "requests come too fast" in message
@@ -106,7 +106,7 @@ class TestOfTheConnection:
     def test_a_connection_lost_under_the_made_up_token_is_reported(self, connect):
         def handle(peer: Peer) -> None:
             if token_of(peer.request()[0]) == TOKEN:
-                peer.answer(404, b"{}")
+                peer.respond(404, b"{}")
             else:
                 peer.reset()
 
@@ -190,11 +190,11 @@ async def test_other_dialect_by_extra_alone(connect, wave):
         "status_field": "antwort.lage",
         "callback_field": "rueckruf",
     }
-    told = []
+    reported = []
 
     def handle(peer: Peer) -> None:
-        told.append(json.loads(peer.request()[1])["antwort"]["lage"])
-        peer.answer(200)
+        reported.append(json.loads(peer.request()[1])["antwort"]["lage"])
+        peer.respond(200)
 
     with (
         Sandbox(token=TOKEN, processing_seconds=0.1, state_words=words, **dialect) as sandbox,
@@ -210,6 +210,6 @@ async def test_other_dialect_by_extra_alone(connect, wave):
         assert again.state is JobState.SUCCEEDED
         broken = wave.with_suffix(".sav")
         broken.write_bytes(b"no SPSS file")
-        with pytest.raises(errors.JobFailed, match="cannot be read"):
+        with pytest.raises(errors.JobFailedError, match="cannot be read"):
             finished(hook, hook.upload("create", sandbox.folder, broken))
-    assert told[:3] == ["Eingereiht", "Läuft", "Fertig"]
+    assert reported[:3] == ["Eingereiht", "Läuft", "Fertig"]

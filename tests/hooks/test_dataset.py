@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from datatile_provider.api.errors import DatasetChanged, DatasetUnreadable, InvalidInput
+from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError, InvalidInputError
 from datatile_provider.api.multipart import Dataset
 from datatile_provider.hooks.dataset import dataset_of
 
@@ -49,7 +49,7 @@ def content(dataset: Dataset) -> bytes:
 
 
 def refused(given: object, **limits: int) -> str:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         dataset_of(given, **limits)
     return str(caught.value)
 
@@ -84,7 +84,7 @@ def test_object_storage_on_this_machine(file):
     dataset = dataset_of(ObjectStoragePath(file.as_uri().replace("%20", " ")))
     assert (dataset.name, content(dataset)) == ("wave 1.csv", CONTENT)
     os.utime(file, (1, 1))
-    with pytest.raises(DatasetChanged):
+    with pytest.raises(DatasetChangedError):
         dataset.check_unchanged()
 
 
@@ -94,17 +94,17 @@ def test_file_that_is_rewritten_in_place_with_its_time_set_back(file):
         with file.open("r+b") as opened:
             opened.write(CONTENT[::-1])
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        with pytest.raises(DatasetChanged):
+        with pytest.raises(DatasetChangedError):
             dataset.check_unchanged()
 
 
 def test_object_that_changes(store):
     dataset = dataset_of("memory://bucket/wave 1.csv")
     store.pipe("/bucket/wave 1.csv", CONTENT + b"2,1\n")
-    with pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
+    with pytest.raises(DatasetChangedError, match=r"wave 1\.csv"):
         dataset.check_unchanged()
     store.rm("/bucket/wave 1.csv")
-    with pytest.raises(DatasetUnreadable, match=r"wave 1\.csv"):
+    with pytest.raises(DatasetUnreadableError, match=r"wave 1\.csv"):
         dataset.check_unchanged()
 
 
@@ -119,7 +119,7 @@ class Failing(MemoryFileSystem):
 
 def test_store_that_does_not_answer():
     attach("memory", "failing", fs=Failing())
-    with pytest.raises(DatasetUnreadable, match="the store is down"):
+    with pytest.raises(DatasetUnreadableError, match="the store is down"):
         dataset_of("memory://failing@bucket/x.csv")
 
 
@@ -143,7 +143,7 @@ def test_object_that_changes_behind_a_cache(store):
     attach("memory", "caching", fs=Caching())
     dataset = dataset_of("memory://caching@bucket/wave 1.csv")
     store.pipe("/bucket/wave 1.csv", CONTENT + b"2,1\n")
-    with pytest.raises(DatasetChanged):
+    with pytest.raises(DatasetChangedError):
         dataset.check_unchanged()
 
 
@@ -152,10 +152,10 @@ class Telling(MemoryFileSystem):
 
     cachable = False
 
-    told: dict[str, object]
+    reported: dict[str, object]
 
     def info(self, path: str, **given: object) -> dict[str, object]:
-        return {"name": path, "type": "file", **self.told}
+        return {"name": path, "type": "file", **self.reported}
 
 
 @pytest.fixture
@@ -163,25 +163,25 @@ def telling(store: MemoryFileSystem) -> Telling:
     """The store again, as ``memory://telling@``."""
     found = attach("memory", "telling", fs=Telling()).fs
     # It is attached only once.
-    found.told = {"size": len(CONTENT)}
+    found.reported = {"size": len(CONTENT)}
     return found
 
 
-TOLD = "memory://telling@bucket/wave 1.csv"
+REPORTED = "memory://telling@bucket/wave 1.csv"
 
 
 @pytest.mark.parametrize(
     "size", [None, "", "many", "-1", -1, -0.5, 1.5, float("nan"), float("inf"), True, [], "9" * 5_000]
 )
 def test_store_that_tells_no_size(telling, size):
-    telling.told["size"] = size
-    assert "does not tell its size" in refused(TOLD, max_bytes=100)
+    telling.reported["size"] = size
+    assert "does not tell its size" in refused(REPORTED, max_bytes=100)
 
 
 @pytest.mark.parametrize("size", [str(len(CONTENT)), float(len(CONTENT))])
 def test_sizes_that_are_no_int(telling, size):
-    telling.told["size"] = size
-    dataset = dataset_of(TOLD, max_bytes=100)
+    telling.reported["size"] = size
+    dataset = dataset_of(REPORTED, max_bytes=100)
     assert (dataset.size, type(dataset.size), content(dataset)) == (len(CONTENT), int, CONTENT)
     dataset.check_unchanged()
 
@@ -192,29 +192,29 @@ SIGNS += ["ETag", "eTag", "md5Checksum", "CRC", "Digest", "rev", "date_time", "L
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_any_sign_of_a_change_is_seen(telling, sign):
-    telling.told[sign] = "2026-01-01"
-    dataset = dataset_of(TOLD)
+    telling.reported[sign] = "2026-01-01"
+    dataset = dataset_of(REPORTED)
     dataset.check_unchanged()
-    telling.told[sign] = "2026-01-02"
-    with pytest.raises(DatasetChanged, match=r"2026-01-01.*2026-01-02"):
+    telling.reported[sign] = "2026-01-02"
+    with pytest.raises(DatasetChangedError, match=r"2026-01-01.*2026-01-02"):
         dataset.check_unchanged()
 
 
 @pytest.mark.parametrize("key", ["time", "accessTime", "last_access_time", "atime", "viewedByMeTime", "request_id"])
 @pytest.mark.parametrize("sign", ["ETag", "mtime", "mode"])
 def test_what_changes_with_each_look_is_no_sign(telling, key, sign):
-    telling.told |= {sign: "x", key: 1}
-    dataset = dataset_of(TOLD)
-    telling.told[key] = 2
+    telling.reported |= {sign: "x", key: 1}
+    dataset = dataset_of(REPORTED)
+    telling.reported[key] = 2
     dataset.check_unchanged()
-    assert dataset_of(TOLD).version == dataset.version
+    assert dataset_of(REPORTED).version == dataset.version
 
 
 def test_etag_counts_alone(telling):
     """What else a store tells may change without the content, as its age or its storage class."""
-    telling.told |= {"ETag": "1", "updated": "2026-01-01"}
-    dataset = dataset_of(TOLD)
-    telling.told["updated"] = "2026-01-02"
+    telling.reported |= {"ETag": "1", "updated": "2026-01-01"}
+    dataset = dataset_of(REPORTED)
+    telling.reported["updated"] = "2026-01-02"
     dataset.check_unchanged()
 
 
@@ -228,16 +228,16 @@ NO_SIGNS = [
 
 
 @pytest.mark.parametrize("told", NO_SIGNS)
-def test_content_is_compared_when_the_store_tells_nothing_else(telling, told):
-    telling.told |= told
-    dataset = dataset_of(TOLD)
+def test_content_is_compared_when_the_store_tells_nothing_else(telling, reported):
+    telling.reported |= reported
+    dataset = dataset_of(REPORTED)
     assert content(dataset) == CONTENT
     telling.pipe("/bucket/wave 1.csv", CONTENT[::-1])
     with dataset.open() as opened:
         assert opened.read(len(CONTENT)) == CONTENT[::-1]
-        with pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
+        with pytest.raises(DatasetChangedError, match=r"wave 1\.csv"):
             opened.read(1)
-    assert dataset_of(TOLD).version != dataset.version
+    assert dataset_of(REPORTED).version != dataset.version
 
 
 def test_reading_for_the_hash_may_fail_once(telling, monkeypatch):
@@ -250,22 +250,22 @@ def test_reading_for_the_hash_may_fail_once(telling, monkeypatch):
         return opened(*given, **more)
 
     monkeypatch.setattr(telling, "open", opened_unless_broken)
-    assert content(dataset_of(TOLD)) == CONTENT
+    assert content(dataset_of(REPORTED)) == CONTENT
     errors += [ConnectionResetError("reset")] * 2
-    with pytest.raises(DatasetUnreadable, match="reset"):
-        dataset_of(TOLD)
+    with pytest.raises(DatasetUnreadableError, match="reset"):
+        dataset_of(REPORTED)
 
 
 def test_content_of_an_open_file_is_compared(file):
     with file.open("rb") as opened:
         dataset = dataset_of(opened)
         file.write_bytes(CONTENT[::-1])
-        with dataset.open() as sent, pytest.raises(DatasetChanged, match=r"wave 1\.csv"):
+        with dataset.open() as sent, pytest.raises(DatasetChangedError, match=r"wave 1\.csv"):
             sent.read(len(CONTENT)), sent.read(1)
 
 
 def test_file_that_is_too_large_is_not_read_for_its_hash(telling):
-    telling.told["size"] = 10**15
+    telling.reported["size"] = 10**15
     assert "max_upload_bytes" in refused("memory://telling@bucket/not there.csv", max_bytes=100)
 
 
@@ -339,12 +339,12 @@ def test_file_that_may_not_be_read(tmp_path):
     tmp_path.chmod(0o755)
     script = (
         "import os, sys\n"
-        "from datatile_provider.api.errors import InvalidInput\n"
+        "from datatile_provider.api.errors import InvalidInputError\n"
         "from datatile_provider.hooks.dataset import dataset_of\n"
         "os.chdir(sys.argv[1])\n"
         "os.geteuid() or os.seteuid(65534)\n"
         "try:\n    dataset_of('x.csv')\n"
-        "except InvalidInput as e:\n    print(e)\n"
+        "except InvalidInputError as e:\n    print(e)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30, check=True

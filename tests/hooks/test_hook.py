@@ -44,18 +44,18 @@ async def test_asynchronous_questions(sandbox, hook, wave):
 
 
 def test_callback(sandbox, hook, wave):
-    told = []
+    reported = []
 
     def handle(peer: Peer) -> None:
-        told.append(json.loads(peer.request()[1])["status"])
-        peer.answer(200)
+        reported.append(json.loads(peer.request()[1])["status"])
+        peer.respond(200)
 
     with RawServer(handle) as listener:
         finished(hook, hook.upload("create", sandbox.folder, wave, callback_url=f"{listener.url}/hook"))
         deadline = time.monotonic() + 5
-        while len(told) < 3 and time.monotonic() < deadline:
+        while len(reported) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert told == ["queued", "running", "succeeded"]
+    assert reported == ["queued", "running", "succeeded"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_callback(sandbox, hook, wave):
 def test_bad_input_is_told_before_a_byte_is_sent(connect, wave, wrong):
     with RawServer(Peer.reset) as server:
         given = {"action": "append", "target_hash": "abc", "dataset": wave} | wrong
-        with pytest.raises(errors.InvalidInput):
+        with pytest.raises(errors.InvalidInputError):
             connect(server.url).upload(**given)
         assert server.connections == 0
 
@@ -83,20 +83,20 @@ def test_bad_connections(connect, wave):
     with RawServer(Peer.reset) as server:
         with pytest.raises(AirflowNotFoundException):
             DatatileHook("no_such_connection").upload("append", "abc", wave)
-        with pytest.raises(errors.InvalidInput, match=r"'study' .* 'timeout'"):
+        with pytest.raises(errors.InvalidInputError, match=r"'study' .* 'timeout'"):
             connect(server.url, timeout="soon").upload("append", "abc", wave)
-        with pytest.raises(errors.InvalidInput, match="max_upload_bytes"):
+        with pytest.raises(errors.InvalidInputError, match="max_upload_bytes"):
             connect(server.url, max_upload_bytes=5).upload("append", "abc", wave)
         assert server.connections == 0
 
 
 def test_refusals_are_final(sandbox, hook, wave):
     started = time.monotonic()
-    for target, kind in ((sandbox.root, errors.Refused), ("nosuch", errors.NotFound)):
+    for target, kind in ((sandbox.root, errors.PermanentError), ("nosuch", errors.NotFoundError)):
         with pytest.raises(kind):
             hook.upload("create", target, wave)
     sandbox.set_permission(sandbox.folder, False)
-    with pytest.raises(errors.RoleMissing):
+    with pytest.raises(errors.RoleMissingError):
         hook.upload("create", sandbox.folder, wave)
     assert sandbox.uploads() == []
     assert time.monotonic() - started < 1
@@ -129,14 +129,14 @@ class TestToken:
         monkeypatch.setattr(DatatileHook, "get_conn", read_newer)
         with (
             RawServer(scripted((401, b"", ""), requests=requests)) as server,
-            pytest.raises(errors.TokenRefused, match="at once invalidates the old one"),
+            pytest.raises(errors.TokenRefusedError, match="at once invalidates the old one"),
         ):
             connect(server.url).upload("append", "abc", wave)
         assert [head.split("token: ")[1].split("\r\n")[0] for head in requests] == ["first-token", "second-token"]
 
     def test_same_token_is_not_tried_again(self, sandbox, hook, wave):
         sandbox.regenerate_token()
-        with pytest.raises(errors.TokenRefused):
+        with pytest.raises(errors.TokenRefusedError):
             hook.upload("create", sandbox.folder, wave)
 
     @pytest.mark.parametrize("asynchronous", [False, True])
@@ -159,20 +159,20 @@ class TestTryingAgain:
         created = finished(hook, hook.upload("create", sandbox.folder, wave))
         database = created.details["database"]
         first = hook.upload("append", database, wave)
-        tries = []
-        second = hook.upload("append", database, wave, before_retry=lambda *what: tries.append(what))
+        attempts = []
+        second = hook.upload("append", database, wave, before_retry=lambda *what: attempts.append(what))
         finished(hook, first)
         assert finished(hook, second).details["total_rows"] == 9
         assert len(sandbox.uploads()) == 3
-        ((made, error, delay),) = tries
-        assert isinstance(error, errors.DestinationBusy)
+        ((made, error, delay),) = attempts
+        assert isinstance(error, errors.DestinationBusyError)
         assert 0 < delay <= 1
         assert made.failures == 1
 
     def test_retry_after(self, connect, wave):
         requests: list[str] = []
-        answers = ((429, b"", "Retry-After: 2"), (200, b'{"job_id": "1"}', ""))
-        with RawServer(scripted(*answers, requests=requests)) as server:
+        responses = ((429, b"", "Retry-After: 2"), (200, b'{"job_id": "1"}', ""))
+        with RawServer(scripted(*responses, requests=requests)) as server:
             started = time.monotonic()
             assert connect(server.url).upload("append", "abc", wave).id == "1"
         assert 2 <= time.monotonic() - started < 4
@@ -181,7 +181,7 @@ class TestTryingAgain:
         requests: list[str] = []
         with RawServer(scripted((429, b"", "Retry-After: 60"), requests=requests)) as server:
             started = time.monotonic()
-            with pytest.raises(errors.RateLimited):
+            with pytest.raises(errors.RateLimitedError):
                 connect(server.url).upload("append", "abc", wave, timeout=1)
         assert len(requests) == 2
         assert 1 <= time.monotonic() - started < 3
@@ -191,7 +191,7 @@ class TestTryingAgain:
         requests: list[str] = []
         with (
             RawServer(scripted((500, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server,
-            pytest.raises(errors.OutcomeUnknown),
+            pytest.raises(errors.OutcomeUnknownError),
         ):
             connect(server.url).upload(action, "abc", wave)
         assert len(requests) == 1
@@ -219,12 +219,12 @@ class TestTryingAgain:
         class Enough(Exception):
             pass
 
-        def enough(tries: object) -> None:
+        def enough(attempts: object) -> None:
             raise Enough
 
         with RawServer(Peer.reset) as server:
             with pytest.raises(Enough):
-                connect(server.url).upload("append", "abc", wave, before_try=enough)
+                connect(server.url).upload("append", "abc", wave, before_attempt=enough)
             assert server.connections == 0
 
     def test_file_that_changes_between_tries(self, connect, wave):
@@ -234,14 +234,14 @@ class TestTryingAgain:
         requests: list[str] = []
         with (
             RawServer(scripted((409, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server,
-            pytest.raises(errors.DatasetChanged, match=r"wave 1\.csv"),
+            pytest.raises(errors.DatasetChangedError, match=r"wave 1\.csv"),
         ):
             connect(server.url).upload("append", "abc", wave, before_retry=change)
         assert server.connections == 1
 
     def test_file_of_an_earlier_process(self, connect, wave):
         with RawServer(Peer.reset) as server:
-            with pytest.raises(errors.DatasetChanged):
+            with pytest.raises(errors.DatasetChangedError):
                 connect(server.url).upload("append", "abc", wave, failures=1, version="29 bytes of yesterday")
             assert server.connections == 0
 
@@ -250,7 +250,7 @@ class TestTryingAgain:
 
         def handle(peer: Peer) -> None:
             bodies.append(peer.request()[1].split(b"\r\n\r\n")[1].partition(b"\r\n--")[0])
-            peer.answer(200, b'{"job_id": "1"}') if len(bodies) > 1 else peer.answer(423)
+            peer.respond(200, b'{"job_id": "1"}') if len(bodies) > 1 else peer.respond(423)
 
         with RawServer(handle) as server, wave.open("rb") as opened:
             connect(server.url).upload("append", "abc", opened)
@@ -262,22 +262,22 @@ class TestWaiting:
         broken = tmp_path / "wave.sav"
         broken.write_bytes(b"no SPSS file")
         job = hook.upload("create", sandbox.folder, broken)
-        with pytest.raises(errors.JobFailed, match="cannot be read") as caught:
+        with pytest.raises(errors.JobFailedError, match="cannot be read") as caught:
             finished(hook, job)
         assert job.id in str(caught.value)
 
     def test_trouble_does_not_end_it(self, connect):
         requests: list[str] = []
-        answers = (
+        responses = (
             (502, b"<h1>Bad gateway</h1>", ""),
             (200, b"", ""),
             (404, b"{}", ""),
             (200, b"[]", ""),
             (200, b'{"status": "done"}', ""),
         )
-        with RawServer(scripted(*answers, requests=requests)) as server:
+        with RawServer(scripted(*responses, requests=requests)) as server:
             assert connect(server.url).wait_for_job("7", poll_interval=0.01, timeout=5).state is JobState.SUCCEEDED
-        assert len(requests) == len(answers)
+        assert len(requests) == len(responses)
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     async def test_deadline(self, connect, asynchronous):
@@ -288,14 +288,14 @@ class TestWaiting:
                 if asynchronous
                 else asyncio.to_thread(hook.wait_for_job, "7", **patience)
             )
-            with pytest.raises(errors.JobTimeout, match="its last status was 'importing'"):
+            with pytest.raises(errors.JobTimeoutError, match="its last status was 'importing'"):
                 await waiting
         assert 0.5 <= time.time() - started < 2
 
     @pytest.mark.parametrize("bad", [{"job_id": ""}, {"poll_interval": 0}, {"timeout": -1}])
     def test_bad_input(self, connect, bad):
         with RawServer(Peer.reset) as server:
-            with pytest.raises(errors.InvalidInput):
+            with pytest.raises(errors.InvalidInputError):
                 connect(server.url).wait_for_job(**({"job_id": "7"} | bad))
             assert server.connections == 0
 
@@ -344,7 +344,7 @@ async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypa
             return_exceptions=True,
         )
         assert [job.state for job in found[120:]] == [JobState.SUCCEEDED] * 5
-        assert {type(error) for error in found[:120]} == {errors.JobTimeout}
+        assert {type(error) for error in found[:120]} == {errors.JobTimeoutError}
         assert all("the last" in str(error) and "got no response" in str(error) for error in found[:120])
         # Each had a poll of its own at its deadline.
         assert len(set(hung)) == 120
@@ -373,7 +373,7 @@ async def test_a_poll_that_hangs_at_the_deadline_makes_way_for_the_last_one(conn
 
     begun = time.monotonic()
     with RawServer(handle) as server:
-        with pytest.raises(errors.JobTimeout, match="the last 2 polls failed"):
+        with pytest.raises(errors.JobTimeoutError, match="the last 2 polls failed"):
             await connect(server.url, timeout=3).wait_for_job_async(
                 "7", poll_interval=1, timeout=1.5, started=time.time()
             )
@@ -399,7 +399,7 @@ class TestClock:
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     @pytest.mark.parametrize("answer", [(200, b'{"status": "running"}'), (404, b"{}")])
-    async def test_forward(self, connect, jump, asynchronous, answer):
+    async def test_forward(self, connect, jump, asynchronous, response):
         polls = []
 
         def handle(peer: Peer) -> None:
@@ -408,7 +408,7 @@ class TestClock:
                 polls.append(1)
                 if len(polls) == 2:
                     jump(7200)
-                peer.answer(*((200, b'{"status": "done"}') if len(polls) > 3 else answer))
+                peer.respond(*((200, b'{"status": "done"}') if len(polls) > 3 else response))
 
         with RawServer(handle) as server:
             assert (await self.wait(connect(server.url), asynchronous, 3600)).state is JobState.SUCCEEDED
@@ -422,16 +422,16 @@ class TestClock:
                 peer.request()
                 polls.append(1)
                 jump(-7200 * (len(polls) > 1))
-                peer.answer(200, b'{"status": "running"}' if len(polls) < 20 else b'{"status": "done"}')
+                peer.respond(200, b'{"status": "running"}' if len(polls) < 20 else b'{"status": "done"}')
 
         begun = time.monotonic()
-        with RawServer(handle) as server, pytest.raises(errors.JobTimeout):
+        with RawServer(handle) as server, pytest.raises(errors.JobTimeoutError):
             await self.wait(connect(server.url), asynchronous, 1)
         assert 1 <= time.monotonic() - begun < 2
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     async def test_back_while_the_server_refuses(self, connect, jump, monkeypatch, asynchronous):
-        monkeypatch.setattr("datatile_provider.api.waiting.GRACE", 0.5)
+        monkeypatch.setattr("datatile_provider.api.polling.GRACE", 0.5)
         polls = []
 
         def handle(peer: Peer) -> None:
@@ -439,9 +439,9 @@ class TestClock:
                 peer.request()
                 polls.append(1)
                 jump(-7200 * (len(polls) > 1))
-                peer.answer(*((404, b"{}") if len(polls) < 20 else (200, b'{"status": "done"}')))
+                peer.respond(*((404, b"{}") if len(polls) < 20 else (200, b'{"status": "done"}')))
 
-        with RawServer(handle) as server, pytest.raises(errors.NotFound):
+        with RawServer(handle) as server, pytest.raises(errors.NotFoundError):
             await self.wait(connect(server.url), asynchronous, 3600)
         assert len(polls) < 10
 
@@ -449,7 +449,7 @@ class TestClock:
     async def test_set_since_the_wait_began_elsewhere(self, connect, began, lasts):
         begun = time.monotonic()
         with RawServer(scripted((200, b'{"status": "running"}', ""), requests=[])) as server:
-            with pytest.raises(errors.JobTimeout, match="its last status was 'running'"):
+            with pytest.raises(errors.JobTimeoutError, match="its last status was 'running'"):
                 await connect(server.url).wait_for_job_async(
                     "7", poll_interval=0.2, timeout=0.5, started=time.time() + began
                 )
@@ -474,5 +474,5 @@ async def test_a_connection_that_is_wrong_for_a_moment_ends_no_wait_that_has_rea
     assert (await waiting).state is JobState.SUCCEEDED
 
     monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good | wrong))
-    with pytest.raises((errors.InvalidInput, errors.Refused)):
+    with pytest.raises((errors.InvalidInputError, errors.PermanentError)):
         await asyncio.to_thread(hook.wait_for_job, job.id, **wait)

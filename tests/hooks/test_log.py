@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from datatile_provider.api import errors, waiting
+from datatile_provider.api import errors, polling
 from datatile_provider.hooks.datatile import DatatileHook, Progress
 from tests.support.clients import TOKEN, finished, scripted
 from tests.support.rawserver import RawServer
@@ -36,11 +36,11 @@ class TestLog:
 
     async def test_token_is_nowhere(self, connect, wave, lines, monkeypatch):
         """A server that repeats the token in all that it says."""
-        monkeypatch.setattr(waiting, "GRACE", 0.3)
+        monkeypatch.setattr(polling, "GRACE", 0.3)
         echo = json.dumps({"message": f"you sent {TOKEN}", "status": "failed", "job_id": "7"}).encode()
-        answers = [(status, echo, f"Location: http://x/{TOKEN}") for status in (503, 429, 302)]
+        responses = [(status, echo, f"Location: http://x/{TOKEN}") for status in (503, 429, 302)]
         raised = []
-        with RawServer(scripted(*answers, (401, echo, ""), requests=[])) as server:
+        with RawServer(scripted(*responses, (401, echo, ""), requests=[])) as server:
             hook = connect(server.url)
             for call in (
                 lambda: hook.upload("append", "abc", wave),
@@ -52,7 +52,7 @@ class TestLog:
                 raised.append(caught.value)
         with RawServer(scripted((200, echo, ""), requests=[])) as server:
             hook = connect(server.url)
-            with pytest.raises(errors.OutcomeUnknown) as unknown:
+            with pytest.raises(errors.OutcomeUnknownError) as unknown:
                 hook.upload("append", "abc", wave)
             raised.append(unknown.value)
             job = hook.get_job("7")
@@ -61,12 +61,19 @@ class TestLog:
                     raised.append(call())
                 except errors.DatatileError as e:
                     raised.append(e)
-            with pytest.raises(errors.JobFailed) as caught:
+            with pytest.raises(errors.JobFailedError) as caught:
                 await hook.wait_for_job_async("7", poll_interval=1, timeout=5, started=time.time())
             raised.append(caught.value)
         assert "Uploading" in "\n".join(lines())
-        said = [*lines(), repr(hook), str(vars(hook)), repr(hook.get_conn()), repr(job), json.dumps(job.as_dict())]
-        for thing in [*said, *map(str, raised), *map(repr, raised)]:
+        message = [
+            *lines(),
+            repr(hook),
+            str(vars(hook)),
+            repr(hook.get_conn()),
+            repr(job),
+            json.dumps(job.as_dict()),
+        ]
+        for thing in [*message, *map(str, raised), *map(repr, raised)]:
             assert TOKEN not in thing
         assert any("you sent ***" in str(e) for e in raised)
 
@@ -77,11 +84,11 @@ class TestLog:
         monkeypatch.setattr("datatile_provider.hooks.datatile.time", clock)
         path = tmp_path / "large.csv"
         path.write_bytes(bytes(20 << 20))
-        with RawServer(lambda peer: (peer.request(), peer.answer(200, b'{"job_id": 1}'))) as server:
+        with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"job_id": 1}'))) as server:
             connect(server.url).upload("append", "abc", path)
-        told = [line for line in lines() if line.startswith("Sent ")]
-        assert 5 <= len(told) <= 10
-        assert all("of 20,971," in line for line in told)
+        reported = [line for line in lines() if line.startswith("Sent ")]
+        assert 5 <= len(reported) <= 10
+        assert all("of 20,971," in line for line in reported)
 
 
 @pytest.mark.parametrize(
@@ -91,5 +98,5 @@ class TestLog:
 def test_how_often_progress_is_told(seconds, lines):
     """At each 10 % or 30 s, and never every moment."""
     progress = Progress(0.0)
-    told = sum(progress.is_due(step / 1_000, step / 1_000 * seconds) for step in range(1_001))
-    assert abs(told - lines) <= max(1, lines // 10)
+    reported = sum(progress.is_due(step / 1_000, step / 1_000 * seconds) for step in range(1_001))
+    assert abs(reported - lines) <= max(1, lines // 10)

@@ -12,8 +12,8 @@ from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.contract import Action, Upload
 from datatile_provider.api.states import JobState
-from datatile_provider.hooks.ahead import PART
 from datatile_provider.hooks.dataset import dataset_of
+from datatile_provider.hooks.read_ahead import PART
 from tests.benchmarks import s3
 from tests.support.clients import finished, settings_for, upload_of
 from tests.support.rawserver import Peer, RawServer
@@ -48,7 +48,7 @@ def test_object_of_many_parts_arrives_as_it_is(store):
 
     def handle(peer: Peer) -> None:
         received.append(peer.request()[1])
-        peer.answer(200, b'{"job_id": "1"}')
+        peer.respond(200, b'{"job_id": "1"}')
 
     dataset = dataset_of(URI)
     with RawServer(handle) as server:
@@ -77,7 +77,7 @@ def test_object_that_changes_while_it_is_sent(sandbox, store, size):
     changed: list[int] = []
     client = DatatileClient(settings_for(sandbox.url))
     upload = Upload(Action.APPEND, sandbox.add_database(), dataset.name, dataset.size)
-    with pytest.raises(errors.DatasetChanged, match=r"wave 1\.csv"):
+    with pytest.raises(errors.DatasetChangedError, match=r"wave 1\.csv"):
         client.upload(upload, dataset, on_progress=change)
     assert sandbox.uploads() == []
 
@@ -87,14 +87,14 @@ def test_object_that_becomes_shorter_while_it_is_sent(sandbox, store):
     dataset = dataset_of(URI)
     client = DatatileClient(settings_for(sandbox.url))
     upload = Upload(Action.APPEND, sandbox.add_database(), dataset.name, dataset.size)
-    with pytest.raises(errors.DatasetUnreadable, match=r"wave 1\.csv"):
+    with pytest.raises(errors.DatasetUnreadableError, match=r"wave 1\.csv"):
         client.upload(upload, dataset, on_progress=lambda sent, total: put(store, bytes(10)))
     assert sandbox.uploads() == []
 
 
 @pytest.mark.parametrize("uri", [f"s3://store@{s3.BUCKET}/none.csv", "s3://store@no-such-bucket/wave.csv"])
 def test_no_such_object(sandbox, hook, store, uri):
-    with pytest.raises(errors.InvalidInput) as caught:
+    with pytest.raises(errors.InvalidInputError) as caught:
         hook.upload("append", "abc", uri)
     assert f"There is no file '{uri}'" in str(caught.value)
     assert "Nothing was sent." in str(caught.value)
@@ -106,7 +106,7 @@ def test_refused_credentials(sandbox, hook, tmp_path, monkeypatch):
     monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")
     with s3.s3(tmp_path) as port:
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", s3.connection(port))
-        with pytest.raises(errors.InvalidInput) as caught:
+        with pytest.raises(errors.InvalidInputError) as caught:
             hook.upload("append", "abc", f"s3://other@{s3.BUCKET}/wave.csv")
     assert f"The store refuses the file 's3://other@{s3.BUCKET}/wave.csv'" in str(caught.value)
     assert "Nothing was sent. Check the store's connection" in str(caught.value)

@@ -74,8 +74,8 @@ def run_dag(
                 ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=name)
                 for name in ("return_value", "job_id")
             )
-            tries, errors = witness.tries[key], witness.errors.get(key, [])
-            outcome = Outcome(str(ti.state), tries, result, job_id, errors, witness.tasks.get(key), log)
+            attempts, errors = witness.attempts[key], witness.errors.get(key, [])
+            outcome = Outcome(str(ti.state), attempts, result, job_id, errors, witness.tasks.get(key), log)
             assert TOKEN not in repr(outcome)
             outcomes.setdefault(ti.task_id, []).append(outcome)
         assert TOKEN not in log

@@ -55,12 +55,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        answer = self.server.next_answer(self.command, self.path)
-        if answer is None:
+        response = self.server.next_answer(self.command, self.path)
+        if response is None:
             self.close_connection = True
             return
-        status, body = answer
-        if answer is ACCEPTED:
+        status, body = response
+        if response is ACCEPTED:
             body = {"job_id": f"job-{self.path.rpartition('/')[2]}"}
         elif self.command == "GET" and isinstance(body, dict) and "status" in body:
             # As DATATILE, it names the job that it was asked for.

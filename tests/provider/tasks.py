@@ -28,7 +28,7 @@ class Outcome:
     What became of a task.
 
     :param state: the task instance's state at the end.
-    :param tries: how often it was tried.
+    :param attempts: how often it was tried.
     :param result: what it returned.
     :param job_id: the job id that it pushed besides.
     :param errors: what each try raised.
@@ -37,7 +37,7 @@ class Outcome:
     """
 
     state: str
-    tries: int
+    attempts: int
     result: Any
     job_id: Any
     errors: list[BaseException]
@@ -46,7 +46,7 @@ class Outcome:
 
     def assert_failed(self, kind: type[Exception], *texts: str) -> None:
         """Make sure that it failed at once, in words that hold these texts, and that no other error is behind them."""
-        assert (self.state, self.tries, self.result) == ("failed", 1, None), self
+        assert (self.state, self.attempts, self.result) == ("failed", 1, None), self
         (error,) = self.errors
         assert type(error) is kind
         assert error.__cause__ is None
@@ -65,7 +65,7 @@ class Witness:
     def __init__(self) -> None:
         self.tasks: dict[tuple[str, int], Any] = {}
         self.errors: dict[tuple[str, int], list[BaseException]] = {}
-        self.tries: Counter[tuple[str, int]] = Counter()
+        self.attempts: Counter[tuple[str, int]] = Counter()
 
     def watch(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Watch the tasks of an operator."""
@@ -82,10 +82,10 @@ class Witness:
                 result = method(task, *args, **kwargs)
             except BaseException as e:
                 if type(e).__name__ not in ("TaskDeferred", "AirflowRescheduleException"):
-                    self.tries[key] += 1
+                    self.attempts[key] += 1
                     self.errors.setdefault(key, []).append(e)
                 raise
-            self.tries[key] += 1
+            self.attempts[key] += 1
             return result
 
         return watched

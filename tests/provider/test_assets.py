@@ -11,7 +11,7 @@ from airflow.models import DagRun
 from airflow.providers.common.compat.sdk import DAG, Asset
 
 from datatile_provider.api.contract import Job
-from datatile_provider.api.errors import InvalidInput
+from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.assets.datatile import database_asset, file_uri, sanitize_uri
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
@@ -41,7 +41,7 @@ def test_the_asset_of_a_connection_and_a_hash(monkeypatch):
 
 @pytest.mark.parametrize("database_hash", ["", "a b", "../x", "a/b"])
 def test_a_hash_that_is_none(database_hash):
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         database_asset(database_hash, server="datatile.example.com")
 
 

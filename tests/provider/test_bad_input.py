@@ -155,7 +155,7 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
     server, outcomes = everything_with(conn_id="elsewhere")
     for outcome in outcomes.values():
         # Airflow says the same while its API server is down, so this one is tried again.
-        assert (outcome.state, outcome.tries) == ("failed", 3)
+        assert (outcome.state, outcome.attempts) == ("failed", 3)
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
         assert all("elsewhere" in str(error) for error in outcome.errors)
     assert server.connections == 0

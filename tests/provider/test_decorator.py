@@ -81,7 +81,7 @@ def test_the_function_is_called_again_on_a_retry(run_function, sandbox, survey):
         return str(survey)
 
     outcome = run_function(wave, action="create", target_hash=sandbox.folder)
-    assert (outcome.state, outcome.tries, len(calls)) == ("success", 2, 2)
+    assert (outcome.state, outcome.attempts, len(calls)) == ("success", 2, 2)
 
 
 def test_its_time_is_not_taken_from_the_uploads(run_function, sandbox, survey):

@@ -44,7 +44,7 @@ MALFORMED = [
     {"job": {**JOB, "state": None}},
     {"job": {**JOB, "state": ["SUCCEEDED"]}},
     {"job": JOB, "error": None},
-    {"error": "JobFailed"},
+    {"error": "JobFailedError"},
     {"error": {"deep": []}, "what": [], "said": {}, "advice": 5},
 ]
 
@@ -73,9 +73,9 @@ def resume_with(run, script, survey, monkeypatch):
     # The sensor may look again; an upload that was accepted may not be sent again.
     [(DatatileJobSensor, AirflowException, 3), (DatatileUploadOperator, AirflowFailException, 1)],
 )
-def test_a_task_resumed_by_a_malformed_event_fails(resume_with, operator, kind, tries, event):
+def test_a_task_resumed_by_a_malformed_event_fails(resume_with, operator, kind, attempts, event):
     outcome = resume_with(operator, event)
-    assert (outcome.state, outcome.tries, outcome.result) == ("failed", tries, None)
+    assert (outcome.state, outcome.attempts, outcome.result) == ("failed", attempts, None)
     assert {type(error) for error in outcome.errors} == {kind}
     assert "processing log" in str(outcome.errors[0])
 
@@ -83,7 +83,7 @@ def test_a_task_resumed_by_a_malformed_event_fails(resume_with, operator, kind, 
 @pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
 def test_a_clear_success_is_one(resume_with, operator):
     outcome = resume_with(operator, {"job": JOB})
-    assert (outcome.state, outcome.tries) == ("success", 1)
+    assert (outcome.state, outcome.attempts) == ("success", 1)
     assert outcome.result == (JOB if operator is DatatileJobSensor else "job-f00d")
 
 
@@ -175,7 +175,7 @@ def test_a_trigger_survives_a_restart_holds_no_token_and_keeps_its_deadline(run,
     connections = server.connections
     event = restarted(stored)
 
-    assert event["error"] == "JobTimeout"
+    assert event["error"] == "JobTimeoutError"
     assert "job-f00d" in event["what"]
     assert server.connections == connections + 1
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSensorTimeout
 
-from datatile_provider.api import waiting
+from datatile_provider.api import polling
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
@@ -18,7 +18,7 @@ SUCCEEDED = (200, {"status": "succeeded", "rows": 3})
 
 def assert_all_succeeded(outcomes):
     for mode, outcome in outcomes.items():
-        assert (outcome.state, outcome.tries, outcome.errors) == ("success", 1, []), mode
+        assert (outcome.state, outcome.attempts, outcome.errors) == ("success", 1, []), mode
         if mode in OPERATOR_WAITS:
             assert outcome.result == outcome.job_id == f"job-{mode}"
         else:
@@ -81,13 +81,13 @@ def test_a_job_that_is_not_known_everywhere_at_once(wait, script):
 
 
 def test_a_job_that_the_server_does_not_know(wait, script, monkeypatch):
-    monkeypatch.setattr(waiting, "GRACE", 0.3)
+    monkeypatch.setattr(polling, "GRACE", 0.3)
     script((404, {"error": "No such job"}))
     assert_all_failed(wait(), "No such job", "404")
 
 
 def test_a_user_without_the_role(wait, script, monkeypatch):
-    monkeypatch.setattr(waiting, "GRACE", 0.3)
+    monkeypatch.setattr(polling, "GRACE", 0.3)
     script((403, {"error": "Not for you"}))
     assert_all_failed(wait(), "Not for you", "Data collector")
 
@@ -100,7 +100,7 @@ def test_a_token_that_takes_its_maker_a_while_to_put_into_the_connection(wait, s
 @pytest.mark.needs_airflow(">=3.3")
 def test_one_refusal_long_after_the_first_look_of_a_rescheduled_wait(run_each, script, monkeypatch):
     """Where Airflow keeps nothing from one look to the next, nobody knows that it is the first."""
-    monkeypatch.setattr(waiting, "GRACE", 0.5)
+    monkeypatch.setattr(polling, "GRACE", 0.5)
     script(RUNNING, RUNNING, (404, {"error": "No such job"}), SUCCEEDED)
     # Airflow's own loop takes longer than the grace from one look to the next.
     modes = {"reschedule": SENSOR_MODES["reschedule"]}
@@ -109,7 +109,7 @@ def test_one_refusal_long_after_the_first_look_of_a_rescheduled_wait(run_each, s
 
 @pytest.mark.parametrize("before", [(), (RUNNING,)])
 def test_a_token_that_is_refused(wait, script, monkeypatch, before):
-    monkeypatch.setattr(waiting, "GRACE", 0.3)
+    monkeypatch.setattr(polling, "GRACE", 0.3)
     script(*before, (401, {"error": "Stale"}))
     assert_all_failed(wait(), "Stale", "token is not valid", "connection's password")
 
@@ -124,12 +124,12 @@ def test_a_token_that_is_refused(wait, script, monkeypatch, before):
         ([RUNNING, (401, {"error": "Stale"})], 20, "the token is not valid"),
     ],
 )
-def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, monkeypatch, answers, timeout, why, unfailing):
-    monkeypatch.setattr(waiting, "GRACE", 0.3)
-    script(*answers)
+def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, monkeypatch, responses, timeout, why, unfailing):
+    monkeypatch.setattr(polling, "GRACE", 0.3)
+    script(*responses)
     options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": timeout, unfailing: True}
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, **options)
-    assert {(o.state, o.tries, o.result) for o in outcomes.values()} == {("skipped", 1, None)}
+    assert {(o.state, o.attempts, o.result) for o in outcomes.values()} == {("skipped", 1, None)}
     for mode in SENSOR_MODES:
         assert any(why in line and f"job-{mode}" in line for line in outcomes[mode].log.splitlines()), mode
 

@@ -62,7 +62,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def told(dag_folder, tmp_path_factory):
+def reported(dag_folder, tmp_path_factory):
     """The last event of each task, with the sandbox's facts beside."""
     directory = tmp_path_factory.mktemp("lineage")
     survey, broken, events = directory / "wave 1.csv", directory / "broken.csv", directory / "events"
@@ -111,8 +111,8 @@ def names(datasets):
     ("task_id", "action"),
     [("in_worker", "reload"), ("returned", "append")],
 )
-def test_an_upload_tells_what_it_read_and_wrote(told, task_id, action):
-    events, jobs, facts = told
+def test_an_upload_tells_what_it_read_and_wrote(reported, task_id, action):
+    events, jobs, facts = reported
     event = events[task_id]
     assert event["eventType"] == "COMPLETE"
     assert names(event["inputs"]) == [("file", facts["file"])]
@@ -127,8 +127,8 @@ def test_an_upload_tells_what_it_read_and_wrote(told, task_id, action):
     assert (query["externalQueryId"], query["source"]) == (facet["jobId"], facts["server"])
 
 
-def test_the_wait_for_a_create_tells_the_database(told):
-    events, jobs, facts = told
+def test_the_wait_for_a_create_tells_the_database(reported):
+    events, jobs, facts = reported
     upload, wait = events["create"], events["wait"]
     assert names(upload["inputs"]) == [("file", facts["file"])]
     # While it is being made, nobody knows its hash.
@@ -141,8 +141,8 @@ def test_the_wait_for_a_create_tells_the_database(told):
     assert wait["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 3
 
 
-def test_a_job_that_failed(told):
-    events, jobs, facts = told
+def test_a_job_that_failed(reported):
+    events, jobs, facts = reported
     event = events["broken"]
     assert event["eventType"] == "FAIL"
     assert names(event["inputs"]) == [("file", facts["broken"])]
@@ -153,24 +153,24 @@ def test_a_job_that_failed(told):
 
 
 @pytest.mark.parametrize("task_id", ["poke", "reschedule", "defer"])
-def test_the_wait_for_a_job_that_failed(told, task_id):
-    events, jobs, _ = told
+def test_the_wait_for_a_job_that_failed(reported, task_id):
+    events, jobs, _ = reported
     event = events[task_id]
     facet = event["run"]["facets"]["datatile_job"]
     assert facet["jobId"] == events["unfit"]["run"]["facets"]["datatile_job"]["jobId"]
     assert (event["eventType"], facet["state"], jobs[facet["jobId"]]["state"]) == ("FAIL", "FAILED", "FAILED")
 
 
-def test_an_upload_that_was_refused_has_no_job(told):
-    events, _, facts = told
+def test_an_upload_that_was_refused_has_no_job(reported):
+    events, _, facts = reported
     event = events["refused"]
     assert event["eventType"] == "FAIL"
     assert names(event["inputs"]) == [("file", facts["file"])]
     assert "datatile_job" not in event["run"]["facets"]
 
 
-def test_a_function_that_uses_the_hook(told):
-    events, _, facts = told
+def test_a_function_that_uses_the_hook(reported):
+    events, _, facts = reported
     event = events["by_hook"]
     assert event["eventType"] == "COMPLETE"
     # All tasks of `dag.test()` share one process, and so one collector.

@@ -40,9 +40,9 @@ def links_of(run_dag, survey):
 
 
 def page(url):
-    answer = requests.get(url, timeout=5, headers={"Accept": "text/html"})
-    assert answer.status_code == 200
-    return answer.text
+    response = requests.get(url, timeout=5, headers={"Accept": "text/html"})
+    assert response.status_code == 200
+    return response.text
 
 
 def test_links_of_an_upload(links_of, sandbox, survey):
@@ -58,12 +58,12 @@ def test_links_of_a_wait(links_of, start, survey):
     sandbox = start(processing_seconds=0.3)
     url = f"{sandbox.url}/api/v2/upload/create/{sandbox.folder}"
     with survey.open("rb") as file:
-        answer = requests.post(url, headers={"token": sandbox.token}, files={"dataset": file}, timeout=5).json()
-    found = list(links_of(DatatileJobSensor, SENSOR_MODES, job_id=answer["job_id"], poke_interval=0.05))
+        response = requests.post(url, headers={"token": sandbox.token}, files={"dataset": file}, timeout=5).json()
+    found = list(links_of(DatatileJobSensor, SENSOR_MODES, job_id=response["job_id"], poke_interval=0.05))
     assert len(found) == len(SENSOR_MODES)
     for log_url, job_url, _ in found:
-        assert answer["job_id"][:8] in page(log_url)
-        assert f"Job {answer['job_id']}" in page(job_url)
+        assert response["job_id"][:8] in page(log_url)
+        assert f"Job {response['job_id']}" in page(job_url)
 
 
 def test_without_an_address_there_is_only_the_servers_own(links_of, script, survey):

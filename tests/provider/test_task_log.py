@@ -19,19 +19,26 @@ def test_an_upload_that_waits(run, start, survey, options):
     outcome = run(DatatileUploadOperator, **upload, **options)
     assert outcome.state == "success"
     (begun,) = re.findall(r"Uploading: (.*?)(?: +\[|$)", outcome.log, re.MULTILINE)
-    for told in ("create", "'wave 1.csv'", f"{survey.stat().st_size} bytes", sandbox.folder, sandbox.url, str(survey)):
-        assert told in begun
+    for reported in (
+        "create",
+        "'wave 1.csv'",
+        f"{survey.stat().st_size} bytes",
+        sandbox.folder,
+        sandbox.url,
+        str(survey),
+    ):
+        assert reported in begun
     (accepted,) = re.findall(r"Accepted as job (.*?)(?: +\[|$)", outcome.log, re.MULTILINE)
-    for told in (outcome.job_id, " s ", "MB/s", f"Processing log: {sandbox.url}/"):
-        assert told in accepted
+    for reported in (outcome.job_id, " s ", "MB/s", f"Processing log: {sandbox.url}/"):
+        assert reported in accepted
 
 
 @pytest.fixture(params=[*SENSOR_MODES, *OPERATOR_WAITS])
 def log_of(request, run, script, survey):
     """The log of waiting, in each way, for a job of these answers."""
 
-    def log_of(*answers, **options):
-        server = script(*answers)
+    def log_of(*responses, **options):
+        server = script(*responses)
         if request.param in SENSOR_MODES:
             options = {"job_id": "job-f00d", "poke_interval": 0.05, **SENSOR_MODES[request.param], **options}
             outcome = run(DatatileJobSensor, **options)
@@ -44,13 +51,13 @@ def log_of(request, run, script, survey):
 
 
 def test_each_transition_once_with_its_time(log_of, request):
-    answers = [(200, {"status": status}) for status in ("queued", "running", "running", "crunching", "crunching")]
-    server, log = log_of(*answers, (200, {"status": "succeeded"}))
+    responses = [(200, {"status": status}) for status in ("queued", "running", "running", "crunching", "crunching")]
+    server, log = log_of(*responses, (200, {"status": "succeeded"}))
     transitions = re.findall(r"Job job-f00d is ([A-Z]+) \(\d+\.\d s\)", log)
     # What nobody remembers from one look to the next is told at each.
-    looks = 2 if request.node.callspec.params["log_of"] == "reschedule" and not HAS_STATE_STORE else 1
-    assert transitions == ["QUEUED", *["RUNNING"] * looks, *["UNKNOWN"] * looks, "SUCCEEDED"]
-    assert log.count('set status_map in the connection\'s extra, as {"crunching": "RUNNING"}') == looks
+    polls = 2 if request.node.callspec.params["log_of"] == "reschedule" and not HAS_STATE_STORE else 1
+    assert transitions == ["QUEUED", *["RUNNING"] * polls, *["UNKNOWN"] * polls, "SUCCEEDED"]
+    assert log.count('set status_map in the connection\'s extra, as {"crunching": "RUNNING"}') == polls
     assert f"Processing log: {server.url}/" in log
 
 

@@ -30,7 +30,7 @@ def test_each_action_does_what_it_says(run, sandbox, survey, options):
         target = sandbox.folder if action == "create" else sandbox.databases()[0]["hash"]
         arguments = {"action": action, "target_hash": target, "dataset": str(survey), "poll_interval": 0.05}
         outcome = run(DatatileUploadOperator, **arguments, **options)
-        assert (outcome.state, outcome.tries) == ("success", 1)
+        assert (outcome.state, outcome.attempts) == ("success", 1)
         assert outcome.result == outcome.job_id == sandbox.jobs()[-1]["job_id"]
         assert [database["rows"] for database in sandbox.databases()] == [rows]
 
@@ -93,7 +93,7 @@ def test_a_file_over_the_servers_limit(upload, start, survey):
 def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
     server = script(uploads=(busy, ACCEPTED))
     outcome = run(DatatileUploadOperator, action="create", target_hash="f00d", dataset=str(survey))
-    assert (outcome.state, outcome.tries, outcome.result) == ("success", 1, "job-f00d")
+    assert (outcome.state, outcome.attempts, outcome.result) == ("success", 1, "job-f00d")
     assert len(server.uploads) == 2
 
 
@@ -102,7 +102,7 @@ def test_waiting_for_ones_turn_takes_no_worker_slot(run, script, survey, monkeyp
     server = script(uploads=((409, {"error": "in progress"}), (429, b""), ACCEPTED))
     upload = {"action": "create", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
     outcome = run(DatatileUploadOperator, **upload, **OPERATOR_WAITS["wait_deferred"])
-    assert (outcome.state, outcome.tries, outcome.result) == ("success", 1, "job-f00d")
+    assert (outcome.state, outcome.attempts, outcome.result) == ("success", 1, "job-f00d")
     assert len(server.uploads) == 3
     # Twice for its turn, and once for the job.
     assert caplog.messages.count("[DAG TEST] running trigger in line") == 3
@@ -112,7 +112,7 @@ def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, surv
     script(uploads=((409, {"error": "in progress"}),))
     upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey), "accept_timeout": 0.1}
     outcome = run(DatatileUploadOperator, retries=1, **upload)
-    assert (outcome.state, outcome.tries) == ("failed", 2)
+    assert (outcome.state, outcome.attempts) == ("failed", 2)
     assert {type(error) for error in outcome.errors} == {AirflowException}
     assert all("in progress" in str(error) for error in outcome.errors)
 
@@ -128,8 +128,8 @@ def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, surv
         ("create", None),
     ],
 )
-def test_an_upload_of_unknown_outcome_is_not_sent_again(upload, script, action, answer):
-    server = script(uploads=(answer,))
+def test_an_upload_of_unknown_outcome_is_not_sent_again(upload, script, action, response):
+    server = script(uploads=(response,))
     for outcome in upload(action=action).values():
         outcome.assert_failed(AirflowFailException, "unknown whether the server holds", "wave 1.csv", f"{server.url}/")
     assert len(server.uploads) == len(OPERATOR_MODES)

@@ -472,7 +472,7 @@ class ModelServer:
                 peer.send(b"HTTP/1.1 4")
             peer.reset()
             return
-        said = {
+        message = {
             "error": {"status": "error", "message": "the backend is away"},
             "fail": {"status": "fail", "data": None, "message": "the backend is away"},
             "poll failed": {"status": "failed", "data": None, "message": "the backend is away"},
@@ -482,9 +482,9 @@ class ModelServer:
             "other failed": {"id": "other-1", "status": "FAILED"},
             "refusal": {"error": "no"},
         }.get(reply.says, value)
-        if said is not value and reply.status == 200 and self.dialect.would_lie(said):
+        if message is not value and reply.status == 200 and self.dialect.would_lie(message):
             reply = Reply(500, says="page")
-        body = {"page": b"<html><h1>Hello</h1></html>", "nothing": b""}.get(reply.says, json.dumps(said).encode())
+        body = {"page": b"<html><h1>Hello</h1></html>", "nothing": b""}.get(reply.says, json.dumps(message).encode())
         places = {
             "job": f"/{self.dialect.job_path.format(job_id=job_id)}",
             "page": "/thanks",
@@ -498,4 +498,4 @@ class ModelServer:
             peer.send(f"HTTP/1.1 {reply.status} Status\r\nContent-Length: {len(body) + 9}\r\n\r\n".encode() + body[:5])
             peer.reset()
             return
-        peer.answer(reply.status, body, *headers)
+        peer.respond(reply.status, body, *headers)

@@ -73,13 +73,13 @@ class Outcome:
     :param state: ``success`` or ``failed``.
     :param result: what it returned.
     :param errors: what each failed try raised.
-    :param told: all that Airflow stores of it meanwhile: triggers, events, and what the task is resumed with.
+    :param reported: all that Airflow stores of it meanwhile: triggers, events, and what the task is resumed with.
     """
 
     state: str = "failed"
     result: Any = None
     errors: list[BaseException] = dataclasses.field(default_factory=list)
-    told: list[Any] = dataclasses.field(default_factory=list)
+    reported: list[Any] = dataclasses.field(default_factory=list)
 
     @property
     def error(self) -> BaseException:
@@ -120,7 +120,7 @@ class Task:
         while True:
             self.ti.begin_try()
             try:
-                outcome.result = self._try(outcome, meanwhile)
+                outcome.result = self._attempt(outcome, meanwhile)
             except (AirflowFailException, AirflowSensorTimeout) as e:
                 outcome.errors.append(e)
                 return outcome
@@ -132,7 +132,7 @@ class Task:
                 outcome.state = "success"
                 return outcome
 
-    def _try(self, outcome: Outcome, meanwhile: Callable[[], None]) -> Any:
+    def _attempt(self, outcome: Outcome, meanwhile: Callable[[], None]) -> Any:
         operator = self._make()
         try:
             # In a thread of its own, Airflow 2 would not find out whether it may.
@@ -146,7 +146,7 @@ class Task:
             path, kwargs = deferred.trigger.serialize()
             stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))
             event = asyncio.run(_first_event(*stored["trigger"]))
-            outcome.told += [stored, event]
+            outcome.reported += [stored, event]
             try:
                 return self._make().resume_execution(
                     deferred.method_name, {**stored["kwargs"], "event": event}, self.context

@@ -65,19 +65,19 @@ from tests.reliability.task import Instance, Store
 
 #: What makes waits short. Should one of these move, it moves here.
 QUICKLY = {
-    "datatile_provider.api.retrying._FIRST": 0.01,
-    "datatile_provider.api.retrying._LONGEST": 0.1,
-    "datatile_provider.api.waiting.GRACE": 0.4,
+    "datatile_provider.api.retry._FIRST": 0.01,
+    "datatile_provider.api.retry._LONGEST": 0.1,
+    "datatile_provider.api.polling.GRACE": 0.4,
     "datatile_provider.hooks.datatile.GRACE": 0.4,
-    "datatile_provider.api.waiting.LONGEST_PAUSE": 0.1,
+    "datatile_provider.api.polling.LONGEST_PAUSE": 0.1,
     "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.02,
     "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
     "datatile_provider.hooks.datatile._PAUSE": 0.02,
-    "datatile_provider.operators.memory.PATIENCE": 0.02,
-    "datatile_provider.operators.memory._PAUSE": 0.005,
+    "datatile_provider.operators.upload_state.PATIENCE": 0.02,
+    "datatile_provider.operators.upload_state._PAUSE": 0.005,
 }
 #: A busy machine must not make a few refused polls last too long where all must end well.
-PATIENTLY = {"datatile_provider.api.waiting.GRACE": 5.0}
+PATIENTLY = {"datatile_provider.api.polling.GRACE": 5.0}
 #: Where the trigger reads its connection; it falls back on the hook's own way when this finds none.
 ASYNC_CONNECTION = "airflow.providers.common.compat.connection.get_async_connection"
 
@@ -227,8 +227,8 @@ def drawn_fates(*, good: bool = False) -> st.SearchStrategy[tuple[str, int]]:
 
 
 @st.composite
-def drawn_polls(draw: st.DrawFn, most: int, *, without: tuple[str, ...] = ("bare failed",)) -> tuple[str, ...]:
-    found = draw(some((name for name in POLLS if name not in without), most))
+def drawn_polls(draw: st.DrawFn, most: int, *, redact: tuple[str, ...] = ("bare failed",)) -> tuple[str, ...]:
+    found = draw(some((name for name in POLLS if name not in redact), most))
     # Each silence costs a timeout.
     return tuple("error" if name == "silence" and not draw(odds(1, 10)) else name for name in found)
 
@@ -245,7 +245,7 @@ def rough_steps(
     draw: st.DrawFn, *, waits: str, big: bool, outlets: bool, changes: tuple[str, ...], first: bool
 ) -> Step:
     changed = () if first else tuple(name for name in changes if draw(odds(CHANGES[name], 10)))
-    polls = drawn_polls(3, without=() if waits == "no" else ("bare failed",))
+    polls = drawn_polls(3, redact=() if waits == "no" else ("bare failed",))
     early = st.one_of(st.integers(1, 26), st.integers(-15, -1))
     return Step(
         changes=tuple(f"retries {draw(st.integers(0, 3))}" if name == "retries" else name for name in changed),
@@ -504,9 +504,9 @@ class Life:
         for before in self.copies():
             same = before is not copy and before.key == copy.key
             if same and before.state != "failed" and not before.settled:
-                told = "named, but nobody cleared the task since" if before.named else "named by no error"
+                reported = "named, but nobody cleared the task since" if before.named else "named by no error"
                 self.violations.append(
-                    Violation("1 twice", f"{copy.server} holds {copy.content} as {before.job_id} ({told}) and as "
+                    Violation("1 twice", f"{copy.server} holds {copy.content} as {before.job_id} ({reported}) and as "
                               f"{copy.job_id}")
                 )  # fmt: skip
 

@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 
-from datatile_provider.api import waiting
+from datatile_provider.api import polling
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
@@ -43,7 +43,7 @@ def fault(request):
 @pytest.fixture
 def shown(wave, connect, caplog, capfd, monkeypatch):
     """Runs a task through faults, after some requests that go well; all that was shown and stored of it."""
-    monkeypatch.setattr(waiting, "GRACE", 0.2)
+    monkeypatch.setattr(polling, "GRACE", 0.2)
     caplog.set_level(logging.DEBUG)
 
     def shown(make, *faults):
@@ -61,7 +61,7 @@ def shown(wave, connect, caplog, capfd, monkeypatch):
             hook = DatatileHook()
             texts = [repr(vars(hook)), repr(hook), repr(hook.get_conn()), str(hook.get_conn()), repr(outcome)]
             texts += [repr(vars(operator)) for operator in operators]
-            texts += [json.dumps(outcome.told), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
+            texts += [json.dumps(outcome.reported), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
             texts += [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
             for error in outcome.errors:
                 for link in chain(error):

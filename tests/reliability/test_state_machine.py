@@ -136,10 +136,10 @@ class World:
         if request.method == "POST":
             return self._upload(request)
         if request.headers["token"] != self.token:
-            return answer(401)
+            return response(401)
         job_id = request.path_url.rpartition("/")[2]
         self.jobs[job_id] = NEXT.get(self.jobs[job_id], self.jobs[job_id])
-        return answer(200, {"job_id": job_id, "status": self.jobs[job_id]})
+        return response(200, {"job_id": job_id, "status": self.jobs[job_id]})
 
     def _upload(self, request: requests.PreparedRequest) -> requests.Response:
         name = self.wire.pop(0) if self.wire else "accepted"
@@ -155,7 +155,7 @@ class World:
                 if seen == "broken":
                     raise requests.ConnectionError("reset")
         if request.headers["token"] != self.token:
-            return answer(401)
+            return response(401)
         job_id = f"job-{len(self.jobs) + 1}"
         if state:
             self.jobs[job_id] = state
@@ -164,11 +164,11 @@ class World:
         if seen == "nothing":
             raise requests.ConnectionError("reset")
         if seen == "odd":
-            return answer(200, "<html>")
-        return answer(seen, {"job_id": job_id} if seen == 200 else {"error": "no"})
+            return response(200, "<html>")
+        return response(seen, {"job_id": job_id} if seen == 200 else {"error": "no"})
 
 
-def answer(status: int, body: Any = None) -> requests.Response:
+def response(status: int, body: Any = None) -> requests.Response:
     response = requests.Response()
     response.status_code = status
     if status == 429:
@@ -237,7 +237,7 @@ class Uploads(RuleBasedStateMachine):
         self.deferred: TaskDeferred | None = None
         self.state = "scheduled"
         # Jobs that a failure or a success told of; of a success that a person cleared; from before the last clear.
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
         self.over: set[str] = set()
         self.before: set[str] = set()
         self.patch = pytest.MonkeyPatch()
@@ -245,7 +245,7 @@ class Uploads(RuleBasedStateMachine):
         clock = Clock(self.world)
         for module in ("hooks", "operators", "triggers"):
             self.patch.setattr(f"datatile_provider.{module}.datatile.time", clock)
-        self.patch.setattr("datatile_provider.operators.memory.time", clock)
+        self.patch.setattr("datatile_provider.operators.upload_state.time", clock)
         self._connect()
 
     def _connect(self) -> None:
@@ -320,7 +320,7 @@ class Uploads(RuleBasedStateMachine):
         text = str(error or result)
         if record := self.store.rows.get("datatile_upload"):
             text += record if json.loads(record)["phase"] in ("done", "told") else ""
-        self.told |= self.world.held() if "It is unknown whether" in text else set(re.findall(r"job-\d+", text))
+        self.reported |= self.world.held() if "It is unknown whether" in text else set(re.findall(r"job-\d+", text))
         self._report(result, error, report_lost)
 
     def _clear(self, *, mended: bool) -> None:
@@ -332,7 +332,7 @@ class Uploads(RuleBasedStateMachine):
         if mended:
             # Who lets the task be about another target has decided what becomes of the last one.
             self.arguments["target_hash"] = "beef" if self.arguments["target_hash"] == "f00d" else "f00d"
-            self.told |= self.world.held()
+            self.reported |= self.world.held()
 
     def _report(self, result: str | None, error: BaseException | None, lost: bool) -> None:
         """Airflow hears how the try ended, or only that its worker is gone."""
@@ -348,9 +348,9 @@ class Uploads(RuleBasedStateMachine):
         if job_id is None:
             return {"turn": True}
         if self.world.jobs[job_id] == "running":
-            return ended(errors.JobTimeout(f"Job {job_id} was not finished"))
+            return ended(errors.JobTimeoutError(f"Job {job_id} was not finished"))
         if self.world.jobs[job_id] in ("doomed", "failed"):
-            return ended(errors.JobFailed(f"Job {job_id} failed"))
+            return ended(errors.JobFailedError(f"Job {job_id} failed"))
         return {"job": Job(job_id, JobState.SUCCEEDED).as_dict()}
 
     @rule(what=st.sampled_from(["job", "file", "token", "connection"]))
@@ -373,7 +373,7 @@ class Uploads(RuleBasedStateMachine):
     def never_two_in_silence(self) -> None:
         """Nor over clears: a person who clears a task that nobody said anything of has decided nothing."""
         if getattr(self, "once", False):
-            assert len(self.world.held() - self.told) <= 1, self.world.jobs
+            assert len(self.world.held() - self.reported) <= 1, self.world.jobs
 
 
 TestUploads = pytest.mark.needs_airflow(">=3.3")(Uploads.TestCase)

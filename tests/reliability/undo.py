@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "datatile_provider"
 EXAMPLES = 1500
 #: Seconds for one mend, at most.
-PATIENCE = 90.0
+TIMEOUT = 90.0
 SHARE = 0.75
 
 
@@ -71,8 +71,8 @@ def mend(number: str, what: str, *changes: tuple[str, str, str]) -> Mend:
 
 
 STATES, CONTRACT, CLIENT = "api/states.py", "api/contract.py", "api/client.py"
-REJECTIONS, WAITING, RETRYING = "api/rejections.py", "api/waiting.py", "api/retrying.py"
-MEMORY, OPERATOR, HOOK = "operators/memory.py", "operators/datatile.py", "hooks/datatile.py"
+REJECTIONS, WAITING, RETRYING = "api/rejections.py", "api/polling.py", "api/retry.py"
+MEMORY, OPERATOR, HOOK = "operators/upload_state.py", "operators/datatile.py", "hooks/datatile.py"
 ASSETS = "assets/datatile.py"
 CONTENT, DECORATOR = "hooks/content.py", "decorators/datatile.py"
 
@@ -333,7 +333,7 @@ MENDS = (
 )
 
 
-def without(mend: Mend, folder: Path) -> None:
+def redact(mend: Mend, folder: Path) -> None:
     """
     Make a copy of the package without a mend.
 
@@ -348,11 +348,11 @@ def without(mend: Mend, folder: Path) -> None:
         file.write_text(text.replace(change.old, change.new))
 
 
-def look(mend: Mend) -> Found:
+def poll(mend: Mend) -> Found:
     """Run the generator without a mend, until it finds something."""
     with tempfile.TemporaryDirectory(prefix="undo-") as name:
         folder = Path(name)
-        without(mend, folder)
+        redact(mend, folder)
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         env = {**os.environ, "PYTHONPATH": name, "GENERATOR_EXAMPLES": str(EXAMPLES), "GENERATOR_SHRINK": "0"}
@@ -369,7 +369,7 @@ def look(mend: Mend) -> Found:
         ]
         try:
             ended = subprocess.run(
-                run, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+                run, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
             return Found("", "", time.monotonic() - began)
@@ -390,13 +390,13 @@ def main(numbers: list[str]) -> int:
     # All of them first: a mend that can't be undone is to be known at once.
     for mend in chosen:
         with tempfile.TemporaryDirectory(prefix="undo-") as name:
-            without(mend, Path(name))
+            redact(mend, Path(name))
     results = []
     for mend in chosen:
-        found = look(mend)
+        found = poll(mend)
         results.append(found)
-        said = f"found: {found.rule} ({found.by})" if found.rule else "NOT FOUND"
-        print(f"{mend.number:<4} {mend.what:<75} {found.seconds:>4.0f} s  {said}", flush=True)
+        message = f"found: {found.rule} ({found.by})" if found.rule else "NOT FOUND"
+        print(f"{mend.number:<4} {mend.what:<75} {found.seconds:>4.0f} s  {message}", flush=True)
     hits = sum(bool(found.rule) for found in results)
     print(f"{hits} of {len(results)} found")
     return 0 if hits >= SHARE * len(results) else 1

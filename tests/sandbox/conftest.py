@@ -39,11 +39,11 @@ class User:
         )
 
     def job(self, job_id: str) -> dict[str, Any]:
-        answer = requests.get(
+        response = requests.get(
             f"{self.sandbox.url}/api/v2/jobs/{job_id}", headers={"token": self.sandbox.token}, timeout=10
         )
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
+        assert response.status_code == 200, response.text
+        return dict(response.json())
 
     def wait(self, job_id: str) -> dict[str, Any]:
         """The job, once it is finished."""
@@ -55,9 +55,9 @@ class User:
 
     def run(self, action: str, target: str, file: Any, **form: str) -> dict[str, Any]:
         """Upload, and wait for the job."""
-        answer = self.upload(action, target, file, **form)
-        assert answer.status_code == 200, answer.text
-        return self.wait(answer.json()["job_id"])
+        response = self.upload(action, target, file, **form)
+        assert response.status_code == 200, response.text
+        return self.wait(response.json()["job_id"])
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ class Watch:
     def readers(self) -> list[psutil.Process]:
         return [child for child in self._me.children() if child not in self._others]
 
-    def look(self) -> None:
+    def poll(self) -> None:
         while not self._stopping.wait(0.01):
             self.grown = max(self.grown, self._me.memory_info().rss - self._before)
             for child in self.readers():
@@ -120,7 +120,7 @@ class Watch:
                     pass
 
     def __enter__(self) -> Watch:
-        self._thread = threading.Thread(target=self.look)
+        self._thread = threading.Thread(target=self.poll)
         self._thread.start()
         return self
 

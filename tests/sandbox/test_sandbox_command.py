@@ -37,18 +37,18 @@ def end(process, signum=signal.SIGTERM):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_prints_one_line_of_json_and_ends_on_a_signal(signum):
-    with running("--role", "data-collector") as (process, told):
-        assert set(told) == {"url", "token", "folder", "root", "connection"}
-        extra = {"processing_log_url": f"{told['url']}/processing-log/{{job_id}}"}
-        assert told["connection"] == {
+    with running("--role", "data-collector") as (process, reported):
+        assert set(reported) == {"url", "token", "folder", "root", "connection"}
+        extra = {"processing_log_url": f"{reported['url']}/processing-log/{{job_id}}"}
+        assert reported["connection"] == {
             "conn_type": "datatile",
-            "host": told["url"],
-            "password": told["token"],
+            "host": reported["url"],
+            "password": reported["token"],
             "extra": extra,
         }
-        url = f"{told['url']}/api/v2/upload/create/{told['folder']}"
+        url = f"{reported['url']}/api/v2/upload/create/{reported['folder']}"
         files = {"dataset": ("a.csv", CSV)}
-        assert requests.post(url, headers={"token": told["token"]}, files=files, timeout=5).status_code == 403
+        assert requests.post(url, headers={"token": reported["token"]}, files=files, timeout=5).status_code == 403
         end(process, signum)
         assert process.stdout.read() == ""
 
@@ -65,8 +65,8 @@ def test_greeting_holds_lines_to_paste(tmp_path):
             (export,) = [line for line in lines if line.startswith("export AIRFLOW_CONN_DATATILE_DEFAULT=")]
             connection = json.loads(shlex.split(export)[1].partition("=")[2])
             curl = [argument.replace("FILE", str(file)) for argument in shlex.split(lines[-1])]
-            answer = subprocess.run(curl, capture_output=True, check=True, timeout=10).stdout
-            job_id = json.loads(answer)["job_id"]
+            response = subprocess.run(curl, capture_output=True, check=True, timeout=10).stdout
+            job_id = json.loads(response)["job_id"]
             state = requests.get(f"{connection['host']}/sandbox/state", timeout=5).json()
             assert state["token"] == connection["password"]
             assert [upload["job_id"] for upload in state["uploads"]] == [job_id]
@@ -87,21 +87,21 @@ def test_killed_and_started_again(tmp_path):
         "--processing-seconds",
         "0.5",
     )
-    with running(*options) as (process, told):
-        url = f"{told['url']}/api/v2/upload/create/{told['folder']}"
+    with running(*options) as (process, reported):
+        url = f"{reported['url']}/api/v2/upload/create/{reported['folder']}"
         job_id = requests.post(
-            url, headers={"token": told["token"]}, files={"dataset": ("a.csv", CSV)}, timeout=5
+            url, headers={"token": reported["token"]}, files={"dataset": ("a.csv", CSV)}, timeout=5
         ).json()["job_id"]
         process.kill()
         process.wait(3)
     with running(*options) as (process, again):
-        assert again == told
+        assert again == reported
         deadline = time.monotonic() + 10
-        while not (databases := requests.get(f"{told['url']}/sandbox/state", timeout=5).json()["databases"]):
+        while not (databases := requests.get(f"{reported['url']}/sandbox/state", timeout=5).json()["databases"]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert [database["rows"] for database in databases] == [2]
-        job = requests.get(f"{told['url']}/api/v2/jobs/{job_id}", headers={"token": told["token"]}, timeout=5)
+        job = requests.get(f"{reported['url']}/api/v2/jobs/{job_id}", headers={"token": reported["token"]}, timeout=5)
         assert job.json()["status"] == "succeeded"
         end(process)
 
@@ -109,11 +109,11 @@ def test_killed_and_started_again(tmp_path):
 def test_https(tmp_path):
     made = Certificates.make(tmp_path)
     cert, key = made.certificate, made.key
-    with running("--tls-cert", str(cert), "--tls-key", str(key)) as (process, told):
-        assert told["url"].startswith("https://127.0.0.1:")
+    with running("--tls-cert", str(cert), "--tls-key", str(key)) as (process, reported):
+        assert reported["url"].startswith("https://127.0.0.1:")
         with pytest.raises(requests.exceptions.SSLError):
-            requests.get(told["url"], timeout=5)
-        assert requests.get(told["url"], verify=str(made.authority), timeout=5).status_code == 200
+            requests.get(reported["url"], timeout=5)
+        assert requests.get(reported["url"], verify=str(made.authority), timeout=5).status_code == 200
         end(process)
 
 

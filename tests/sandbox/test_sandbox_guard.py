@@ -122,50 +122,50 @@ class TestOfARunningSandbox:
     @pytest.mark.parametrize(("host", "is_answered"), HOSTS.items())
     def test_a_page_under_a_name_of_its_own_cannot_read_the_token(self, user, host, is_answered):
         """As a site does that lets its name resolve to 127.0.0.1."""
-        answer = send(user, f"GET /sandbox/state HTTP/1.1\r\nHost: {with_port(host, port_of(user))}\r\n")
+        response = send(user, f"GET /sandbox/state HTTP/1.1\r\nHost: {with_port(host, port_of(user))}\r\n")
         if is_answered:
-            assert answer.startswith("HTTP/1.1 200 ")
+            assert response.startswith("HTTP/1.1 200 ")
         # Some releases of aiohttp themselves reject what cannot be a host.
-        assert is_answered or answer.startswith(("HTTP/1.1 403 ", "HTTP/1.0 400 ", "HTTP/1.1 400 "))
-        assert (user.sandbox.token in answer) == is_answered
+        assert is_answered or response.startswith(("HTTP/1.1 403 ", "HTTP/1.0 400 ", "HTTP/1.1 400 "))
+        assert (user.sandbox.token in response) == is_answered
 
     @pytest.mark.parametrize("host", ["", "Host:\r\n", "Host: evil.example\r\n"])
     def test_http_1_0_without_a_host_cannot_read_the_token(self, user, host):
-        answer = send(user, f"GET /sandbox/state HTTP/1.0\r\n{host}")
-        assert answer.startswith("HTTP/1.0 403 ")
-        assert user.sandbox.token not in answer
+        response = send(user, f"GET /sandbox/state HTTP/1.0\r\n{host}")
+        assert response.startswith("HTTP/1.0 403 ")
+        assert user.sandbox.token not in response
 
     @pytest.mark.parametrize("path", ["/", "/processing-log", "/sandbox/state", "/api/v2/jobs/1", "/nowhere"])
     def test_every_path_looks_at_the_host_and_the_origin(self, user, path):
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-            answer = requests.get(user.sandbox.url + path, headers=headers, timeout=5)
-            assert answer.status_code == 403
-            assert next(iter(headers)) in answer.json()["error"]
+            response = requests.get(user.sandbox.url + path, headers=headers, timeout=5)
+            assert response.status_code == 403
+            assert next(iter(headers)) in response.json()["error"]
 
     def test_a_browser_reads_why_on_a_page(self, user):
         headers = {"Accept": "text/html", "Host": "<b>.evil.example"}
-        answer = requests.get(user.sandbox.url, headers=headers, timeout=5)
-        assert (answer.status_code, answer.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
-        assert "&lt;b&gt;.evil.example" in answer.text
+        response = requests.get(user.sandbox.url, headers=headers, timeout=5)
+        assert (response.status_code, response.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
+        assert "&lt;b&gt;.evil.example" in response.text
 
     @pytest.mark.parametrize(("pair", "is_answered"), ORIGINS.items())
     def test_a_page_of_another_origin_cannot_make_a_new_token(self, user, pair, is_answered):
         origin, host = (with_port(text, port_of(user)) for text in pair)
         before = user.sandbox.state()
         headers = {"Host": host, "Origin": origin, "X-Requested-With": "a page"}
-        answer = requests.post(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
-        assert answer.status_code == (200 if is_answered else 403)
+        response = requests.post(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
+        assert response.status_code == (200 if is_answered else 403)
         assert (user.sandbox.state() != before) == is_answered
 
     @pytest.mark.parametrize("path", CHANGES)
     @pytest.mark.parametrize("content_type", FORMS)
     def test_a_form_changes_nothing(self, user, path, content_type):
         before = user.sandbox.state()
-        answer = requests.post(
+        response = requests.post(
             user.sandbox.url + path, data=FORMS[content_type], headers={"Content-Type": content_type}, timeout=5
         )
-        assert answer.status_code == 403
-        assert "X-Requested-With" in answer.json()["error"]
+        assert response.status_code == 403
+        assert "X-Requested-With" in response.json()["error"]
         assert user.sandbox.state() == before
 
     @pytest.mark.parametrize("path", ["/%73andbox/token", "/sandbox%2Ftoken", "//sandbox/token", "/x/../sandbox/token"])
@@ -175,22 +175,22 @@ class TestOfARunningSandbox:
         assert user.sandbox.token == before
 
     def test_an_upload_from_a_page_of_another_origin_is_not_taken(self, user):
-        answer = requests.post(
+        response = requests.post(
             f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}",
             headers={"token": user.sandbox.token, "Origin": "http://evil.example"},
             files={"dataset": ("a.csv", b"a,b\n1,2\n")},
             timeout=5,
         )
-        assert answer.status_code == 403
+        assert response.status_code == 403
         assert user.sandbox.uploads() == []
 
     def test_no_other_origin_gets_permission_to_send_the_header(self, user):
         """A browser asks for it by OPTIONS, before it sends what a script wants."""
         asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-requested-with"}
         headers = {"Origin": "http://evil.example", **asks}
-        answer = requests.options(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
-        assert answer.status_code == 403
-        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+        response = requests.options(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
+        assert response.status_code == 403
+        assert not [name for name in response.headers if name.lower().startswith("access-control")]
 
 
 def port_of(user) -> int:
@@ -201,5 +201,5 @@ def send(user, head: str) -> str:
     """Send a request as it is written, and return the whole answer."""
     with socket.create_connection(("127.0.0.1", port_of(user)), timeout=5) as client:
         client.sendall(f"{head}Connection: close\r\n\r\n".encode())
-        with client.makefile("rb") as answer:
-            return answer.read().decode()
+        with client.makefile("rb") as response:
+            return response.read().decode()

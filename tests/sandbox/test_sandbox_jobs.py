@@ -40,11 +40,11 @@ def listener():
 def test_states_in_time(start):
     user = start(processing_seconds=0.6)
     began = time.monotonic()
-    answer = user.upload("create", user.sandbox.folder, ("a.csv", CSV)).json()
-    assert answer == {"job_id": answer["job_id"], "status": "queued"}
+    response = user.upload("create", user.sandbox.folder, ("a.csv", CSV)).json()
+    assert response == {"job_id": response["job_id"], "status": "queued"}
     seen = []
     while not seen or seen[-1]["status"] not in ("succeeded", "failed"):
-        job = user.job(answer["job_id"])
+        job = user.job(response["job_id"])
         if not seen or seen[-1]["status"] != job["status"]:
             seen.append(job)
         assert time.monotonic() < began + 10
@@ -84,8 +84,8 @@ def test_callback_field_before_and_after_the_file(user, listener, order):
     url, received = listener
     form = [("dataset", ("a.csv", CSV)), ("wave", (None, "1")), ("callback", (None, url))][::order]
     address = f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}"
-    answer = requests.post(address, headers={"token": user.sandbox.token}, files=form, timeout=5)
-    assert user.wait(answer.json()["job_id"])["status"] == "succeeded"
+    response = requests.post(address, headers={"token": user.sandbox.token}, files=form, timeout=5)
+    assert user.wait(response.json()["job_id"])["status"] == "succeeded"
     _until(lambda: len(received) == 3)
 
 
@@ -98,8 +98,8 @@ def test_callback_that_fails_holds_nothing_up(user):
 
 @pytest.mark.parametrize("url", ["http://example.com/", "http://192.0.2.1/", "file:///etc/passwd", "x", "http://["])
 def test_callback_leads_to_this_machine_only(user, url):
-    answer = user.upload("create", user.sandbox.folder, ("a.csv", CSV), callback=url)
-    assert (answer.status_code, bool(answer.json()["error"])) == (400, True)
+    response = user.upload("create", user.sandbox.folder, ("a.csv", CSV), callback=url)
+    assert (response.status_code, bool(response.json()["error"])) == (400, True)
     assert user.sandbox.jobs() == []
 
 
@@ -137,9 +137,9 @@ def test_another_dialect(start, listener):
         state_words={"QUEUED": "waiting in line", "SUCCEEDED": "All done"},
         callback_field="notify",
     )
-    answer = user.upload("create", user.sandbox.folder, ("a.csv", CSV), notify=url).json()
-    job_id = answer["result"]["id"]
-    assert answer == {"result": {"id": job_id, "phase": {"name": "waiting in line"}}}
+    response = user.upload("create", user.sandbox.folder, ("a.csv", CSV), notify=url).json()
+    job_id = response["result"]["id"]
+    assert response == {"result": {"id": job_id, "phase": {"name": "waiting in line"}}}
     _until(lambda: len(received) == 3)
     assert [event["result"]["phase"]["name"] for event in received] == [
         "waiting in line",

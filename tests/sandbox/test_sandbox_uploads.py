@@ -21,12 +21,12 @@ CSV = b"respondent,vote\n1,0\n2,1\n"
 def test_vendors_snippet(user, survey):
     server, token, hash = user.sandbox.url, user.sandbox.token, user.sandbox.folder
     file = survey("wave1.sav", rows=5)
-    answer = post(
+    response = post(
         f"{server}/api/v2/upload/create/{hash}",
         headers={"token": token},
         files={"dataset": open(file, "rb")},  # noqa: SIM115 - as the vendor writes it
     )
-    job = user.wait(answer.json()["job_id"])
+    job = user.wait(response.json()["job_id"])
     assert (job["status"], job["rows"], job["total_rows"], job["filename"]) == (
         "succeeded",
         5,
@@ -46,8 +46,8 @@ def test_curl(user, survey, name):
     url = f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}"
     quoted = str(named).replace("\\", "\\\\").replace('"', '\\"')
     command = ["curl", "-sS", "-H", f"token: {user.sandbox.token}", "-F", f'dataset=@"{quoted}"', url]
-    answer = subprocess.run(command, check=True, capture_output=True, timeout=10).stdout
-    assert b"job_id" in answer
+    response = subprocess.run(command, check=True, capture_output=True, timeout=10).stdout
+    assert b"job_id" in response
     (upload,) = user.sandbox.uploads()
     assert upload["filename"] == name
     assert upload["size"] == named.stat().st_size
@@ -68,8 +68,8 @@ def test_file_name_in_extended_notation(user):
         b"--b\r\nContent-Disposition: form-data; name=dataset; "
         b"filename*=utf-8''%D0%AF%22%2522.csv\r\n\r\n" + CSV + b"\r\n--b--\r\n"
     )
-    answer = _post(user, body)
-    assert answer.status_code == 200
+    response = _post(user, body)
+    assert response.status_code == 200
     assert user.sandbox.uploads()[0]["filename"] == 'Я"%22.csv'
 
 
@@ -164,8 +164,8 @@ def test_refusals(user):
         ("append", sandbox.folder, 422),
         ("reload", sandbox.root, 422),
     ]:
-        answer = user.upload(action, target, ("a.csv", CSV))
-        assert (answer.status_code, bool(answer.json()["error"])) == (status, True), (action, target)
+        response = user.upload(action, target, ("a.csv", CSV))
+        assert (response.status_code, bool(response.json()["error"])) == (status, True), (action, target)
     assert sandbox.uploads() == []
 
 
@@ -217,8 +217,8 @@ def test_token(user):
 )
 def test_odd_forms(user, files, message):
     url = f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}"
-    answer = post(url, headers={"token": user.sandbox.token}, files=files, timeout=5)
-    assert (answer.status_code, message in answer.json()["error"]) == (400, True)
+    response = post(url, headers={"token": user.sandbox.token}, files=files, timeout=5)
+    assert (response.status_code, message in response.json()["error"]) == (400, True)
     assert _nothing_taken(user)
 
 
@@ -232,9 +232,9 @@ def test_odd_forms(user, files, message):
     ],
 )
 def test_not_a_form(user, body, content_type):
-    answer = _post(user, body, content_type or "multipart/form-data; boundary=b")
-    assert answer.status_code == 400
-    assert answer.json()["error"]
+    response = _post(user, body, content_type or "multipart/form-data; boundary=b")
+    assert response.status_code == 400
+    assert response.json()["error"]
     assert _nothing_taken(user)
 
 
@@ -268,8 +268,8 @@ def test_size_limit(start):
     rows = b"v\n" + b"1\n" * 49_999
     assert user.run("create", user.sandbox.folder, ("a.csv", rows))["rows"] == 49_999
     for excess in (b"1", b"1" * 1_000_000):
-        answer = user.upload("create", user.sandbox.folder, ("a.csv", rows + excess))
-        assert (answer.status_code, "100000 bytes" in answer.json()["error"]) == (413, True)
+        response = user.upload("create", user.sandbox.folder, ("a.csv", rows + excess))
+        assert (response.status_code, "100000 bytes" in response.json()["error"]) == (413, True)
     assert len(user.sandbox.uploads()) == 1
     _until(lambda: not _files(user))
 
@@ -278,9 +278,9 @@ def test_early_answer_is_readable_and_ends_the_connection(start):
     user = start(max_upload_bytes=1000)
     with _connection(user) as client:
         client.sendall(_head(user, "multipart/form-data; boundary=b", 2**40))
-        answer = client.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"Connection: close" in answer
+        response = client.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert b"Connection: close" in response
 
 
 @pytest.mark.parametrize(

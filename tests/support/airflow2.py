@@ -66,8 +66,8 @@ class Airflow2Api(AirflowApi):
         """Return the log of a try of a task, the last unless told."""
         params = {"map_index": task.map_index, "full_content": "true"}
         path = f"{task.path}/logs/{try_number or task.try_number}"
-        answer = self.call("GET", path, params=params, headers={"Accept": "application/json"})
-        return "\n".join(text for _, text in ast.literal_eval(answer["content"]))
+        response = self.call("GET", path, params=params, headers={"Accept": "application/json"})
+        return "\n".join(text for _, text in ast.literal_eval(response["content"]))
 
     def error(self, task: TaskInstance) -> str:
         """Return what the last exception in a task's log says."""

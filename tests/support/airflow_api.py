@@ -78,9 +78,9 @@ class AirflowApi:
 
     def log_in(self) -> None:
         """Take the token that the simple auth manager gives to anyone when all are admins."""
-        answer = self._http.get(f"{self.url}/auth/token", timeout=10)
-        answer.raise_for_status()
-        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        response = self._http.get(f"{self.url}/auth/token", timeout=10)
+        response.raise_for_status()
+        self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def call(self, method: str, path: str, *, timeout: float = 30, **request: Any) -> Any:
         """
@@ -89,15 +89,15 @@ class AirflowApi:
         :raises requests.HTTPError: the answer is an error; the message holds its text.
         """
         for _ in range(3):
-            answer = self._http.request(method, f"{self.url}/{self.ROOT}/{path}", timeout=timeout, **request)
+            response = self._http.request(method, f"{self.url}/{self.ROOT}/{path}", timeout=timeout, **request)
             # All was rolled back, most likely as SQLite's one writer was somebody else.
-            if answer.status_code != 500 or "Database error" not in answer.text:
+            if response.status_code != 500 or "Database error" not in response.text:
                 break
-        if not answer.ok:
+        if not response.ok:
             raise requests.HTTPError(
-                f"{method} {path} was answered {answer.status_code}: {answer.text[:2000]}", response=answer
+                f"{method} {path} was answered {response.status_code}: {response.text[:2000]}", response=response
             )
-        return answer.json() if answer.content else None
+        return response.json() if response.content else None
 
     def heartbeats(self) -> dict[str, str]:
         """Return the last heartbeat (ISO time) of each component that has one, by the component's name."""
@@ -206,8 +206,8 @@ class AirflowApi:
 
     def _log(self, task: TaskInstance, try_number: int) -> list[dict[str, Any]]:
         params = {"map_index": task.map_index, "full_content": True}
-        answer = self.call("GET", f"{task.path}/logs/{try_number}", params=params)
-        entries: list[dict[str, Any]] = answer["content"]
+        response = self.call("GET", f"{task.path}/logs/{try_number}", params=params)
+        entries: list[dict[str, Any]] = response["content"]
         return entries
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datatile_provider.api.contract import Action, Job, Server, Upload
 from datatile_provider.api.multipart import Dataset
 from datatile_provider.api.settings import Settings
-from tests.support.rawserver import PATIENCE, Gone, Peer
+from tests.support.rawserver import TIMEOUT, Gone, Peer
 
 if TYPE_CHECKING:
     from datatile_provider.hooks.datatile import DatatileHook
@@ -74,17 +74,17 @@ class Proxy:
         if not head.startswith("CONNECT"):
             # As DATATILE, it names the job that it was asked for.
             asked = head.split()[1].rpartition("/jobs/")[2]
-            peer.answer(
+            peer.respond(
                 200, json.dumps({"job_id": asked if "/jobs/" in head else "by-proxy", "status": "done"}).encode()
             )
             return
         port = int(head.split()[1].rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as onward:
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT) as onward:
             peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             back = threading.Thread(target=_pump, args=(onward, peer.sock), daemon=True)
             back.start()
             _pump(peer.sock, onward)
-            back.join(PATIENCE)
+            back.join(TIMEOUT)
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
@@ -111,20 +111,20 @@ def drip_head(peer: Peer) -> None:
 
 def _drip(peer: Peer) -> None:
     pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.05)):
+    for _ in range(int(TIMEOUT / 0.05)):
         peer.send(b" ")
         pause.wait(0.05)
     raise Gone
 
 
-def scripted(*answers: tuple[int, bytes, str], requests: list[str]) -> Callable[[Peer], None]:
+def scripted(*responses: tuple[int, bytes, str], requests: list[str]) -> Callable[[Peer], None]:
     """Return what gives these answers in turn, the last one for ever."""
-    left = list(answers)
+    left = list(responses)
 
     def handle(peer: Peer) -> None:
         requests.append(peer.request()[0])
         status, body, header = left.pop(0) if len(left) > 1 else left[0]
-        peer.answer(status, body, header or "X: y")
+        peer.respond(status, body, header or "X: y")
 
     return handle
 

@@ -104,7 +104,7 @@ class Shell:
         restore = f"source {self._state}\n" if self._state.exists() else ""
         script = f"{restore}{_PRELUDE}\n{text}\nexport -p >{self._state}\npwd >&3"
         read, write = os.pipe()
-        with os.fdopen(read) as told:
+        with os.fdopen(read) as reported:
             process = self._start(["bash", "-euo", "pipefail", "-c", f"exec 3>&{write}\n{script}"], pass_fds=(write,))
             os.close(write)
             try:
@@ -113,7 +113,7 @@ class Shell:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
             assert process.returncode == 0, f"{text}\n{output}"
-            self.folder = Path(told.read().strip())
+            self.folder = Path(reported.read().strip())
         self.printed += output
 
     def _serve(self, command: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 #: Seconds after which no read or write here goes on.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class Gone(Exception):
@@ -54,7 +54,7 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    def answer(self, status: int, body: bytes = b"", *headers: str) -> None:
+    def respond(self, status: int, body: bytes = b"", *headers: str) -> None:
         """Send a whole answer."""
         lines = (f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}", *headers)
         self.send("".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n" + body)
@@ -131,7 +131,7 @@ class RawServer:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
 
     def _start(self, run: Callable[..., object], *arguments: object) -> None:
         thread = threading.Thread(target=run, args=arguments, daemon=True)
@@ -152,7 +152,7 @@ class RawServer:
     def _serve(self, sock: socket.socket) -> None:
         plain = sock
         try:
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
             # What is sent right before a reset must not wait for the client's acknowledgement, or the reset drops it.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:

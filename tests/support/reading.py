@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from datatile_provider.api import errors
-from datatile_provider.api.answers import Answer
 from datatile_provider.api.contract import Action, Job, Server, Upload
+from datatile_provider.api.responses import Response
 
 SERVER = Server("https://datatile.example.com")
 UPLOAD = Upload(Action.APPEND, "abc123", "wave.sav", 10)
@@ -16,9 +16,9 @@ SUCCESS_WORDS = ["succeeded", "success", "successful", "completed", "complete", 
 LONGEST_MESSAGE = 2_000
 
 
-def said(body: object, status: int = 200, **headers: str) -> Answer:
+def response_of(body: object, status: int = 200, **headers: str) -> Response:
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    return Answer(status, raw, **headers)
+    return Response(status, raw, **headers)
 
 
 def presentable(value: str) -> bool:

@@ -82,9 +82,9 @@ class SandboxProcess:
 
     def state(self) -> dict[str, Any]:
         """Return all that it knows."""
-        answer = self._http.get(f"{self.url}/sandbox/state", timeout=30)
-        answer.raise_for_status()
-        state: dict[str, Any] = answer.json()
+        response = self._http.get(f"{self.url}/sandbox/state", timeout=30)
+        response.raise_for_status()
+        state: dict[str, Any] = response.json()
         return state
 
     def jobs(self, filename: str) -> list[dict[str, Any]]:
@@ -102,12 +102,12 @@ class SandboxProcess:
     def upload(self, action: str, target: str, file: Path) -> str:
         """Upload a file past Airflow, and return its job's id."""
         with file.open("rb") as content:
-            answer = self._post(
+            response = self._post(
                 f"api/v2/upload/{action}/{target}",
                 headers={"token": self.token},
                 files={"dataset": (file.name, content)},
             )
-        return str(answer["job_id"])
+        return str(response["job_id"])
 
     def hold(self, job_id: str, word: str = "running") -> None:
         """Let a job look as if this were its status, until it is released."""
@@ -118,7 +118,7 @@ class SandboxProcess:
         self._post(f"sandbox/jobs/{job_id}/state", json={"word": None})
 
     def _post(self, path: str, **request: Any) -> dict[str, Any]:
-        answer = self._http.post(f"{self.url}/{path}", timeout=30, **request)
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        response = self._http.post(f"{self.url}/{path}", timeout=30, **request)
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
         return found

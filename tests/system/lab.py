@@ -29,7 +29,7 @@ FAST = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
 }
 #: Seconds for a task to be found dead, and to be tried again, on a busy machine.
-PATIENCE = 90.0
+TIMEOUT = 90.0
 
 
 class Lab:
@@ -104,7 +104,7 @@ class Lab:
         for pid in {"task": [own], "worker": [worker], "both": [worker, own]}[victims]:
             os.kill(pid, signal.SIGKILL)
 
-    def ended(self, task: TaskInstance, timeout: float = PATIENCE) -> TaskInstance:
+    def ended(self, task: TaskInstance, timeout: float = TIMEOUT) -> TaskInstance:
         """Return the task when it has ended for good, and its run with it."""
         task = self.api.wait_for_task(task, "success", "failed", timeout=timeout)
         until(lambda: self.api.run(task.dag_id, task.run_id).finished, f"the run of {task.dag_id} is over")
@@ -129,7 +129,7 @@ class Lab:
         return found if len(found) == 2 else []
 
 
-def until(found: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
+def until(found: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
     """
     Return what a function finds as soon as it finds something.
 

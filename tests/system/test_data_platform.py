@@ -92,8 +92,8 @@ def test_who_is_scheduled_on_the_database_runs(appended):
         return [run["dag_run_id"] for run in runs if run["state"] == "success"]
 
     (run_id,) = until(reported, "the report has run")
-    told = api.xcoms(api.run("report_wave", run_id).task("report"))["return_value"]
-    assert told == {"job_id": job["job_id"], "action": "append", "rows": 2}
+    reported = api.xcoms(api.run("report_wave", run_id).task("report"))["return_value"]
+    assert reported == {"job_id": job["job_id"], "action": "append", "rows": 2}
 
 
 @pytest.mark.parametrize("task_id", ["upload", "wait"])

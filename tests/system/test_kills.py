@@ -23,9 +23,9 @@ def no_faults_are_left(lab):
 
 def is_loud(lab, task, file, target):
     """Whether a task has failed for good, saying what may have happened to which file, and where to look."""
-    said = lab.api.error(task)
-    told = ("It is unknown whether the server holds", "processing log", file.name, target, lab.faults.url)
-    return "AirflowFailException" in lab.api.log(task) and all(part in said for part in told)
+    message = lab.api.error(task)
+    reported = ("It is unknown whether the server holds", "processing log", file.name, target, lab.faults.url)
+    return "AirflowFailException" in lab.api.log(task) and all(part in message for part in reported)
 
 
 def held(lab, place, victims, action="append", dag_id="upload"):

@@ -79,8 +79,8 @@ def test_the_logs_tell_what_went_where_and_what_became_of_it(airflow, sandbox, s
     upload = airflow.api.log(study.task(action))
     wait = airflow.api.log(study.task(f"wait_for_{action}"))
 
-    told = (action, job["hash"], WAVES[action], f"{job['size']:,}", job["job_id"], sandbox.url)
-    assert [fact for fact in told if fact not in upload] == []
+    reported = (action, job["hash"], WAVES[action], f"{job['size']:,}", job["job_id"], sandbox.url)
+    assert [fact for fact in reported if fact not in upload] == []
     assert [fact for fact in (job["job_id"], "SUCCEEDED") if fact not in wait] == []
 
 

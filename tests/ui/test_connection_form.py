@@ -151,11 +151,11 @@ def test_an_empty_field_is_as_if_it_were_not_given(form, stored, typed):
         ("datatile_refused", TOKEN, "Test Connection Failed", "the token is not valid (401)"),
     ],
 )
-def test_the_test_of_a_connection_says_what_it_found(form, lab, page, picture, conn_id, token, title, answer):
+def test_the_test_of_a_connection_says_what_it_found(form, lab, page, picture, conn_id, token, title, response):
     fill(form, connection_id=conn_id, password=token or lab.sandbox.token, **address(lab))
     save(form)
     page.reload()
     page.get_by_role("row", name=conn_id).get_by_role("button", name="Test Connection").click()
     expect(page.get_by_text(title)).to_be_visible()
-    expect(page.get_by_text(answer)).to_be_visible()
+    expect(page.get_by_text(response)).to_be_visible()
     picture(conn_id.replace("datatile_", "connection-test-"), 640)

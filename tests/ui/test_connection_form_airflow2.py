@@ -60,10 +60,10 @@ def test_every_field_reaches_the_hook(form, airflow, tmp_path):
 
 
 @pytest.mark.parametrize(("token", "answer"), [(None, "accepts the token"), (TOKEN, "the token is not valid (401)")])
-def test_the_test_of_a_connection_says_what_it_found(form, token, answer):
+def test_the_test_of_a_connection_says_what_it_found(form, token, response):
     with Sandbox() as sandbox:
         parts = urlsplit(sandbox.url)
         fill(form, conn_id="datatile_tested", host=parts.hostname, port=parts.port, schema=parts.scheme)
         fill(form, password=token or sandbox.token)
         form.get_by_role("button", name="Test").click()
-        expect(form.get_by_text(answer)).to_be_visible()
+        expect(form.get_by_text(response)).to_be_visible()

@@ -36,9 +36,9 @@ def test_failed_job(lab, page, picture):
 
 
 def test_no_such_page(lab, page):
-    answer = page.goto(f"{lab.sandbox.url}/processing-log/none")
-    assert answer is not None
-    assert answer.status == 404
+    response = page.goto(f"{lab.sandbox.url}/processing-log/none")
+    assert response is not None
+    assert response.status == 404
     expect(page.get_by_text("No such job: none")).to_be_visible()
     page.get_by_role("link", name="Drive").click()
     expect(page.get_by_role("heading", name="Drive")).to_be_visible()

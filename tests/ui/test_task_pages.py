@@ -51,8 +51,8 @@ def test_documentation(lab, page, picture):
 def test_log_of_an_upload(lab, page, picture):
     task = lab.runs[STUDY].task("append")
     page.goto(lab.address(task))
-    for told in ("Uploading: append of 'wave2.zsav' (7,606 bytes)", f"Accepted as job {lab.job_id(task)}"):
-        expect(page.get_by_text(told)).to_be_visible()
+    for reported in ("Uploading: append of 'wave2.zsav' (7,606 bytes)", f"Accepted as job {lab.job_id(task)}"):
+        expect(page.get_by_text(reported)).to_be_visible()
     picture("upload-log", 560)
 
 
@@ -86,8 +86,8 @@ def test_a_failed_task_tells_the_story(lab, page, picture):
     (job,) = [j for j in lab.sandbox.jobs() if j["filename"] == "wave3.zsav"]
     page.goto(lab.address(task))
     first_line = page.locator("summary").filter(has_text="AirflowFailException")
-    for told in ("append of 'wave3.zsav'", job["hash"], job["job_id"], job["transitions"][-1]["message"]):
-        expect(first_line).to_contain_text(told)
+    for reported in ("append of 'wave3.zsav'", job["hash"], job["job_id"], job["transitions"][-1]["message"]):
+        expect(first_line).to_contain_text(reported)
     # The stack trace, which is Airflow's and names this machine's folders.
     first_line.click()
     picture("failed-log", 900)

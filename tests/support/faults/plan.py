@@ -63,7 +63,7 @@ class Fault:
         if self.kind not in KINDS or self.on not in ("upload", "poll", "any"):
             raise ValueError(f"no such fault: {self}")
 
-    def answer(self, body: bytes = b'{"error": "a fault of the proxy"}') -> bytes:
+    def response(self, body: bytes = b'{"error": "a fault of the proxy"}') -> bytes:
         """Return the HTTP answer that this fault gives."""
         headers = [f"HTTP/1.1 {self.status} Fault", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         if self.retry_after is not None:

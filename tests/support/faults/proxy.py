@@ -103,7 +103,7 @@ class _Exchange:
         await getattr(self, fault.kind if fault else "pass_on")(fault)
 
     async def pass_on(self, fault: Fault | None) -> None:
-        await self._send(await self._asked())
+        await self._send(await self._request())
 
     async def reset_in_body(self, fault: Fault) -> None:
         with contextlib.suppress(OSError):
@@ -120,48 +120,48 @@ class _Exchange:
         _reset(self._writer)
 
     async def reset_before_answer(self, fault: Fault) -> None:
-        await self._asked()
+        await self._request()
         _reset(self._writer)
 
     async def reset_in_answer(self, fault: Fault) -> None:
-        answer = await self._asked()
-        await self._send(answer[: fault.after])
+        response = await self._request()
+        await self._send(response[: fault.after])
         await asyncio.sleep(0.05)
         _reset(self._writer)
 
     async def truncated_answer(self, fault: Fault) -> None:
-        answer = await self._asked()
-        await self._send(answer[:-10])
+        response = await self._request()
+        await self._send(response[:-10])
         self._writer.close()
 
     async def garbage(self, fault: Fault) -> None:
-        await self._asked()
+        await self._request()
         await self._send(b"\x00\xff\x16\x03 this is no HTTP\r\n\r\n")
         self._writer.close()
 
     async def odd_body(self, fault: Fault) -> None:
-        await self._asked()
-        await self._send(dataclasses.replace(fault, status=200).answer(HTML))
+        await self._request()
+        await self._send(dataclasses.replace(fault, status=200).response(HTML))
         self._writer.close()
 
     async def echo(self, fault: Fault) -> None:
         """Show the request's head, token and all, as some servers' error pages do."""
-        await self._asked()
-        await self._send(fault.answer(self._head))
+        await self._request()
+        await self._send(fault.response(self._head))
         self._writer.close()
 
     async def echo_raw(self, fault: Fault) -> None:
         """Show the request's token where the answer's status line, or with status 200 its headers, belong."""
-        await self._asked()
+        await self._request()
         [token] = [line for line in self._head.split(b"\r\n") if line.lower().startswith(b"token:")]
         status_line = b"HTTP/1.1 200 OK\r\n" if fault.status == 200 else b""
         await self._send(status_line + token.replace(b":", b"") + b"\r\n\r\n")
         self._writer.close()
 
     async def delay(self, fault: Fault) -> None:
-        answer = await self._asked()
+        response = await self._request()
         await asyncio.sleep(fault.seconds)
-        await self._send(answer)
+        await self._send(response)
 
     async def stall_in_body(self, fault: Fault) -> None:
         await self._pump(fault.after, None)
@@ -169,13 +169,13 @@ class _Exchange:
         _reset(self._writer)
 
     async def drip(self, fault: Fault) -> None:
-        for byte in await self._asked():
+        for byte in await self._request():
             await self._send(bytes([byte]))
             await asyncio.sleep(fault.seconds)
 
     async def answer_early(self, fault: Fault) -> None:
         await self._pump(min(fault.after, self._size), None)
-        await self._send(fault.answer())
+        await self._send(fault.response())
         # The answer should be there before the reset is.
         await asyncio.sleep(0.05)
         _reset(self._writer)
@@ -183,12 +183,12 @@ class _Exchange:
     async def answer_instead(self, fault: Fault) -> None:
         await self._pump(self._size, None)
         await asyncio.sleep(fault.seconds)
-        await self._send(fault.answer())
+        await self._send(fault.response())
         self._writer.close()
 
     async def answer_after(self, fault: Fault) -> None:
-        await self._asked()
-        await self._send(fault.answer())
+        await self._request()
+        await self._send(fault.response())
         self._writer.close()
 
     async def close_kept_alive(self, fault: Fault) -> None:
@@ -209,7 +209,7 @@ class _Exchange:
         finally:
             writer.close()
 
-    async def _asked(self) -> bytes:
+    async def _request(self) -> bytes:
         """Pass the request on, and return the whole answer; an answer that comes early ends the sending."""
         async with self._connected() as (reader, writer):
             answering = asyncio.ensure_future(_answer(reader))
@@ -222,17 +222,17 @@ class _Exchange:
                         raise broken
                     # A server that answers early may break off the sending.
                     self.played.passed_on = broken is None
-                answer = await answering
+                response = await answering
             finally:
                 for task in (answering, sending):
                     task.cancel()
                 await asyncio.gather(answering, sending, return_exceptions=True)
-        self.played.upstream_status = int(answer.split(b" ", 2)[1])
+        self.played.upstream_status = int(response.split(b" ", 2)[1])
         if not self.played.passed_on:
-            await self._send(answer)
+            await self._send(response)
             await self._drain()
             raise ConnectionAbortedError("the server answered early")
-        return answer
+        return response
 
     async def _pump(self, size: int, upstream: asyncio.StreamWriter | None) -> None:
         end = self.played.body_bytes + size
@@ -250,8 +250,8 @@ class _Exchange:
             await asyncio.wait_for(self._pump(self._size - self.played.body_bytes, None), LINGER)
         self._writer.close()
 
-    async def _send(self, answer: bytes) -> None:
-        self._writer.write(answer)
+    async def _send(self, response: bytes) -> None:
+        self._writer.write(response)
         await self._writer.drain()
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from datatile_provider.hooks import ahead
-from datatile_provider.hooks.ahead import PART, PARTS, ReadAhead
+from datatile_provider.hooks import read_ahead
+from datatile_provider.hooks.read_ahead import PART, PARTS, ReadAhead
 
 
 class Store:
@@ -97,7 +97,7 @@ def test_store_that_breaks_off():
 
 
 def test_store_that_gives_nothing_for_too_long(monkeypatch):
-    monkeypatch.setattr(ahead, "PATIENCE", 0.05)
+    monkeypatch.setattr(read_ahead, "PATIENCE", 0.05)
     store = Store(bytes(PART))
     with ReadAhead(store.fetch, PART) as file, pytest.raises(TimeoutError, match="gave nothing"):
         file.read(1)
@@ -107,7 +107,7 @@ def test_store_that_gives_nothing_for_too_long(monkeypatch):
 def test_store_that_hangs_keeps_no_process_alive():
     script = (
         "import time\n"
-        "from datatile_provider.hooks.ahead import ReadAhead\n"
+        "from datatile_provider.hooks.read_ahead import ReadAhead\n"
         "class Limit(BaseException): pass\n"
         "def limit(*given): raise Limit\n"
         "import signal\n"

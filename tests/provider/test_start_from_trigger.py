@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import DAG, Asset
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from datatile_provider.sensors.without_worker import may_end_in_triggerer
+from datatile_provider.sensors.start_from_trigger import may_end_in_triggerer
 
 pytestmark = pytest.mark.needs_airflow(">=3.3")
 
@@ -81,11 +81,11 @@ def test_what_cannot_start_there_goes_through_a_worker(dag, job_id, given, reaso
 
 
 @pytest.mark.parametrize(("wanted", "said"), [(True, 1), (False, 0)])
-def test_the_log_says_once_why_a_worker_is_needed(run, sandbox, survey, wanted, said):
+def test_the_log_says_once_why_a_worker_is_needed(run, sandbox, survey, wanted, message):
     job = DatatileHook().upload("create", sandbox.folder, survey)
     outcome = run(DatatileJobSensor, job_id=job.id, deferrable=True, start_from_trigger=wanted, poke_interval=0.1)
     assert (outcome.state, outcome.result["id"]) == ("success", job.id)
-    assert outcome.log.count("This task starts in a worker in spite of start_from_trigger") == said
+    assert outcome.log.count("This task starts in a worker in spite of start_from_trigger") == message
 
 
 class Extended(DatatileJobSensor):

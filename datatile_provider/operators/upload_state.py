@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _KEY = "datatile_upload"
 _VERSION = 1
 #: Seconds for which a write is tried while Airflow's API server does not answer; its own client gives up sooner.
-PATIENCE = 120.0
+STORE_TIMEOUT = 120.0
 _PAUSE = 3.0
 
 
@@ -26,15 +26,15 @@ class Phase(str, Enum):
     """It is about to be sent; nobody knows yet whether the server holds it."""
     ACCEPTED = "accepted"
     """The server responded with a job."""
-    WAITED = "waited"
+    WAIT_FAILED = "waited"
     """The task failed, as the job's end is not known, and its error named the job."""
     DONE = "done"
     """The task returned the job."""
-    TOLD = "told"
+    REPORTED = "told"
     """The task failed as nobody knows whether the server holds the file, or as its job did not succeed, and said so."""
 
 
-_WITH_JOB = (Phase.ACCEPTED, Phase.WAITED, Phase.DONE)
+_WITH_JOB = (Phase.ACCEPTED, Phase.WAIT_FAILED, Phase.DONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +188,12 @@ class Step(Enum):
     """What an attempt begins with."""
 
     UPLOAD = "upload"
-    FOLLOW = "resume the job that the server already has"
+    RESUME = "resume the job that the server already has"
     RETURN = "return the job of an attempt that had succeeded"
     UNKNOWN = "fail: an attempt ended between sending and knowing"
     CHANGED = "fail: another upload than the task's was accepted"
     UNSURE = "fail: it can't be told whether a person wants the upload again"
-    TELL_AGAIN = "fail as the attempt before did"
+    REPORT_AGAIN = "fail as the attempt before did"
 
 
 def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_send_again: bool) -> Step:
@@ -213,22 +213,22 @@ def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_se
         return Step.UPLOAD if may_send_again else Step.UNKNOWN
     if record.phase is Phase.ACCEPTED:
         # Nobody was told of that job yet.
-        return Step.CHANGED if differs else Step.FOLLOW
-    if record.phase is Phase.WAITED:
+        return Step.CHANGED if differs else Step.RESUME
+    if record.phase is Phase.WAIT_FAILED:
         if not differs:
-            return Step.FOLLOW
+            return Step.RESUME
         return Step.UPLOAD if by_person else Step.CHANGED
     if by_person:
         return Step.UPLOAD
     # Airflow may try again what has ended: the report of a task's end can be lost when its API server is down.
-    if record.phase is Phase.TOLD:
-        return Step.TELL_AGAIN
+    if record.phase is Phase.REPORTED:
+        return Step.REPORT_AGAIN
     if differs:
         return Step.CHANGED
     return Step.RETURN if cleared is Cleared.NO else Step.UNSURE
 
 
-class Memory:
+class UploadState:
     """
     Keeps the record in the task's state store; on an Airflow without one it keeps nothing.
 
@@ -284,7 +284,7 @@ class Memory:
     def _patiently(call: Any) -> Any:
         from airflow.sdk.exceptions import AirflowRuntimeError
 
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STORE_TIMEOUT
         while True:
             try:
                 return call()

@@ -43,7 +43,7 @@ class ReadAhead(AbstractContextManager["ReadAhead"]):
         if block := self._part.read(size):
             return block
         while len(self._coming) < PARTS and (bounds := next(self._ranges, None)):
-            self._coming.append(self._asked(*bounds))
+            self._coming.append(self._request(*bounds))
         self._part = BytesIO(self._next() if self._coming else b"")
         return self._part.read(size)
 
@@ -57,7 +57,7 @@ class ReadAhead(AbstractContextManager["ReadAhead"]):
             raise TimeoutError(f"the store gave nothing for {PATIENCE} s")
         return part.result()
 
-    def _asked(self, start: int, end: int) -> Future[bytes]:
+    def _request(self, start: int, end: int) -> Future[bytes]:
         part: Future[bytes] = Future()
 
         def ask() -> None:

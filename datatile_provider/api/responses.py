@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 #: The most bytes of an answer that a client reads; an honest one is far smaller.
-MAX_ANSWER_BYTES = 1 << 20
-_MAX_SAID = 500
+MAX_RESPONSE_BYTES = 1 << 20
+_MAX_MESSAGE = 500
 _MAX_DEPTH = 8
 #: Names under which answers wrap what they are about.
 WRAPPERS = ("data", "result", "response", "job", "payload", "attributes")
@@ -31,12 +31,12 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """
     An HTTP answer, as far as the contract looks at it.
 
     :param status: the HTTP status code.
-    :param body: the body, at most :data:`MAX_ANSWER_BYTES` of it.
+    :param body: the body, at most :data:`MAX_RESPONSE_BYTES` of it.
     :param retry_after: the header ``Retry-After``.
     :param location: the header ``Location``.
     :param at: when the answer came.
@@ -48,14 +48,14 @@ class Answer:
     location: str = ""
     at: datetime = field(default_factory=_now)
 
-    def without(self, secret: str) -> Answer:
+    def redact(self, secret: str) -> Response:
         """Return this answer with a secret blotted out, should the server have echoed it."""
         # Any bytes are text in Latin-1, and come back from it as they were.
-        body = without(self.body.decode("latin-1"), secret).encode("latin-1")
-        return Answer(self.status, body, self.retry_after, without(self.location, secret), self.at)
+        body = redact(self.body.decode("latin-1"), secret).encode("latin-1")
+        return Response(self.status, body, self.retry_after, redact(self.location, secret), self.at)
 
 
-def without(text: str, secret: str) -> str:
+def redact(text: str, secret: str) -> str:
     """Return a text with a secret blotted out."""
     # Shorter "secrets" would blot out ordinary words; Airflow's own masker draws the same line.
     if len(secret) < 5:
@@ -67,16 +67,16 @@ def without(text: str, secret: str) -> str:
     return text
 
 
-def seconds_to_wait(answer: Answer) -> float | None:
+def retry_after_seconds(response: Response) -> float | None:
     """Return the seconds that ``Retry-After`` asks for (given as seconds or as a date), or None."""
-    value = answer.retry_after.strip()
+    value = response.retry_after.strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     try:
         then = email.utils.parsedate_to_datetime(value)
         if then.tzinfo is None:
             then = then.replace(tzinfo=timezone.utc)
-        return max(0.0, (then - answer.at).total_seconds())
+        return max(0.0, (then - response.at).total_seconds())
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
@@ -89,18 +89,18 @@ def parse(body: bytes) -> Any:
         except UnicodeDecodeError:
             # Servers that have never heard of UTF-8 write Latin-1.
             value = json.loads(body.decode("latin-1"), parse_constant=lambda _: None)
-        return _storable(value, _MAX_DEPTH)
+        return _cleaned(value, _MAX_DEPTH)
     except (ValueError, RecursionError):
         return None
 
 
-def _storable(value: Any, depth: int) -> Any:
+def _cleaned(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, dict):
-        return {_text(k): _storable(v, depth - 1) for k, v in value.items()} if depth else {}
+        return {_text(k): _cleaned(v, depth - 1) for k, v in value.items()} if depth else {}
     if isinstance(value, list):
-        return [_storable(v, depth - 1) for v in value] if depth else []
+        return [_cleaned(v, depth - 1) for v in value] if depth else []
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return None
     return value
@@ -166,23 +166,23 @@ def status_code(value: Any) -> int | None:
     return None
 
 
-def plain_text(answer: Answer) -> str:
+def plain_text(response: Response) -> str:
     """Return the body as it stands when it is text, else ``""``."""
     try:
-        return answer.body.decode("utf-8-sig").strip()
+        return response.body.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return ""
 
 
-def said(answer: Answer) -> str:
+def server_message(response: Response) -> str:
     """Return the server's own words for a person, on one line and not too long."""
-    value = parse(answer.body)
+    value = parse(response.body)
     if isinstance(value, dict):
         text = next(filter(None, (_message(layer) for layer in reversed(layers(value)))), "")
         return _shorten(text or (json.dumps(value, ensure_ascii=False) if value else ""))
-    text = plain_text(answer)
-    if answer.body and not text:
-        return f"{len(answer.body)} bytes that are not text"
+    text = plain_text(response)
+    if response.body and not text:
+        return f"{len(response.body)} bytes that are not text"
     if re.search(r"<\s*(!doctype|html|head|body|h1|p|title)\b", text, re.IGNORECASE):
         text = _visible(text)
     return _shorten(text)
@@ -204,7 +204,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _shorten(text: str) -> str:
     text = _text(" ".join(_printable(text).split()))
-    return text if len(text) <= _MAX_SAID else text[: _MAX_SAID - 1] + "…"
+    return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
 
 
 def _visible(page: str) -> str:

@@ -14,9 +14,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 from airflow.providers.common.compat.sdk import task as task_decorator
 
-from datatile_provider.api.errors import DatasetUnreadable
+from datatile_provider.api.errors import DatasetUnreadableError
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from datatile_provider.operators.memory import Cleared, Numbers, Phase, Record, Sent, Step, first_step
+from datatile_provider.operators.upload_state import Cleared, Numbers, Phase, Record, Sent, Step, first_step
 from datatile_provider.sandbox import Sandbox
 from tests.reliability.task import Instance, Task
 from tests.support.faults import FaultProxy
@@ -30,14 +30,14 @@ RECORD = Record(Phase.ACCEPTED, "append of a wave", SENT, "job-1", Numbers(2, 1,
 #: Phase, what the task is about now, and what an attempt begins with: a retry's, a cleared task's, and one of which it
 #: is not known which of the two it is.
 STEPS = {
-    (Phase.ACCEPTED, "same"): (Step.FOLLOW, Step.FOLLOW, Step.FOLLOW),
+    (Phase.ACCEPTED, "same"): (Step.RESUME, Step.RESUME, Step.RESUME),
     (Phase.ACCEPTED, "other"): (Step.CHANGED, Step.CHANGED, Step.CHANGED),
-    (Phase.WAITED, "same"): (Step.FOLLOW, Step.FOLLOW, Step.FOLLOW),
-    (Phase.WAITED, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
+    (Phase.WAIT_FAILED, "same"): (Step.RESUME, Step.RESUME, Step.RESUME),
+    (Phase.WAIT_FAILED, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
     (Phase.DONE, "same"): (Step.RETURN, Step.UPLOAD, Step.UNSURE),
     (Phase.DONE, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
-    (Phase.TOLD, "same"): (Step.TELL_AGAIN, Step.UPLOAD, Step.TELL_AGAIN),
-    (Phase.TOLD, "other"): (Step.TELL_AGAIN, Step.UPLOAD, Step.TELL_AGAIN),
+    (Phase.REPORTED, "same"): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
+    (Phase.REPORTED, "other"): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
     (Phase.SENDING, "same"): (Step.UNKNOWN, Step.UNKNOWN, Step.UNKNOWN),
     (Phase.SENDING, "other"): (Step.UNKNOWN, Step.UNKNOWN, Step.UNKNOWN),
 }
@@ -314,7 +314,7 @@ def test_a_decorated_task_asks_its_function_again_when_it_is_cleared(task, tmp_p
 @contextlib.contextmanager
 def answered(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes, **extra: object) -> Iterator[None]:
     """Let the job be at a server that answers every poll like this."""
-    with RawServer(lambda peer: (peer.request(), peer.answer(200, body))) as server:
+    with RawServer(lambda peer: (peer.request(), peer.respond(200, body))) as server:
         record = stored(upload)
         sent = dataclasses.replace(record.sent, server=f"{server.url}/api/v2")
         upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(record, sent=sent).as_dict())
@@ -407,7 +407,7 @@ def test_a_file_that_can_not_be_read_for_a_moment_is_compared_by_the_next_attemp
     sandbox, upload, _, dataset = task
 
     def fail(dataset):
-        raise DatasetUnreadable("The store does not answer")
+        raise DatasetUnreadableError("The store does not answer")
 
     upload.run()
     silently_accepted(upload)

@@ -13,7 +13,7 @@ _LONGEST = 60.0
 
 
 @dataclass(slots=True)
-class Retrying:
+class Retry:
     """
     The tries of one upload.
 
@@ -33,8 +33,8 @@ class Retrying:
 
         :raises DatatileError: the error itself, when there is to be no other try.
         """
-        unknown = isinstance(error, errors.OutcomeUnknown) and (self.action.repeatable or self.resend_unknown)
-        if not isinstance(error, errors.Passing) and not unknown:
+        unknown = isinstance(error, errors.OutcomeUnknownError) and (self.action.repeatable or self.resend_unknown)
+        if not isinstance(error, errors.TransientError) and not unknown:
             raise error
         backoff = min(_LONGEST, _FIRST * 2.0 ** min(self.failures, 10))
         # Half of it at random, so that the tasks of one mapped DAG do not come back all at once.
