@@ -170,7 +170,7 @@ async def test_silence_and_slow_drip_are_ended(how):
         assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+@pytest.mark.parametrize("response", GARBAGE.values(), ids=GARBAGE)
 async def test_garbage(response):
     def handle(peer: Peer) -> None:
         peer.request()

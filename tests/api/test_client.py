@@ -385,7 +385,7 @@ def test_bundle_of_the_connection_and_of_the_environment(certificates, monkeypat
         assert "/no/such/bundle" in str(failure(ask, server.url))
 
 
-@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+@pytest.mark.parametrize("response", GARBAGE.values(), ids=GARBAGE)
 def test_garbage(response):
     def handle(peer: Peer) -> None:
         peer.request()

@@ -11,7 +11,7 @@ from datatile_provider.api import contract, errors, responses
 from datatile_provider.api.contract import Action, Server
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, message
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, response_of
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from datatile_provider.api import contract, errors, responses
 from datatile_provider.api.contract import Job, Server
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, message
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, response_of
 
 SUCCEEDED = JobState.SUCCEEDED
 text = st.text(max_size=30) | st.sampled_from([*SUCCESS_WORDS, "running", "failed", "ok", "true", "7", "<p>done</p>"])

@@ -227,7 +227,7 @@ NO_SIGNS = [
 ]
 
 
-@pytest.mark.parametrize("told", NO_SIGNS)
+@pytest.mark.parametrize("reported", NO_SIGNS)
 def test_content_is_compared_when_the_store_tells_nothing_else(telling, reported):
     telling.reported |= reported
     dataset = dataset_of(REPORTED)

@@ -398,7 +398,7 @@ class TestClock:
         return await asyncio.to_thread(hook.wait_for_job, "7", poll_interval=0.2, timeout=timeout)
 
     @pytest.mark.parametrize("asynchronous", [False, True])
-    @pytest.mark.parametrize("answer", [(200, b'{"status": "running"}'), (404, b"{}")])
+    @pytest.mark.parametrize("response", [(200, b'{"status": "running"}'), (404, b"{}")])
     async def test_forward(self, connect, jump, asynchronous, response):
         polls = []
 

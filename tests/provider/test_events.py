@@ -69,7 +69,7 @@ def resume_with(run, script, survey, monkeypatch):
 
 @pytest.mark.parametrize("event", [None, {}, {"job": {**JOB, "id": "job-of-somebody-else"}}], ids=repr)
 @pytest.mark.parametrize(
-    ("operator", "kind", "tries"),
+    ("operator", "kind", "attempts"),
     # The sensor may look again; an upload that was accepted may not be sent again.
     [(DatatileJobSensor, AirflowException, 3), (DatatileUploadOperator, AirflowFailException, 1)],
 )

@@ -116,7 +116,7 @@ def test_a_token_that_is_refused(wait, script, monkeypatch, before):
 
 @pytest.mark.parametrize("unfailing", ["soft_fail", "never_fail"])
 @pytest.mark.parametrize(
-    ("answers", "timeout", "why"),
+    ("responses", "timeout", "why"),
     [
         ([(200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
         ([RUNNING, (200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),

@@ -80,7 +80,7 @@ def test_what_cannot_start_there_goes_through_a_worker(dag, job_id, given, reaso
     assert reason in wait._needs_worker
 
 
-@pytest.mark.parametrize(("wanted", "said"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize(("wanted", "message"), [(True, 1), (False, 0)])
 def test_the_log_says_once_why_a_worker_is_needed(run, sandbox, survey, wanted, message):
     job = DatatileHook().upload("create", sandbox.folder, survey)
     outcome = run(DatatileJobSensor, job_id=job.id, deferrable=True, start_from_trigger=wanted, poke_interval=0.1)

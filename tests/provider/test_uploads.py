@@ -118,7 +118,7 @@ def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, surv
 
 
 @pytest.mark.parametrize(
-    ("action", "answer"),
+    ("action", "response"),
     [
         ("create", (500, b"<h1>Oops</h1>")),
         ("append", (503, b"<html>")),

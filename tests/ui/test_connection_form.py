@@ -145,7 +145,7 @@ def test_an_empty_field_is_as_if_it_were_not_given(form, stored, typed):
 
 
 @pytest.mark.parametrize(
-    ("conn_id", "token", "title", "answer"),
+    ("conn_id", "token", "title", "response"),
     [
         ("datatile_works", None, "Test Connection Successful", "accepts the token"),
         ("datatile_refused", TOKEN, "Test Connection Failed", "the token is not valid (401)"),

@@ -59,7 +59,7 @@ def test_every_field_reaches_the_hook(form, airflow, tmp_path):
     assert meant(json.loads(file.read_text())["datatile_all"]) == MEANT
 
 
-@pytest.mark.parametrize(("token", "answer"), [(None, "accepts the token"), (TOKEN, "the token is not valid (401)")])
+@pytest.mark.parametrize(("token", "response"), [(None, "accepts the token"), (TOKEN, "the token is not valid (401)")])
 def test_the_test_of_a_connection_says_what_it_found(form, token, response):
     with Sandbox() as sandbox:
         parts = urlsplit(sandbox.url)
