@@ -390,7 +390,7 @@ def test_statuses(status, sent_whole, broken_off):
     ("status", "kind", "text"),
     [
         (101, PASSING, "no usable response"),
-        (200, errors.UnexpectedResponseError, "holds no status"),
+        (200, errors.UnexpectedResponseError, "has no status"),
         (302, FINAL, "was redirected"),
         (401, errors.TokenRefusedError, "the token is not valid"),
         (403, errors.RoleMissingError, "may not do this"),

@@ -94,17 +94,17 @@ def test_no_host(host):
     ],
 )
 def test_odd_hosts(host):
-    assert "host that is no server's address" in refused(host)
+    assert "host that is not a server's address" in refused(host)
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 10**9])
 def test_odd_ports(port):
-    assert "no server's address" in refused("srv", port=port)
+    assert "not a server's address" in refused("srv", port=port)
 
 
 def test_schema():
     assert "'ftp'" in refused("srv", schema="ftp")
-    assert "says 'http'" in refused("http://localhost", schema="https")
+    assert "its host begins with 'http'" in refused("http://localhost", schema="https")
 
 
 @pytest.mark.parametrize("host", ["srv", "10.0.0.1", "localhost.example.com", "127.0.0.1.example.com", "[::2]"])
@@ -118,7 +118,7 @@ def test_plain_http_must_be_asked_for(host):
 
 @pytest.mark.parametrize("token", [None, "", "two words", " padded", "line\n", "ключ", "nul\0"])
 def test_odd_tokens(token):
-    with pytest.raises(InvalidInputError, match=r"'study' holds .* token") as caught:
+    with pytest.raises(InvalidInputError, match=r"'study' has .* token") as caught:
         made(token=token)
     assert not token or token not in str(caught.value)
 
@@ -207,7 +207,7 @@ def test_options_of_a_uri_connection():
 
 def test_a_bundle_is_loaded_once_for_each_version_of_it(monkeypatch, tmp_path):
     loaded: list[str] = []
-    monkeypatch.setattr("datatile_provider.api.settings.trusting", loaded.append)
+    monkeypatch.setattr("datatile_provider.api.settings.tls_context", loaded.append)
     bundle = tmp_path / "bundle.pem"
     bundle.write_text("any")
     for _ in range(3):

@@ -97,7 +97,7 @@ def test_no_such_object(sandbox, hook, store, uri):
     with pytest.raises(errors.InvalidInputError) as caught:
         hook.upload("append", "abc", uri)
     assert f"There is no file '{uri}'" in str(caught.value)
-    assert "Nothing was sent." in str(caught.value)
+    assert "Check the URI" in str(caught.value)
     assert sandbox.uploads() == []
 
 
@@ -108,8 +108,8 @@ def test_refused_credentials(sandbox, hook, tmp_path, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", s3.connection(port))
         with pytest.raises(errors.InvalidInputError) as caught:
             hook.upload("append", "abc", f"s3://other@{s3.BUCKET}/wave.csv")
-    assert f"The store refuses the file 's3://other@{s3.BUCKET}/wave.csv'" in str(caught.value)
-    assert "Nothing was sent. Check the store's connection" in str(caught.value)
+    assert f"The store denied access to the file 's3://other@{s3.BUCKET}/wave.csv'" in str(caught.value)
+    assert "Check the credentials in the store's Airflow connection" in str(caught.value)
     assert sandbox.uploads() == []
 
 
