@@ -57,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"duration of a job (default {default['processing_seconds']:g})",
     )
     add("--max-upload-bytes", type=int, metavar="BYTES", help="largest file that is accepted (default: no limit)")
-    add("--uploads-per-minute", type=float, metavar="N", help="rate limit; uploads must be evenly spaced (default: no limit)")
+    add(
+        "--uploads-per-minute",
+        type=float,
+        metavar="N",
+        help="rate limit; uploads must be evenly spaced (default: no limit)",
+    )
     add("--role", action="append", dest="roles", choices=ROLES, help="a role of the user; repeatable (default: both)")
     add("--tls-cert", type=Path, metavar="PEM", help="certificate; the sandbox then serves https")
     add("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
