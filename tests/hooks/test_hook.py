@@ -204,26 +204,26 @@ class TestTryingAgain:
         assert len(requests) == 2
 
     def test_before_retry_may_end_it(self, connect, wave):
-        class Enough(Exception):
+        class EnoughError(Exception):
             pass
 
         def enough(*what: object) -> None:
-            raise Enough
+            raise EnoughError
 
         requests: list[str] = []
-        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(Enough):
+        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(EnoughError):
             connect(server.url).upload("append", "abc", wave, before_retry=enough)
         assert len(requests) == 1
 
     def test_before_try_comes_before_the_first_byte(self, connect, wave):
-        class Enough(Exception):
+        class EnoughError(Exception):
             pass
 
         def enough(attempts: object) -> None:
-            raise Enough
+            raise EnoughError
 
         with RawServer(Peer.reset) as server:
-            with pytest.raises(Enough):
+            with pytest.raises(EnoughError):
                 connect(server.url).upload("append", "abc", wave, before_attempt=enough)
             assert server.connections == 0
 
