@@ -475,7 +475,7 @@ async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
 async def test_a_wait_does_not_stand_in_line_for_its_last_poll_for_ever(monkeypatch):
     monkeypatch.setattr(async_client, "SLOW", 60)
     monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(async_client, "LAST_POLL_PATIENCE", 0.3)
+    monkeypatch.setattr(async_client, "LAST_POLL_TIMEOUT", 0.3)
     with RawServer(hanging([])) as server:
         poll = asyncio.create_task(failure(server.url, "hangs"))
         await asyncio.sleep(0.1)

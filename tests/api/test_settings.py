@@ -207,7 +207,7 @@ def test_options_of_a_uri_connection():
 
 def test_a_bundle_is_loaded_once_for_each_version_of_it(monkeypatch, tmp_path):
     loaded: list[str] = []
-    monkeypatch.setattr("datatile_provider.api.settings.trusting", loaded.append)
+    monkeypatch.setattr("datatile_provider.api.settings.tls_context", loaded.append)
     bundle = tmp_path / "bundle.pem"
     bundle.write_text("any")
     for _ in range(3):

@@ -55,7 +55,7 @@ def test_what_is_no_path(run_function, sandbox, found):
 
 
 def test_the_function_is_called_once_when_the_task_waits_for_its_turn(run_function, script, survey, monkeypatch):
-    monkeypatch.setattr(operators, "SHORT_WAIT", 0.1)
+    monkeypatch.setattr(operators, "MAX_BACKOFF_IN_WORKER", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), ACCEPTED))
     calls = []
 

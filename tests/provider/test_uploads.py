@@ -98,7 +98,7 @@ def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
 
 
 def test_waiting_for_ones_turn_takes_no_worker_slot(run, script, survey, monkeypatch, caplog):
-    monkeypatch.setattr(operators, "SHORT_WAIT", 0.1)
+    monkeypatch.setattr(operators, "MAX_BACKOFF_IN_WORKER", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), (429, b""), ACCEPTED))
     upload = {"action": "create", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
     outcome = run(DatatileUploadOperator, **upload, **OPERATOR_WAITS["wait_deferred"])
