@@ -66,9 +66,9 @@ class DatatileError(Exception):
     :param retry_after: seconds that the server asked to wait before the next request.
     """
 
-    #: The name of this kind of error: stable, also an anchor in ``docs/troubleshooting.md``.
+    #: The stable name of this kind of error: the verdict, the anchor in ``docs/troubleshooting.md``, and the name in a
+    #: trigger's event.
     code: ClassVar[str] = "error"
-    verdict: ClassVar[str] = "FAILED"
 
     def __init__(
         self,
@@ -106,7 +106,8 @@ class DatatileError(Exception):
     @property
     def title(self) -> str:
         """The verdict, with the HTTP status if there was a response."""
-        return f"{self.verdict} ({self.status})" if self.status else self.verdict
+        verdict = self.code.replace("-", " ").upper()
+        return f"{verdict} ({self.status})" if self.status else verdict
 
     @property
     def paragraph(self) -> str:
@@ -144,182 +145,156 @@ class InvalidInputError(DatatileError, ValueError):
     """A bad argument, file or connection; nothing was sent."""
 
     code = "invalid-input"
-    verdict = "INVALID INPUT"
 
 
 class TransientError(DatatileError):
     """The server does not have the upload, or did not report the job's status; another attempt may succeed."""
 
     code = "transient-error"
-    verdict = "TRANSIENT ERROR"
 
 
 class ServerUnreachableError(TransientError):
     """The server could not be connected to, or did not respond."""
 
     code = "server-unreachable"
-    verdict = "SERVER UNREACHABLE"
 
 
 class ServerError(TransientError):
     """The server, or a gateway in front of it, responded with an HTTP error of its own."""
 
     code = "server-error"
-    verdict = "SERVER ERROR"
 
 
 class ServerBusyError(TransientError):
     """The server is overloaded or down."""
 
     code = "server-busy"
-    verdict = "SERVER BUSY"
 
 
 class RateLimitedError(TransientError):
     """Requests come too fast for the server's limit."""
 
     code = "rate-limited"
-    verdict = "RATE LIMITED"
 
 
 class DestinationBusyError(TransientError):
     """An earlier upload to the same destination is still being processed."""
 
     code = "destination-busy"
-    verdict = "DESTINATION BUSY"
 
 
 class UnexpectedResponseError(TransientError):
     """A response that does not show the job's status: a proxy's error page, an empty body, other JSON."""
 
     code = "unexpected-response"
-    verdict = "UNEXPECTED RESPONSE"
 
 
 class DatasetUnreadableError(TransientError):
     """The file could not be read to its end; the request was aborted, so nothing was accepted."""
 
     code = "file-unreadable"
-    verdict = "FILE UNREADABLE"
 
 
 class ConnectionUnreadableError(TransientError):
     """Airflow could not return the connection. A missing one looks the same as an API server that is down."""
 
     code = "connection-unreadable"
-    verdict = "CONNECTION UNREADABLE"
 
 
 class StateNotStoredError(TransientError):
     """Airflow could not store the state of an upload that succeeded; the next attempt resumes it."""
 
     code = "state-not-stored"
-    verdict = "STATE NOT STORED"
 
 
 class PermanentError(DatatileError):
     """The server does not have the upload, and sending it again would change nothing."""
 
     code = "rejected"
-    verdict = "REJECTED"
 
 
 class TokenRefusedError(PermanentError):
     """The token is missing, wrong, or replaced: generating a new token invalidates the old one (documented)."""
 
     code = "token-refused"
-    verdict = "TOKEN REFUSED"
 
 
 class RoleMissingError(PermanentError):
     """The user lacks *Database creator* or *Data collector*, or may not edit the target."""
 
     code = "role-missing"
-    verdict = "ROLE MISSING"
 
 
 class NotFoundError(PermanentError):
     """The server knows no such target, job or path."""
 
     code = "not-found"
-    verdict = "NOT FOUND"
 
 
 class NotDatatileError(NotFoundError):
     """What responds at the connection's address does not behave as DATATILE's API."""
 
     code = "not-datatile"
-    verdict = "NOT DATATILE"
 
 
 class FileTooLargeError(PermanentError):
     """The file is over the server's size limit."""
 
     code = "file-too-large"
-    verdict = "FILE TOO LARGE"
 
 
 class RedirectedError(PermanentError):
     """The server is at another address; redirects are not followed."""
 
     code = "redirected"
-    verdict = "REDIRECTED"
 
 
 class UntrustedCertificateError(PermanentError):
     """The server's TLS certificate is not signed by a trusted authority, or belongs to another host."""
 
     code = "certificate-not-trusted"
-    verdict = "CERTIFICATE NOT TRUSTED"
 
 
 class ConnectionChangedError(PermanentError):
     """The Airflow connection points to another server than the one that the job is on."""
 
     code = "connection-changed"
-    verdict = "CONNECTION CHANGED"
 
 
 class DatasetChangedError(PermanentError):
     """The file changed while it was sent, or since its upload began."""
 
     code = "file-changed"
-    verdict = "FILE CHANGED"
 
 
 class TaskChangedError(PermanentError):
     """An earlier attempt uploaded something else than the task would upload now; nothing was sent."""
 
     code = "task-changed"
-    verdict = "TASK CHANGED"
 
 
 class AlreadyUploadedError(PermanentError):
     """An earlier attempt succeeded, and Airflow does not show whether the task was cleared since; nothing was sent."""
 
     code = "already-uploaded"
-    verdict = "ALREADY UPLOADED"
 
 
 class StateUnreadableError(PermanentError):
     """The task's stored state is not that of an upload; nothing was sent."""
 
     code = "state-unreadable"
-    verdict = "STATE UNREADABLE"
 
 
 class OutcomeUnknownError(DatatileError):
     """The whole file was sent and no clear response came: the server may have it or not."""
 
     code = "outcome-unknown"
-    verdict = "OUTCOME UNKNOWN"
 
 
 class UploadInterruptedError(DatatileError):
     """The task was ended after the server had accepted the file."""
 
-    code = "upload-interrupted"
-    verdict = "INTERRUPTED AFTER UPLOAD"
+    code = "interrupted-after-upload"
 
 
 class JobError(DatatileError):
@@ -330,35 +305,30 @@ class JobFailedError(JobError):
     """The server reports that the job failed."""
 
     code = "job-failed"
-    verdict = "JOB FAILED"
 
 
 class JobStatusUnclearError(JobError):
     """The job may have failed: the response does not name the job."""
 
     code = "job-status-unclear"
-    verdict = "JOB STATUS UNCLEAR"
 
 
 class JobCancelledError(JobError):
     """The server reports that the job was cancelled."""
 
     code = "job-cancelled"
-    verdict = "JOB CANCELLED"
 
 
 class JobTimeoutError(JobError):
     """The job was not finished within the timeout; it may continue in DATATILE."""
 
-    code = "job-timeout"
-    verdict = "JOB TIMED OUT"
+    code = "job-timed-out"
 
 
 class ExecutionTimeoutError(JobTimeoutError):
     """The task's ``execution_timeout`` passed before the job was finished."""
 
     code = "execution-timeout"
-    verdict = "EXECUTION TIMEOUT"
 
 
 def _tree(kind: type[DatatileError]) -> list[type[DatatileError]]:

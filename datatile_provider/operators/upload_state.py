@@ -26,11 +26,11 @@ class Phase(str, Enum):
     """It is being sent; whether the server has it is not known yet."""
     ACCEPTED = "accepted"
     """The server responded with a job."""
-    WAIT_FAILED = "waited"
+    WAIT_FAILED = "wait_failed"
     """The task failed without knowing how the job ends, and its error named the job."""
     DONE = "done"
     """The task returned the job."""
-    REPORTED = "told"
+    REPORTED = "reported"
     """The task failed with an unknown outcome, or with a job that did not succeed, and its error said so."""
 
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
 
-_SEEN = "datatile_seen"
+#: The key in the state store and the version of its value; see docs/formats.md.
+_SEEN, _SEEN_VERSION = "datatile_wait", 1
 _SOON = 0.05
 
 
@@ -185,8 +186,8 @@ class DatatileJobSensor(BaseSensorOperator):
             if not job and time.time() + _SOON >= wait.deadline:
                 time.sleep(max(0.0, wait.deadline - time.time()))
                 job = self._poll(hook, wait)
-            if self.reschedule and _Seen.of(wait) != before:
-                self._remember(context, wait)
+            if self.reschedule and (seen := _Seen.of(wait)) != before:
+                self._remember(context, seen)
         except errors.DatatileError as e:
             if self._wait:
                 metrics.job_ended(self._wait, e)
@@ -240,17 +241,17 @@ class DatatileJobSensor(BaseSensorOperator):
             return _Seen(rejected_since=started)
         with contextlib.suppress(Exception):
             found = store.get(_SEEN)
-            since, server = found["refused_since"], found["server"]
+            since, server = found["rejected_since"], found["server"]
             return _Seen(
                 str(found["status"]), None if since is None else float(since), None if server is None else str(server)
             )
         return _Seen()
 
-    def _remember(self, context: Context, wait: Wait) -> None:
+    def _remember(self, context: Context, seen: _Seen) -> None:
         store: Any = context.get("task_state_store")
         if store is not None:
             with contextlib.suppress(Exception):
-                store.set(_SEEN, asdict(_Seen.of(wait)))
+                store.set(_SEEN, {"version": _SEEN_VERSION, **asdict(seen)})
 
     def _airflow_error(self, error: errors.DatatileError) -> BaseException:
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)

@@ -45,7 +45,7 @@ MALFORMED = [
     {"job": {**JOB, "state": ["SUCCEEDED"]}},
     {"job": JOB, "error": None},
     {"error": "JobFailedError"},
-    {"error": {"deep": []}, "what": [], "said": {}, "advice": 5},
+    {"error": {"deep": []}, "what": [], "server_message": {}, "hint": 5},
 ]
 
 

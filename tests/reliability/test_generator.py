@@ -677,7 +677,7 @@ class Life:
             self.errors.append(error)
         for row in self.store.rows.values():
             # What a record says was raised by an attempt that could tell nobody, or will be raised.
-            if '"told"' in row or '"done"' in row:
+            if '"reported"' in row or '"done"' in row:
                 self._tell(row)
         if result is not None:
             self.script.log.append(f"returned {result!r}")

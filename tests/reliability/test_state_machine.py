@@ -319,7 +319,7 @@ class Uploads(RuleBasedStateMachine):
         # in the log of a try that died right after.
         text = str(error or result)
         if record := self.store.rows.get("datatile_upload"):
-            text += record if json.loads(record)["phase"] in ("done", "told") else ""
+            text += record if json.loads(record)["phase"] in ("done", "reported") else ""
         self.reported |= self.world.held() if "It is unknown whether" in text else set(re.findall(r"job-\d+", text))
         self._report(result, error, report_lost)
 
