@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datatile_provider.api import errors
 from datatile_provider.api.contract import Job, Server
-from datatile_provider.api.polling import FIRST_POLL_GAP, GRACE, MAX_RETRY_AFTER, Wait, seconds
+from datatile_provider.api.polling import FIRST_GAP, GRACE, MAX_RETRY_AFTER, Wait, seconds
 from datatile_provider.api.states import JobState
 
 SERVER = Server("https://datatile.example.com")
@@ -230,7 +230,7 @@ def test_timeout_reports_the_last_status_and_error():
 def test_polls_are_frequent_at_first_and_slow_down():
     clock = Clock(poll_interval=30)
     delays = clock.run("running", 15)
-    assert delays[0] == pytest.approx(FIRST_POLL_GAP, rel=0.11)
+    assert delays[0] == pytest.approx(FIRST_GAP, rel=0.11)
     assert delays[:7] == sorted(delays[:7])
     assert all(27 <= delay <= 33 for delay in delays[9:])
 

@@ -65,15 +65,15 @@ from tests.reliability.task import Instance, Store
 
 #: What makes waits short. Should one of these move, it moves here.
 QUICKLY = {
-    "datatile_provider.api.retry._FIRST": 0.01,
-    "datatile_provider.api.retry._LONGEST": 0.1,
+    "datatile_provider.api.retry._FIRST_BACKOFF": 0.01,
+    "datatile_provider.api.retry._MAX_BACKOFF": 0.1,
     "datatile_provider.api.polling.GRACE": 0.4,
     "datatile_provider.hooks.datatile.GRACE": 0.4,
-    "datatile_provider.api.polling.LONGEST_PAUSE": 0.1,
+    "datatile_provider.api.polling.MAX_RETRY_AFTER": 0.1,
     "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.02,
-    "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
+    "datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER": 0.0,
     "datatile_provider.hooks.datatile._PAUSE": 0.02,
-    "datatile_provider.operators.upload_state.PATIENCE": 0.02,
+    "datatile_provider.operators.upload_state.STORE_TIMEOUT": 0.02,
     "datatile_provider.operators.upload_state._PAUSE": 0.005,
 }
 #: A busy machine must not make a few refused polls last too long where all must end well.

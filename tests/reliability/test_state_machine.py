@@ -346,7 +346,7 @@ class Uploads(RuleBasedStateMachine):
         """What the triggerer tells when the wait is over."""
         job_id = getattr(deferred.trigger, "job_id", None)
         if job_id is None:
-            return {"turn": True}
+            return {"version": 1, "retry": True}
         if self.world.jobs[job_id] == "running":
             return ended(errors.JobTimeoutError(f"Job {job_id} was not finished"))
         if self.world.jobs[job_id] in ("doomed", "failed"):
