@@ -633,7 +633,7 @@ class Life:
         signal.setitimer(signal.ITIMER_REAL, BOUND)
         deferred, self.deferred = self.deferred, None
         if deferred is None:
-            self.ti.begin_try()
+            self.ti.begin_attempt()
             self.ti.start_date = datetime.now(timezone.utc)
         method, kwargs = "", {}
         if deferred:

@@ -300,7 +300,7 @@ class Uploads(RuleBasedStateMachine):
                     kwargs["event"] = self._event(deferred)
                 result = operator.resume_execution(method, kwargs, context)
             else:
-                self.ti.begin_try()
+                self.ti.begin_attempt()
                 result = operator.execute(context)
         except TaskDeferred as e:
             self.deferred = e
