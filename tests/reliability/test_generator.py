@@ -65,15 +65,15 @@ from tests.reliability.task import Instance, Store
 
 #: What makes waits short. Should one of these move, it moves here.
 QUICKLY = {
-    "datatile_provider.api.retry._FIRST": 0.01,
-    "datatile_provider.api.retry._LONGEST": 0.1,
+    "datatile_provider.api.retry._FIRST_BACKOFF": 0.01,
+    "datatile_provider.api.retry._MAX_BACKOFF": 0.1,
     "datatile_provider.api.polling.GRACE": 0.4,
     "datatile_provider.hooks.datatile.GRACE": 0.4,
-    "datatile_provider.api.polling.LONGEST_PAUSE": 0.1,
+    "datatile_provider.api.polling.MAX_RETRY_AFTER": 0.1,
     "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.02,
-    "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
+    "datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER": 0.0,
     "datatile_provider.hooks.datatile._PAUSE": 0.02,
-    "datatile_provider.operators.upload_state.PATIENCE": 0.02,
+    "datatile_provider.operators.upload_state.STORE_TIMEOUT": 0.02,
     "datatile_provider.operators.upload_state._PAUSE": 0.005,
 }
 #: A busy machine must not make a few refused polls last too long where all must end well.
@@ -635,7 +635,7 @@ class Life:
         signal.setitimer(signal.ITIMER_REAL, BOUND)
         deferred, self.deferred = self.deferred, None
         if deferred is None:
-            self.ti.begin_try()
+            self.ti.begin_attempt()
             self.ti.start_date = datetime.now(timezone.utc)
         method, kwargs = "", {}
         if deferred:
@@ -679,7 +679,7 @@ class Life:
             self.errors.append(error)
         for row in self.store.rows.values():
             # What a record says was raised by an attempt that could tell nobody, or will be raised.
-            if '"told"' in row or '"done"' in row:
+            if '"reported"' in row or '"done"' in row:
                 self._tell(row)
         if result is not None:
             self.script.log.append(f"returned {result!r}")

@@ -276,7 +276,7 @@ def test_a_task_that_comes_back_from_the_triggerer_reads_the_record(task):
     upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(RECORD, phase=Phase.SENDING).as_dict())
     operator = DatatileUploadOperator(task_id="upload", **arguments)
     with pytest.raises(AirflowFailException, match="It is unknown whether"):
-        operator.resume_execution("resume_upload", {"event": {"turn": True}}, upload.context)
+        operator.resume_execution("retry_upload", {"event": {"version": 1, "retry": True}}, upload.context)
     assert sandbox.uploads() == []
 
 

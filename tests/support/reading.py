@@ -31,7 +31,9 @@ def checked(result: object) -> object:
         assert all(presentable(text) for text in (result.id, result.status, result.message))
         json.dumps(result.as_dict(), allow_nan=False, ensure_ascii=False).encode()
     else:
-        assert presentable(str(result)), str(result)
+        text = str(result)
+        assert all(line.isprintable() for line in text.split("\n")), text
+        assert len(text) <= LONGEST_MESSAGE
     return result
 
 
