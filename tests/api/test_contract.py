@@ -391,7 +391,7 @@ def test_statuses(status, sent_whole, sent_in_part):
     ("status", "kind", "text"),
     [
         (101, SERVER_ERROR, "responded with an error"),
-        (200, errors.UnexpectedResponseError, "holds no status"),
+        (200, errors.UnexpectedResponseError, "has no status"),
         (302, REDIRECTED, "redirects to"),
         (401, errors.TokenRefusedError, "rejected the API token"),
         (403, errors.RoleMissingError, "may not do this"),

@@ -204,7 +204,7 @@ def test_read_that_fails(error):
 
 def test_store_that_holds_less_than_it_reported():
     dataset = Dataset("a", 100, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 99)), lambda: "1")
-    with pytest.raises(DatasetUnreadableError, match="1 bytes before its size"):
+    with pytest.raises(DatasetUnreadableError, match="1 bytes short of its reported size"):
         send_until_error(MultipartBody(dataset, {}), lambda: None)
 
 
@@ -220,7 +220,7 @@ class Overreading(io.BytesIO):
 def test_store_that_holds_more_than_it_reported(kind, more):
     content = b"x" * (BLOCK + more)
     dataset = Dataset("a", BLOCK, "1", "s3://here", lambda: nullcontext(kind(content)), lambda: "1")
-    with pytest.raises(DatasetUnreadableError, match="holds more than its size of 1,048,576 bytes"):
+    with pytest.raises(DatasetUnreadableError, match="is longer than its reported size of 1,048,576 bytes"):
         send_until_error(MultipartBody(dataset, {}), lambda: None)
 
 

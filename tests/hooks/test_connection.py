@@ -144,7 +144,7 @@ class TestConnectionTest:
 def test_the_form_offers_every_option_and_no_other(connect):
     works, message = connect("https://datatile.example.com", no_such_option=1).test_connection()
     assert not works
-    known = re.search(r"Known are: (.*)\.", message)[1]
+    known = re.search(r"The options are: (.*)\.", message)[1]
     assert set(known.split(", ")) == set(OPTIONS)
 
 

@@ -74,7 +74,7 @@ def test_object_that_has_become_shorter():
     content = os.urandom(PART + 10)
     with (
         ReadAhead(lambda start, end: content[start:end], 2 * PART + 5) as file,
-        pytest.raises(EOFError, match=f"gave 10 of the {PART:,} bytes from {PART:,} on"),
+        pytest.raises(EOFError, match=f"returned 10 of the {PART:,} bytes from offset {PART:,}"),
     ):
         read_all(file)
 
@@ -98,10 +98,10 @@ def test_store_that_drops_the_connection():
             file.read(PART)
 
 
-def test_store_that_returns_nothing_for_too_long(monkeypatch):
-    monkeypatch.setattr(read_ahead, "PATIENCE", 0.05)
+def test_store_that_gives_nothing_for_too_long(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PART_TIMEOUT", 0.05)
     store = Store(bytes(PART))
-    with ReadAhead(store.fetch, PART) as file, pytest.raises(TimeoutError, match="gave nothing"):
+    with ReadAhead(store.fetch, PART) as file, pytest.raises(TimeoutError, match="returned no data"):
         file.read(1)
     store.release(0)
 

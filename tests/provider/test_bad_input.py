@@ -63,8 +63,8 @@ def everything_with(run_dag, script, connect, survey):
         ("file://{tmp_path}", ["{tmp_path}", "is a directory"]),
         ("{tmp_path}/empty.sav", ["empty.sav", "is empty"]),
         ("nostore://surveys/wave.sav", ["nostore://surveys/wave.sav"]),
-        ("", ["A file is needed"]),
-        ("wave\0.sav", ["can't be read"]),
+        ("", ["The dataset must be a file"]),
+        ("wave\0.sav", ["cannot be read"]),
     ],
 )
 def test_files(upload, tmp_path, dataset, texts):
@@ -76,7 +76,7 @@ def test_files(upload, tmp_path, dataset, texts):
 @pytest.mark.parametrize("dataset", [None, 5, ["wave1.sav", "wave2.sav"]])
 def test_values_that_are_not_a_file(upload, dataset):
     for outcome in upload(dataset=dataset):
-        outcome.assert_failed(AirflowFailException, "A file is needed", repr(dataset))
+        outcome.assert_failed(AirflowFailException, "The dataset must be a file", repr(dataset))
 
 
 @pytest.mark.parametrize("action", ["upsert", "", None])
@@ -110,16 +110,16 @@ def test_job_ids(run_each, script, job_id):
     ("fields", "texts"),
     [
         ({"password": None}, ["no token", "password"]),
-        ({"password": f"{TOKEN}\r\nhost: x"}, ["token with blanks"]),
+        ({"password": f"{TOKEN}\r\nhost: x"}, ["token with spaces"]),
         ({"host": None}, ["no host"]),
-        ({"host": "ftp://datatile.example"}, ["no server's address"]),
+        ({"host": "ftp://datatile.example"}, ["not a server's address"]),
         ({"host": "http://datatile.example"}, ["unencrypted", "datatile.example", "allow_http"]),
         ({"host": "datatile.example", "schema": "http"}, ["unencrypted", "datatile.example", "allow_http"]),
         pytest.param({"extra": "{not JSON"}, ["extra", "not JSON"], marks=pytest.mark.needs_airflow("!=3.0.*")),
         pytest.param({"extra": "[1, 2]"}, ["extra", "not a JSON object"], marks=pytest.mark.needs_airflow("!=3.0.*")),
         ({"extra": {"timeout": "soon"}}, ["'timeout'", "number of seconds"]),
         ({"extra": {"verify": "/no/such/bundle.pem"}}, ["'verify'", "CA bundle"]),
-        ({"extra": {"max_upload_bytes": -1}}, ["'max_upload_bytes'", "over 0"]),
+        ({"extra": {"max_upload_bytes": -1}}, ["'max_upload_bytes'", "above 0"]),
         ({"extra": {"status_map": {"ready": "GREAT"}}}, ["'status_map'", "SUCCEEDED"]),
         ({"extra": {"job_path": "jobs"}}, ["'job_path'", "{job_id}"]),
         ({"extra": {"allow_http": "maybe"}}, ["'allow_http'", "true or false"]),

@@ -85,7 +85,7 @@ def values(received, name):
 def test_uploads(received):
     _, (good, invalid) = received
     assert values(received, "upload.accepted") == ["1"] * 4
-    assert values(received, "upload.refused") == ["1"]
+    assert values(received, "upload.rejected") == ["1"]
     assert values(received, "upload.bytes") == [str(size) for size in (good, invalid, good, good)]
     assert len(values(received, "upload.duration")) == 4
 
@@ -111,7 +111,7 @@ def test_kinds(received):
     kinds = {name.partition(".")[2]: kind for name, _, kind in received[0]}
     assert kinds == {
         "upload.accepted": "c",
-        "upload.refused": "c",
+        "upload.rejected": "c",
         "upload.bytes": "c",
         "upload.duration": "ms",
         "polls": "c",
