@@ -287,9 +287,9 @@ class AsyncDatatileClient:
                     raise
                 # aiohttp's own timeout has no text.
                 timed_out = isinstance(e, asyncio.TimeoutError) and not str(e)
-                why = f"none within {limit:,.10g} s" if timed_out else reason(e, settings.token)
+                why = f"timed out after {limit:,.10g} s" if timed_out else reason(e, settings.token)
                 if poll.cancelled_for_others:
-                    why = f"none within {poll.age:,.1f} s, and other polls needed the connection"
+                    why = f"cancelled after {poll.age:,.1f} s, as other polls needed the connection"
                 certificate = isinstance(e, aiohttp.ClientConnectorCertificateError)
                 raise no_response(settings, f"job {job_id}", why, e, certificate=certificate) from e
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import os
 import secrets
 import socket
 import ssl
@@ -260,8 +261,10 @@ def reason(error: BaseException, secret: str) -> str:
     last = next((e for e in reversed(seen) if str(e)), None)
     if last is None:
         return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
-    # Without the "[Errno 111]".
-    text = last.strerror if isinstance(last, OSError) and last.errno and last.strerror else str(last)
+    text = str(last)
+    if isinstance(last, OSError) and last.errno and not isinstance(last, ssl.SSLError):
+        # Without the "[Errno 111]", and without asyncio's "Connect call failed ('127.0.0.1', 443)".
+        text = os.strerror(last.errno) if last.errno > 0 else last.strerror or text
     return redact(text.rstrip("."), secret)
 
 
@@ -278,9 +281,8 @@ def _inner(error: BaseException) -> BaseException | None:
     found = getattr(error, "reason", None)
     if isinstance(found, BaseException):
         return found
-    if error.args and isinstance(error.args[0], BaseException):
-        return error.args[0]
-    return error.__cause__
+    # urllib3's ProtocolError has the reason among its arguments.
+    return next((arg for arg in error.args if isinstance(arg, BaseException)), error.__cause__)
 
 
 def _certificate_error(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from datatile_provider.api import contract, errors, responses
 from datatile_provider.api.contract import Action, Server
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, response_of
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, one_line, outcome, response_of
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_no_job_id(body):
     error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))
     assert isinstance(error, errors.OutcomeUnknownError)
     for part in ("wave.sav", "abc123", SERVER.processing_log_url):
-        assert part in str(error)
+        assert part in one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
         for whole in (True, False):
             error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(given), whole_body_sent=whole)
             assert type(error) is errors.OutcomeUnknownError
-            assert "no such variable" in str(error)
-            assert ("job-1" in str(error)) is ("job_id" in given)
+            assert "no such variable" in one_line(error)
+            assert ("job-1" in one_line(error)) is ("job_id" in given)
 
 
 @pytest.mark.parametrize("word", ["failed", "error", "rejected", "Cancelled"])
@@ -114,8 +114,8 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
 def test_an_upload_response_with_a_job_and_a_failure_leaves_the_outcome_unknown(body, word):
     error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(json.dumps(body).replace("{}", word)))
     assert type(error) is errors.OutcomeUnknownError
-    assert word in str(error)
-    assert "j1" in str(error)
+    assert word in one_line(error)
+    assert "j1" in one_line(error)
 
 
 def test_the_failure_of_another_job_does_not_fail_the_upload():
@@ -234,7 +234,7 @@ def test_a_final_status_that_is_not_clearly_the_jobs_does_not_end_the_wait(body,
 def test_the_status_of_another_job_is_ignored(body):
     error = outcome(contract.read_job, SERVER, "7", response_of(body))
     assert type(error) is errors.UnexpectedResponseError
-    assert "another" in str(error)
+    assert "another" in one_line(error)
 
 
 def test_the_status_of_another_job_is_ignored_at_the_configured_path_too():
@@ -321,7 +321,7 @@ def test_whether_a_response_names_the_job(body, named):
 def test_no_status(body):
     error = outcome(contract.read_job, SERVER, "7", response_of(body))
     assert isinstance(error, errors.UnexpectedResponseError)
-    assert "status_field" in str(error)
+    assert "status_field" in one_line(error)
 
 
 def test_configured_status_words_and_fields():
@@ -341,37 +341,38 @@ def test_configured_status_words_and_fields():
     )
 
 
-PERMANENT, UNKNOWN, TRANSIENT = errors.PermanentError, errors.OutcomeUnknownError, errors.TransientError
+REJECTED, UNKNOWN, SERVER_ERROR = errors.PermanentError, errors.OutcomeUnknownError, errors.ServerError
+REDIRECTED, BUSY = errors.RedirectedError, errors.ServerBusyError
 
 
 @pytest.mark.parametrize(
     ("status", "sent_whole", "sent_in_part"),
     [
-        (101, UNKNOWN, TRANSIENT),
+        (101, UNKNOWN, SERVER_ERROR),
         (200, UNKNOWN, UNKNOWN),
         (204, UNKNOWN, UNKNOWN),
-        (300, UNKNOWN, PERMANENT),
-        (302, UNKNOWN, PERMANENT),
-        (303, UNKNOWN, PERMANENT),
-        (307, PERMANENT, PERMANENT),
-        (308, PERMANENT, PERMANENT),
-        (400, PERMANENT, PERMANENT),
+        (300, UNKNOWN, REDIRECTED),
+        (302, UNKNOWN, REDIRECTED),
+        (303, UNKNOWN, REDIRECTED),
+        (307, REDIRECTED, REDIRECTED),
+        (308, REDIRECTED, REDIRECTED),
+        (400, REJECTED, REJECTED),
         (401, errors.TokenRefusedError, errors.TokenRefusedError),
         (403, errors.RoleMissingError, errors.RoleMissingError),
         (404, errors.NotFoundError, errors.NotFoundError),
-        (408, UNKNOWN, TRANSIENT),
+        (408, UNKNOWN, SERVER_ERROR),
         (409, errors.DestinationBusyError, errors.DestinationBusyError),
         (413, errors.FileTooLargeError, errors.FileTooLargeError),
-        (422, PERMANENT, PERMANENT),
+        (422, REJECTED, REJECTED),
         (423, errors.DestinationBusyError, errors.DestinationBusyError),
-        (425, UNKNOWN, TRANSIENT),
+        (425, UNKNOWN, SERVER_ERROR),
         (429, errors.RateLimitedError, errors.RateLimitedError),
-        (499, UNKNOWN, TRANSIENT),
-        (500, UNKNOWN, TRANSIENT),
-        (502, UNKNOWN, TRANSIENT),
-        (503, UNKNOWN, errors.RateLimitedError),
-        (504, UNKNOWN, TRANSIENT),
-        (999, UNKNOWN, TRANSIENT),
+        (499, UNKNOWN, SERVER_ERROR),
+        (500, UNKNOWN, SERVER_ERROR),
+        (502, UNKNOWN, SERVER_ERROR),
+        (503, UNKNOWN, BUSY),
+        (504, UNKNOWN, SERVER_ERROR),
+        (999, UNKNOWN, SERVER_ERROR),
     ],
 )
 def test_statuses(status, sent_whole, sent_in_part):
@@ -380,39 +381,39 @@ def test_statuses(status, sent_whole, sent_in_part):
         error = outcome(contract.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole)
         assert type(error) is kind
         assert error.status == status
-        assert str(UPLOAD) in str(error)
-        assert "Say what?" in str(error)
-        if kind in (errors.DestinationBusyError, errors.RateLimitedError):
+        assert str(UPLOAD) in one_line(error)
+        assert "Say what?" in one_line(error)
+        if kind in (errors.DestinationBusyError, errors.RateLimitedError, BUSY):
             assert error.retry_after == 7
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
-        (101, TRANSIENT, "no usable response"),
+        (101, SERVER_ERROR, "responded with an error"),
         (200, errors.UnexpectedResponseError, "has no status"),
-        (302, PERMANENT, "was redirected"),
-        (401, errors.TokenRefusedError, "the token is not valid"),
+        (302, REDIRECTED, "redirects to"),
+        (401, errors.TokenRefusedError, "rejected the API token"),
         (403, errors.RoleMissingError, "may not do this"),
         (404, errors.NotFoundError, "no such job"),
-        (408, TRANSIENT, "not answered in time"),
-        (409, TRANSIENT, "the server is busy"),
-        (418, PERMANENT, "was refused"),
-        (423, TRANSIENT, "the server is busy"),
-        (425, TRANSIENT, "the server is busy"),
-        (429, errors.RateLimitedError, "requests come too fast"),
-        (500, TRANSIENT, "no usable response"),
-        (503, errors.RateLimitedError, "overloaded or down"),
-        (999, TRANSIENT, "no usable response"),
+        (408, SERVER_ERROR, "timed out"),
+        (409, BUSY, "server is busy"),
+        (418, REJECTED, "rejected the request"),
+        (423, BUSY, "server is busy"),
+        (425, BUSY, "server is busy"),
+        (429, errors.RateLimitedError, "Requests come too fast"),
+        (500, SERVER_ERROR, "responded with an error"),
+        (503, BUSY, "overloaded or down"),
+        (999, SERVER_ERROR, "responded with an error"),
     ],
 )
 def test_statuses_of_a_poll(status, kind, text):
     error = outcome(contract.read_job, SERVER, "7", response_of("Say what?", status))
     assert type(error) is kind
-    assert text in str(error)
-    assert "Say what?" in str(error)
+    assert text in one_line(error)
+    assert "Say what?" in one_line(error)
     # The message is about the poll, not about an upload.
-    assert "upload" not in str(error)
+    assert "upload" not in one_line(error)
 
 
 @pytest.mark.parametrize(

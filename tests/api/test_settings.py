@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
+from tests.support.reading import one_line
 
 TOKEN = "s3cret-token/+="
 
@@ -27,7 +28,7 @@ def settings_of(host: str | None = "datatile.example.com", *, token: str | None 
 def rejection_of(*args: object, **kwargs: object) -> str:
     with pytest.raises(InvalidInputError) as caught:
         settings_of(*args, **kwargs)
-    message = str(caught.value)
+    message = one_line(caught.value)
     assert "The connection 'study'" in message
     assert TOKEN not in message
     assert message.isprintable()
@@ -93,12 +94,12 @@ def test_no_host(host):
         "x" * 70,
     ],
 )
-def test_invalid_hosts(host):
+def test_odd_hosts(host):
     assert "host that is not a server's address" in rejection_of(host)
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 10**9])
-def test_invalid_ports(port):
+def test_odd_ports(port):
     assert "not a server's address" in rejection_of("srv", port=port)
 
 
@@ -117,7 +118,7 @@ def test_plain_http_must_be_enabled(host):
 
 
 @pytest.mark.parametrize("token", [None, "", "two words", " padded", "line\n", "ключ", "nul\0"])
-def test_invalid_tokens(token):
+def test_odd_tokens(token):
     with pytest.raises(InvalidInputError, match=r"'study' has .* token") as caught:
         settings_of(token=token)
     assert not token or token not in str(caught.value)
@@ -251,7 +252,7 @@ def test_any_extra(extra):
     try:
         settings_of(extra=extra)
     except InvalidInputError as e:
-        assert "'study'" in str(e)  # noqa: PT017 - settings or an error, both are valid
+        assert "'study'" in one_line(e)  # noqa: PT017 - settings or an error, both are valid
 
 
 @given(

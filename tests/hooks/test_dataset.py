@@ -17,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError, InvalidInputError
 from datatile_provider.api.multipart import Dataset
 from datatile_provider.hooks.dataset import dataset_of
+from tests.support.reading import one_line
 
 try:
     from airflow.sdk.io import attach
@@ -51,7 +52,7 @@ def content(dataset: Dataset) -> bytes:
 def rejection_of(value: object, **limits: int) -> str:
     with pytest.raises(InvalidInputError) as caught:
         dataset_of(value, **limits)
-    return str(caught.value)
+    return one_line(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["file://", "file://localhost"])
@@ -366,12 +367,12 @@ def test_open_files_that_cannot_be_sent(file):
         assert "cannot be read" in rejection_of(write_only)
 
 
-@pytest.mark.parametrize("value", ["", "  ", None, 7, b"wave.csv", [], {}])
-def test_values_that_are_not_a_file(value):
-    assert "The dataset must be a file" in rejection_of(value)
+@pytest.mark.parametrize("given", ["", "  ", None, 7, b"wave.csv", [], {}])
+def test_what_names_no_file(given):
+    assert "The dataset must be a file" in rejection_of(given)
 
 
-def test_uris_that_are_not_of_a_file(file):
+def test_uris_that_name_no_file(file):
     assert "names another machine" in rejection_of(f"file://server{file}")
     assert "nosuch://bucket/x.csv" in rejection_of("nosuch://bucket/x.csv")
     assert "query or a fragment" in rejection_of(f"file://{file}?x")

@@ -19,6 +19,7 @@ from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from tests.support.clients import finished, scripted
 from tests.support.rawserver import Peer, RawServer
+from tests.support.reading import one_line
 
 
 def test_create_append_reload(sandbox, hook, wave):
@@ -203,28 +204,28 @@ class TestRetry:
             assert connect(server.url).upload(action, "abc", wave, **options).id == "1"
         assert len(requests) == 2
 
-    def test_before_retry_may_end_the_upload(self, connect, wave):
-        class StopError(Exception):
+    def test_before_retry_may_end_it(self, connect, wave):
+        class EnoughError(Exception):
             pass
 
-        def stop(*args: object) -> None:
-            raise StopError
+        def enough(*what: object) -> None:
+            raise EnoughError
 
         requests: list[str] = []
-        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(StopError):
-            connect(server.url).upload("append", "abc", wave, before_retry=stop)
+        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(EnoughError):
+            connect(server.url).upload("append", "abc", wave, before_retry=enough)
         assert len(requests) == 1
 
-    def test_before_attempt_is_called_before_the_first_byte(self, connect, wave):
-        class StopError(Exception):
+    def test_before_try_comes_before_the_first_byte(self, connect, wave):
+        class EnoughError(Exception):
             pass
 
-        def stop(attempts: object) -> None:
-            raise StopError
+        def enough(attempts: object) -> None:
+            raise EnoughError
 
         with RawServer(Peer.reset) as server:
-            with pytest.raises(StopError):
-                connect(server.url).upload("append", "abc", wave, before_attempt=stop)
+            with pytest.raises(EnoughError):
+                connect(server.url).upload("append", "abc", wave, before_attempt=enough)
             assert server.connections == 0
 
     def test_file_that_changes_between_attempts(self, connect, wave):
@@ -264,7 +265,7 @@ class TestWaiting:
         job = hook.upload("create", sandbox.folder, invalid)
         with pytest.raises(errors.JobFailedError, match="cannot be read") as caught:
             finished(hook, job)
-        assert job.id in str(caught.value)
+        assert job.id in one_line(caught.value)
 
     def test_errors_do_not_end_the_wait(self, connect):
         requests: list[str] = []
@@ -345,7 +346,7 @@ async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypa
         )
         assert [job.state for job in found[120:]] == [JobState.SUCCEEDED] * 5
         assert {type(error) for error in found[:120]} == {errors.JobTimeoutError}
-        assert all("the last" in str(error) and "got no response" in str(error) for error in found[:120])
+        assert all("the last" in one_line(error) and "got no response" in one_line(error) for error in found[:120])
         # Each job was polled at its deadline.
         assert len(set(hung)) == 120
         assert time.monotonic() - started < 20

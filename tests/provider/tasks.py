@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.reading import one_line
+
 SENSOR_MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke"},
     "reschedule": {"mode": "reschedule"},
@@ -52,7 +54,7 @@ class Outcome:
         assert error.__cause__ is None
         assert error.__suppress_context__
         for text in texts:
-            assert text in str(error), self
+            assert text in one_line(error), self
 
 
 class TaskRecorder:

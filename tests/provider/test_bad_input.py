@@ -17,6 +17,7 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.scripted_server import TOKEN
 from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.support.reading import one_line
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
         # Airflow raises the same error while its API server is down, so it is retried.
         assert (outcome.state, outcome.attempts) == ("failed", 3)
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
-        assert all("elsewhere" in str(error) for error in outcome.errors)
+        assert all("elsewhere" in one_line(error) for error in outcome.errors)
     assert server.connections == 0
 
 

@@ -9,6 +9,7 @@ from datatile_provider.operators import datatile as operators
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from tests.provider.scripted_server import ACCEPTED, TOKEN
 from tests.provider.tasks import OPERATOR_MODES, OPERATOR_WAITS
+from tests.support.reading import one_line
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_server_that_is_busy_for_too_long_is_retried_by_airflow(run, script, s
     outcome = run(DatatileUploadOperator, retries=1, **upload)
     assert (outcome.state, outcome.attempts) == ("failed", 2)
     assert {type(error) for error in outcome.errors} == {AirflowException}
-    assert all("in progress" in str(error) for error in outcome.errors)
+    assert all("in progress" in one_line(error) for error in outcome.errors)
 
 
 @pytest.mark.parametrize(

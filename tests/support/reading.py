@@ -42,3 +42,8 @@ def outcome(read: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return checked(read(*arguments, **named))
     except errors.DatatileError as e:
         return checked(e)
+
+
+def one_line(text: object) -> str:
+    """Return a text of several lines, as an error's, on one."""
+    return " ".join(str(text).split())
