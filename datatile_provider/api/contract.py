@@ -373,8 +373,10 @@ def read_probe(server: Server, path: str, response: Response) -> None:
     if _is_api_error(response):
         return
     subject = f"test of {path}"
-    if response.status != 404 and not 200 <= response.status < 300:
-        raise _rejected(poll_rejection(response.status), response, subject, server, "path")
+    rejection = None if 200 <= response.status < 300 else poll_rejection(response.status)
+    # DATATILE would not reject the test itself, and its 404 would be JSON.
+    if rejection and rejection.kind not in (errors.PermanentError, errors.NotFoundError):
+        raise _rejected(rejection, response, subject, server, "path")
     raise errors.NotDatatileError(
         "The response is not one of DATATILE's API",
         subject=subject,

@@ -112,7 +112,8 @@ class DatatileError(Exception):
     @property
     def paragraph(self) -> str:
         """The text on one line, where line breaks are not shown."""
-        return " ".join(f"{self.title}: {' '.join(self._paragraphs())}".split())
+        about = f" ({self.subject})" if self.subject else ""
+        return " ".join(f"{self.title}: {' '.join(self.but(subject='')._paragraphs())}{about}".split())
 
     def _paragraphs(self) -> list[str]:
         parts = (

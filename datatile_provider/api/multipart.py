@@ -54,7 +54,7 @@ class Dataset:
     def changed(self, before: str, now: str) -> DatasetChangedError:
         """Return the error for a changed file, with both versions."""
         return DatasetChangedError(
-            f"The file {self.location} changed since its upload began. Before: {before}. Now: {now}",
+            f"The file {self.location} changed since its upload began.\nBefore: {before}\nNow: {now}",
             hint="The server accepted nothing. Let the writer of the file finish, then clear the task.",
         )
 

@@ -33,20 +33,20 @@ class TestConnectionTest:
         sandbox.regenerate_token()
         works, message = hook.test_connection()
         assert not works
-        assert "the token is not valid" in message
+        assert "rejected the API token" in message
 
     @pytest.mark.parametrize("left", [[], ["database-creator"], ["data-collector"]])
     def test_role_missing(self, sandbox, hook, left):
         sandbox.set_roles(*left)
         works, message = hook.test_connection()
         assert not works
-        assert "the user may not do this" in message
+        assert "The token's user may not do this" in message
 
     @pytest.mark.parametrize("extra", [{"api_path": "api/v9"}, {"job_path": "nowhere/{job_id}"}])
     def test_wrong_path(self, sandbox, connect, extra):
         works, message = connect(sandbox.url, **extra).test_connection()
         assert not works
-        assert "not as DATATILE's API would" in message
+        assert "The response is not one of DATATILE's API" in message
         assert next(iter(extra)) in message
 
     @pytest.mark.parametrize("status", [200, 404, 405])
@@ -69,10 +69,9 @@ class TestConnectionTest:
             works, message = connect(server.url).test_connection()
         assert not works
         assert message == (
-            f"Something answers at {server.url}/api/v2/jobs/connection-test, "
-            f"but it answers a made-up token as it answers yours ({status}), so it does not check tokens. "
-            'The server said: "nothing here for ***". '
-            "This may not be DATATILE: check the connection's host, api_path and job_path."
+            f"NOT DATATILE ({status}): The server responds to a made-up token as it does to yours, so it does not check "
+            'tokens. The server said: "nothing here for ***" Check the connection\'s host, api_path and job_path. '
+            f"(test of {server.url}/api/v2/jobs/connection-test)"
         )
         *yours, made_up = tokens
         assert yours == [TOKEN] * 3
@@ -100,7 +99,7 @@ class TestConnectionTest:
         with RawServer(scripted(*responses, (429, b"{}", ""), requests=[])) as server:
             works, message = connect(server.url).test_connection()
         assert not works
-        assert "requests come too fast" in message
+        assert "Requests come too fast" in message
         assert "does not check tokens" not in message
 
     def test_a_connection_lost_with_the_made_up_token_is_reported(self, connect):
@@ -113,7 +112,7 @@ class TestConnectionTest:
         with RawServer(handle) as server:
             works, message = connect(server.url).test_connection()
         assert not works
-        assert f"The connection test got no response from {server.url}: " in message
+        assert f"No response from {server.url}: " in message
 
     def test_unreachable(self, connect):
         with RawServer(Peer.reset) as server:

@@ -130,7 +130,7 @@ class TestToken:
         monkeypatch.setattr(DatatileHook, "get_conn", read_next)
         with (
             RawServer(scripted((401, b"", ""), requests=requests)) as server,
-            pytest.raises(errors.TokenRefusedError, match="at once invalidates the old one"),
+            pytest.raises(errors.TokenRefusedError, match="invalidates the one before"),
         ):
             connect(server.url).upload("append", "abc", wave)
         assert [head.split("token: ")[1].split("\r\n")[0] for head in requests] == ["first-token", "second-token"]
@@ -289,7 +289,7 @@ class TestWaiting:
                 if asynchronous
                 else asyncio.to_thread(hook.wait_for_job, "7", **limits)
             )
-            with pytest.raises(errors.JobTimeoutError, match="its last status was 'importing'"):
+            with pytest.raises(errors.JobTimeoutError, match="The last status was 'importing'"):
                 await waiting
         assert 0.5 <= time.time() - started < 2
 
@@ -346,7 +346,7 @@ async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypa
         )
         assert [job.state for job in found[120:]] == [JobState.SUCCEEDED] * 5
         assert {type(error) for error in found[:120]} == {errors.JobTimeoutError}
-        assert all("the last" in one_line(error) and "got no response" in one_line(error) for error in found[:120])
+        assert all("The last" in one_line(error) and "No response" in one_line(error) for error in found[:120])
         # Each job was polled at its deadline.
         assert len(set(hung)) == 120
         assert time.monotonic() - started < 20
@@ -374,7 +374,7 @@ async def test_a_poll_that_hangs_at_the_deadline_is_replaced_by_the_last_one(con
 
     started = time.monotonic()
     with RawServer(handle) as server:
-        with pytest.raises(errors.JobTimeoutError, match="the last 2 polls failed"):
+        with pytest.raises(errors.JobTimeoutError, match="The last 2 polls failed"):
             await connect(server.url, timeout=3).wait_for_job_async(
                 "7", poll_interval=1, timeout=1.5, started=time.time()
             )
@@ -450,7 +450,7 @@ class TestClock:
     async def test_set_since_the_wait_began_in_another_process(self, connect, offset, duration):
         started = time.monotonic()
         with RawServer(scripted((200, b'{"status": "running"}', ""), requests=[])) as server:
-            with pytest.raises(errors.JobTimeoutError, match="its last status was 'running'"):
+            with pytest.raises(errors.JobTimeoutError, match="The last status was 'running'"):
                 await connect(server.url).wait_for_job_async(
                     "7", poll_interval=0.2, timeout=0.5, started=time.time() + offset
                 )
