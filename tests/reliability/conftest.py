@@ -45,7 +45,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datatile_provider.api.retry._FIRST", 0.05)
+    monkeypatch.setattr("datatile_provider.api.retry._FIRST_BACKOFF", 0.05)
 
 
 @pytest.fixture

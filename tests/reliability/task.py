@@ -53,7 +53,7 @@ class Instance:
         self.start_date = datetime.now(timezone.utc)
         self.xcoms: dict[str, Any] = {}
 
-    def begin_try(self) -> None:
+    def begin_attempt(self) -> None:
         """Begin as Airflow does, which forgets what an earlier try pushed."""
         self.try_number += 1
         self.xcoms.clear()
@@ -118,7 +118,7 @@ class Task:
         """
         outcome = Outcome()
         while True:
-            self.ti.begin_try()
+            self.ti.begin_attempt()
             try:
                 outcome.result = self._attempt(outcome, meanwhile)
             except (AirflowFailException, AirflowSensorTimeout) as e:

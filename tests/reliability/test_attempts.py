@@ -16,7 +16,7 @@ TOO_FAST = Fault("answer_instead", "upload", status=429, times=1000)
 
 @pytest.fixture
 def any_wait_is_long(monkeypatch):
-    monkeypatch.setattr("datatile_provider.operators.datatile.SHORT_WAIT", 0.5)
+    monkeypatch.setattr("datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER", 0.5)
 
 
 @pytest.mark.parametrize("action", ["create", "append"])
@@ -55,7 +55,7 @@ def test_a_server_that_asks_for_more_time_than_there_is_and_then_has_some(run):
 def test_a_turn_that_is_waited_for_without_a_worker(run, any_wait_is_long, action, fault, wait):
     run = run(fault, action=action, deferrable=True, wait_for_completion=wait)
     assert run.result == "succeeds; 1 accepted"
-    assert run.task.deferrals == ["resume_upload", *["execute_complete"] * wait]
+    assert run.task.deferrals == ["retry_upload", *["execute_complete"] * wait]
     first, second = run.uploads()
     assert second.at - first.at >= 1
 

@@ -17,6 +17,7 @@ from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.reliability.task import Instance, Outcome, Task
 from tests.support.faults import FaultProxy
+from tests.support.reading import one_line
 from tests.support.versions import HAS_STATE_STORE
 
 
@@ -109,8 +110,8 @@ def test_a_connection_that_is_gone_once_the_file_was_accepted(accepted, monkeypa
     error = task.run().error
     (upload,) = sandbox.uploads()
     assert type(error) is AirflowSensorTimeout
-    assert f"Job {upload['job_id']} was not finished in time as far as is known" in str(error)
-    assert "isn't defined" in str(error)
+    assert f"Job {upload['job_id']} was not finished in time as far as is known" in one_line(error)
+    assert "isn't defined" in one_line(error)
 
 
 # What an Airflow before 3.3 has to go by: nothing is remembered from one attempt to the next.
@@ -239,7 +240,7 @@ def test_without_a_store_an_xcom_that_can_not_be_read_after_a_wait_is_no_retry(a
     )
     with pytest.raises(AirflowFailException) as caught:
         DatatileUploadOperator(task_id="upload", **arguments).resume_execution(method, kwargs, task.context)
-    assert ("job-1" if method != "__fail__" else "it is unknown whether") in str(caught.value)
+    assert ("job-1" if method != "__fail__" else "it is unknown whether") in one_line(caught.value)
 
 
 def test_without_a_store_an_xcom_backend_that_fails_after_acceptance_is_no_retry(accepted, monkeypatch):

@@ -65,15 +65,15 @@ from tests.reliability.task import Instance, Store
 
 #: What makes waits short. Should one of these move, it moves here.
 QUICKLY = {
-    "datatile_provider.api.retry._FIRST": 0.01,
-    "datatile_provider.api.retry._LONGEST": 0.1,
+    "datatile_provider.api.retry._FIRST_BACKOFF": 0.01,
+    "datatile_provider.api.retry._MAX_BACKOFF": 0.1,
     "datatile_provider.api.polling.GRACE": 0.4,
     "datatile_provider.hooks.datatile.GRACE": 0.4,
-    "datatile_provider.api.polling.LONGEST_PAUSE": 0.1,
+    "datatile_provider.api.polling.MAX_RETRY_AFTER": 0.1,
     "datatile_provider.operators.datatile.CONFIRM_PAUSE": 0.02,
-    "datatile_provider.operators.datatile.SHORT_WAIT": 0.0,
+    "datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER": 0.0,
     "datatile_provider.hooks.datatile._PAUSE": 0.02,
-    "datatile_provider.operators.upload_state.PATIENCE": 0.02,
+    "datatile_provider.operators.upload_state.STORE_TIMEOUT": 0.02,
     "datatile_provider.operators.upload_state._PAUSE": 0.005,
 }
 #: A busy machine must not make a few refused polls last too long where all must end well.
@@ -100,11 +100,11 @@ class Hang(BaseException):
     """A process of the task did not end."""
 
 
-class OutletTrouble(Exception):
+class OutletError(Exception):
     """What a listener, or an asset's event, may raise once the file is sent."""
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """What must never happen."""
 
     def __init__(self, rule: str, text: str) -> None:
@@ -408,7 +408,7 @@ class Outlets(dict[Any, Any]):
     def __getitem__(self, outlet: Any) -> Any:
         self._life.point()
         if self._life.step.outlet_fails:
-            raise OutletTrouble("the asset's event could not be described")
+            raise OutletError("the asset's event could not be described")
         return type("Event", (), {"extra": {}})
 
 
@@ -442,7 +442,7 @@ class Life:
         self.posted = self.posting = False
         #: What the task was about since a person cleared it last: a retry may be about what the attempt before was.
         self.about: set[tuple[str, str, str, str]] = set()
-        self.violations: list[Violation] = []
+        self.violations: list[ViolationError] = []
         self.errors: list[BaseException] = []
         self.job_id = ""
 
@@ -506,9 +506,11 @@ class Life:
             if same and before.state != "failed" and not before.settled:
                 reported = "named, but nobody cleared the task since" if before.named else "named by no error"
                 self.violations.append(
-                    Violation("1 twice", f"{copy.server} holds {copy.content} as {before.job_id} ({reported}) and as "
-                              f"{copy.job_id}")
-                )  # fmt: skip
+                    ViolationError(
+                        "1 twice",
+                        f"{copy.server} holds {copy.content} as {before.job_id} ({reported}) and as {copy.job_id}",
+                    )
+                )
 
     def _tell(self, text: str) -> None:
         """Take in what a person can read: which copies it names, truly."""
@@ -627,13 +629,13 @@ class Life:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._end(result, error)
         if time.monotonic() - began > BOUND:
-            raise Violation("3 hang", f"a process took {time.monotonic() - began:.0f} s")
+            raise ViolationError("3 hang", f"a process took {time.monotonic() - began:.0f} s")
 
     def _process(self, context: Any) -> Any:
         signal.setitimer(signal.ITIMER_REAL, BOUND)
         deferred, self.deferred = self.deferred, None
         if deferred is None:
-            self.ti.begin_try()
+            self.ti.begin_attempt()
             self.ti.start_date = datetime.now(timezone.utc)
         method, kwargs = "", {}
         if deferred:
@@ -677,7 +679,7 @@ class Life:
             self.errors.append(error)
         for row in self.store.rows.values():
             # What a record says was raised by an attempt that could tell nobody, or will be raised.
-            if '"told"' in row or '"done"' in row:
+            if '"reported"' in row or '"done"' in row:
                 self._tell(row)
         if result is not None:
             self.script.log.append(f"returned {result!r}")
@@ -697,31 +699,31 @@ class Life:
 
     def _check_kind(self, error: BaseException) -> None:
         if isinstance(error, Hang):
-            raise Violation("3 hang", f"a process did not end within {BOUND:.0f} s")
+            raise ViolationError("3 hang", f"a process did not end within {BOUND:.0f} s")
         outage = type(error).__name__ == "AirflowRuntimeError" and self.step.outage is not None
         known = (AirflowException, Death, AirflowTaskTimeout)
         if not isinstance(error, known) and not outage:
-            raise Violation("3 traceback", f"{type(error).__name__}: {error}")
+            raise ViolationError("3 traceback", f"{type(error).__name__}: {error}")
         for job_id in re.findall(r"job (job-\d+) (?:has )?(?:failed|was cancelled)", str(error), re.IGNORECASE):
             if not any(s.jobs[job_id].state == "failed" for s in self.servers.values() if job_id in s.jobs):
-                raise Violation("5 untrue", str(error))
+                raise ViolationError("5 untrue", str(error))
 
     def _check_green(self, result: Any) -> None:
         if self.plan.kind == "sensor":
             job = self.servers[self.server].jobs.get(self.job_id)
             if not job or job.state != "succeeded":
-                raise Violation("2 green", f"{self.job_id} is {job.state if job else 'unknown'} on {self.server}")
+                raise ViolationError("2 green", f"{self.job_id} is {job.state if job else 'unknown'} on {self.server}")
             return
         own = [copy for copy in self.copies() if copy.key in self.about]
         found = [copy for copy in own if copy.job_id == result]
         if not found:
-            raise Violation("2 green", f"{result!r} is no job of what the task is about, but {_ids(own)}")
+            raise ViolationError("2 green", f"{result!r} is no job of what the task is about, but {_ids(own)}")
         if self.plan.waits != "no" and not any(copy.state == "succeeded" for copy in found):
-            raise Violation("2 green", f"{result} has not succeeded: {found}")
+            raise ViolationError("2 green", f"{result} has not succeeded: {found}")
         if all(copy.wanted_again for copy in found):
-            raise Violation("2 green", f"{result} was brought before a person cleared the green task")
+            raise ViolationError("2 green", f"{result} was brought before a person cleared the green task")
         if all(copy.said_failed for copy in found):
-            raise Violation("2 green", f"the server has said that {result} failed")
+            raise ViolationError("2 green", f"the server has said that {result} failed")
 
 
 def _ids(copies: list[Copy]) -> list[str]:
@@ -813,7 +815,7 @@ def play(plan: Plan) -> list[str]:
     Play a plan, and go on with a world in which all goes well until the task has ended.
 
     :return: what happened.
-    :raises Violation: what must never happen did; it tells what happened before.
+    :raises ViolationError: what must never happen did; it tells what happened before.
     """
     with world(plan) as life:
         try:
@@ -831,10 +833,10 @@ def play(plan: Plan) -> list[str]:
                 life.run(Step())
                 _finish(life)
             if plan.must_end_well and life.state != "success":
-                raise Violation("4 lost", f"{type(life.errors[-1]).__name__}: {life.errors[-1]}")
+                raise ViolationError("4 lost", f"{type(life.errors[-1]).__name__}: {life.errors[-1]}")
             if life.state not in ("success", "failed"):
-                raise Violation("3 hang", f"the task is still {life.state}")
-        except Violation as e:
+                raise ViolationError("3 hang", f"the task is still {life.state}")
+        except ViolationError as e:
             e.args = (f"{e.args[0]}\n  " + "\n  ".join(_folded(life.script.log)),)
             raise
         return life.script.log
@@ -880,7 +882,7 @@ class Played:
     """
 
     def __init__(self) -> None:
-        self._failed: dict[Plan, Violation] = {}
+        self._failed: dict[Plan, ViolationError] = {}
         self._until = float("inf")
 
     def __call__(self, plan: Plan) -> None:
@@ -890,7 +892,7 @@ class Played:
             return
         try:
             play(plan)
-        except Violation as e:
+        except ViolationError as e:
             if not self._failed:
                 self._until = time.monotonic() + SHRINKING
             self._failed[plan] = e

@@ -300,7 +300,7 @@ class Uploads(RuleBasedStateMachine):
                     kwargs["event"] = self._event(deferred)
                 result = operator.resume_execution(method, kwargs, context)
             else:
-                self.ti.begin_try()
+                self.ti.begin_attempt()
                 result = operator.execute(context)
         except TaskDeferred as e:
             self.deferred = e
@@ -319,7 +319,7 @@ class Uploads(RuleBasedStateMachine):
         # in the log of a try that died right after.
         text = str(error or result)
         if record := self.store.rows.get("datatile_upload"):
-            text += record if json.loads(record)["phase"] in ("done", "told") else ""
+            text += record if json.loads(record)["phase"] in ("done", "reported") else ""
         self.reported |= self.world.held() if "It is unknown whether" in text else set(re.findall(r"job-\d+", text))
         self._report(result, error, report_lost)
 
@@ -346,7 +346,7 @@ class Uploads(RuleBasedStateMachine):
         """What the triggerer tells when the wait is over."""
         job_id = getattr(deferred.trigger, "job_id", None)
         if job_id is None:
-            return {"turn": True}
+            return {"version": 1, "retry": True}
         if self.world.jobs[job_id] == "running":
             return ended(errors.JobTimeoutError(f"Job {job_id} was not finished"))
         if self.world.jobs[job_id] in ("doomed", "failed"):

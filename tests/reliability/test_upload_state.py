@@ -21,6 +21,7 @@ from datatile_provider.sandbox import Sandbox
 from tests.reliability.task import Instance, Task
 from tests.support.faults import FaultProxy
 from tests.support.rawserver import RawServer
+from tests.support.reading import one_line
 
 pytestmark = pytest.mark.needs_airflow(">=3.3")
 
@@ -118,7 +119,7 @@ def test_what_is_no_record_is_not_believed(bad, task):
     upload.store.rows["datatile_upload"] = json.dumps(bad) if bad is not None else "[]"
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "Nothing was sent" in str(error)
+    assert "Nothing was sent" in one_line(error)
     assert sandbox.uploads() == []
 
 
@@ -174,8 +175,8 @@ def test_a_task_that_is_cleared_on_another_server_says_so_and_then_sends(task, c
         upload.clear()
         error = upload.run().error
         assert type(error) is AirflowFailException
-        assert f"server: {stored(upload).sent.server} before, {proxy.url}/api/v2 now" in str(error)
-        assert sandbox.uploads()[0]["job_id"] in str(error)
+        assert f"server: {stored(upload).sent.server} before, {proxy.url}/api/v2 now" in one_line(error)
+        assert sandbox.uploads()[0]["job_id"] in one_line(error)
         assert production.uploads() == []
 
         upload.clear()
@@ -193,8 +194,8 @@ def test_a_file_that_was_corrected_under_its_name_is_not_taken_for_the_one_that_
     upload.clear()
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "content: 'wave.csv' of 20 bytes before" in str(error)
-    assert sandbox.uploads()[0]["job_id"] in str(error)
+    assert "content: 'wave.csv' of 20 bytes before" in one_line(error)
+    assert sandbox.uploads()[0]["job_id"] in one_line(error)
 
     let_the_next_one_in(sandbox)
     upload.clear()
@@ -234,7 +235,7 @@ def test_a_retry_that_follows_a_job_leaves_the_record_as_it_was(task, tmp_path):
     arguments |= {"dataset": str(other)}
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "'wave.csv' of 20 bytes before" in str(error)
+    assert "'wave.csv' of 20 bytes before" in one_line(error)
     assert stored(upload).sent == sent
     let_the_next_one_in(sandbox)
     upload.clear()
@@ -251,7 +252,7 @@ def test_a_clear_after_lowered_retries_does_not_pass_for_a_success(task):
     upload.ti.max_tries = upload.ti.try_number + 0
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "do not tell whether a person has cleared the task" in str(error)
+    assert "do not tell whether a person has cleared the task" in one_line(error)
     assert len(sandbox.uploads()) == 1
 
     let_the_next_one_in(sandbox)
@@ -266,8 +267,8 @@ def test_an_unknown_append_is_not_forgotten_when_the_task_becomes_a_reload(task)
     arguments |= {"action": "reload"}
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "It is unknown whether the server holds the append of a wave" in str(error)
-    assert "action: append before, reload now" in str(error)
+    assert "It is unknown whether the server holds the append of a wave" in one_line(error)
+    assert "action: append before, reload now" in one_line(error)
     assert sandbox.uploads() == []
 
 
@@ -276,7 +277,7 @@ def test_a_task_that_comes_back_from_the_triggerer_reads_the_record(task):
     upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(RECORD, phase=Phase.SENDING).as_dict())
     operator = DatatileUploadOperator(task_id="upload", **arguments)
     with pytest.raises(AirflowFailException, match="It is unknown whether"):
-        operator.resume_execution("resume_upload", {"event": {"turn": True}}, upload.context)
+        operator.resume_execution("retry_upload", {"event": {"version": 1, "retry": True}}, upload.context)
     assert sandbox.uploads() == []
 
 
@@ -372,7 +373,7 @@ def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(t
         arguments |= {"wait_for_completion": False}
         error = upload.run().error
     assert type(error) is AirflowFailException
-    assert f"Job {stored(upload).job_id} {says}" in str(error)
+    assert f"Job {stored(upload).job_id} {says}" in one_line(error)
     assert len(sandbox.uploads()) == 1
 
 
@@ -397,7 +398,7 @@ def test_a_task_that_was_ended_from_outside_while_it_was_sent_resumes_its_job_wh
         patch.setattr(Instance, "xcom_push", killed)
         assert sandbox.uploads() == []
         error = marked.run().error
-    assert sandbox.uploads()[0]["job_id"] in str(error)
+    assert sandbox.uploads()[0]["job_id"] in one_line(error)
     marked.clear()
     assert marked.run().state == "success"
     assert len(sandbox.uploads()) == 1

@@ -155,9 +155,9 @@ def run_with_others(user: Any, watch: Watch) -> Callable[[Path], dict[str, Any]]
 @pytest.mark.parametrize(
     ("number", "cell", "reason"),
     [
-        (3_000_000_000, "", "row 3000000000 is beyond the last row of Excel, 1048576"),
-        (1_048_577, "", "row 1048577 is beyond the last row of Excel, 1048576"),
-        (2, "XFE2", "row 2 has a cell in column 16385, beyond the last column of Excel, 16384"),
+        (3_000_000_000, "", "row 3000000000 is beyond Excel's last row, 1048576"),
+        (1_048_577, "", "row 1048577 is beyond Excel's last row, 1048576"),
+        (2, "XFE2", "row 2 has a cell in column 16385, beyond Excel's last column, 16384"),
     ],
 )
 def test_a_cell_outside_of_any_sheet_fails_the_job_at_once(tmp_path, run_with_others, watch, number, cell, reason):
@@ -195,7 +195,7 @@ def test_spss_rows_that_are_claimed_but_missing_fail_the_job_at_once(tmp_path, r
     file = tmp_path / ("a.zsav" if content.startswith(b"$FL3") else "a.sav")
     file.write_bytes(content)
     job = run_with_others(file)
-    assert (job["status"], "damaged or cut short" in job["message"]) == ("failed", True), job
+    assert (job["status"], "damaged or truncated" in job["message"]) == ("failed", True), job
     assert watch.reader < 200 * MB
 
 

@@ -67,6 +67,11 @@ def test_greeting_holds_lines_to_paste(tmp_path):
             curl = [argument.replace("FILE", str(file)) for argument in shlex.split(lines[-1])]
             response = subprocess.run(curl, capture_output=True, check=True, timeout=10).stdout
             job_id = json.loads(response)["job_id"]
+            log_url = connection["extra"]["processing_log_url"]
+            assert log_url == f"{connection['host']}/processing-log/{{job_id}}"
+            # The links in Airflow: the log, and the job.
+            for link in (log_url.replace("{job_id}", ""), log_url.replace("{job_id}", job_id)):
+                assert requests.get(link, timeout=5).status_code == 200
             state = requests.get(f"{connection['host']}/sandbox/state", timeout=5).json()
             assert state["token"] == connection["password"]
             assert [upload["job_id"] for upload in state["uploads"]] == [job_id]

@@ -73,7 +73,7 @@ class RealAirflow:
         Make the database, start every component, and return when all are healthy.
 
         :param timeout: seconds for each of the two.
-        :raises NotStarted: something is not up in time; the message says which, and where its log is.
+        :raises NotStartedError: something is not up in time; the message says which, and where its log is.
         """
         self.run_cli("db", "migrate", timeout=timeout)
         for name in COMPONENTS:
@@ -92,7 +92,7 @@ class RealAirflow:
         Return what ``airflow ARGUMENTS`` printed.
 
         :param timeout: seconds.
-        :raises NotStarted: it failed, or took too long.
+        :raises NotStartedError: it failed, or took too long.
         """
         session = self._spawn(f"airflow {' '.join(arguments)}", arguments)
         try:
@@ -119,7 +119,7 @@ class RealAirflow:
         Return when each of these has had a heartbeat since it was started.
 
         :param timeout: seconds.
-        :raises NotStarted: one ended, or has none in time.
+        :raises NotStartedError: one ended, or has none in time.
         """
         deadline = time.monotonic() + timeout
         while waited_for := [n for n in names if not self._has_beaten(n)]:

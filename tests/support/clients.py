@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datatile_provider.api.contract import Action, Job, Server, Upload
 from datatile_provider.api.multipart import Dataset
 from datatile_provider.api.settings import Settings
-from tests.support.rawserver import TIMEOUT, Gone, Peer
+from tests.support.rawserver import TIMEOUT, GoneError, Peer
 
 if TYPE_CHECKING:
     from datatile_provider.hooks.datatile import DatatileHook
@@ -114,7 +114,7 @@ def _drip(peer: Peer) -> None:
     for _ in range(int(TIMEOUT / 0.05)):
         peer.send(b" ")
         pause.wait(0.05)
-    raise Gone
+    raise GoneError
 
 
 def scripted(*responses: tuple[int, bytes, str], requests: list[str]) -> Callable[[Peer], None]:

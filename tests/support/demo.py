@@ -19,14 +19,14 @@ from typing import Any, NoReturn
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
 from tests.support.airflow_api import Run
-from tests.support.processes import NotStarted
+from tests.support.processes import NotStartedError
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 STUDY = "datatile_tracking_study"
 RESPONDENTS = 944
 
 
-class Failed(RuntimeError):
+class DemoError(RuntimeError):
     """The demo's DAG did not do what it should; the message says what, and where its log is."""
 
 
@@ -41,7 +41,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Ended.")
         return 0 if keep else 130
-    except (Failed, NotStarted, OSError) as e:
+    except (DemoError, NotStartedError, OSError) as e:
         print(f"\nThe demo failed: {e}")
         return 1
     return 0
@@ -52,8 +52,8 @@ def demo(*, keep: bool) -> None:
     Run the tracking study and print what came of it.
 
     :param keep: whether all stays up afterwards, until an interrupt.
-    :raises Failed: a task failed, or rows are missing.
-    :raises NotStarted: Airflow did not start.
+    :raises DemoError: a task failed, or rows are missing.
+    :raises NotStartedError: Airflow did not start.
     """
     began = time.monotonic()
     with Sandbox(processing_seconds=2) as sandbox:
@@ -104,15 +104,15 @@ def table(heads: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
 
 
 def check(run: Run, state: dict[str, Any], airflow: RealAirflow) -> None:
-    """:raises Failed: a task failed, or the database does not hold every respondent."""
+    """:raises DemoError: a task failed, or the database does not hold every respondent."""
     logs = airflow.home / "logs" / f"dag_id={run.dag_id}" / f"run_id={run.run_id}"
     if failed := next((t for t in run.tasks if t.state == "failed"), None):
-        raise Failed(f"the task {failed.name} failed. Its log is in {logs} and says: {airflow.api.error(failed)}")
+        raise DemoError(f"the task {failed.name} failed. Its log is in {logs} and says: {airflow.api.error(failed)}")
     if run.state != "success":
-        raise Failed(f"the run was not over in time, but {run.state}. The logs of its tasks are in {logs}.")
+        raise DemoError(f"the run was not over in time, but {run.state}. The logs of its tasks are in {logs}.")
     rows = [database["rows"] for database in state["databases"]]
     if rows != [RESPONDENTS]:
-        raise Failed(
+        raise DemoError(
             f"one database with {RESPONDENTS} rows was to come out, and the sandbox's databases hold {rows}. "
             f"The logs of the tasks are in {logs}."
         )

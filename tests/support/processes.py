@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 
-class NotStarted(RuntimeError):
+class NotStartedError(RuntimeError):
     """A process did not start, or ended early; the message tells where its log is, and its end."""
 
 
@@ -75,11 +75,11 @@ class Session:
         """Return the exit status of the leader once it has ended by itself."""
         return self._leader.wait(timeout)
 
-    def failure(self, what: str) -> NotStarted:
+    def failure(self, what: str) -> NotStartedError:
         """Return the error that says what went wrong here, with the end of the log."""
         end = f"ended with status {self._leader.poll()}" if not self.running else "is still running"
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
-        return NotStarted(f"{self.name} {what} and {end}. The end of its log {self.log}:\n{tail}")
+        return NotStartedError(f"{self.name} {what} and {end}. The end of its log {self.log}:\n{tail}")
 
 
 def end(sessions: Iterable[Session], *, within: float = 5) -> None:

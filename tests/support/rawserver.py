@@ -16,7 +16,7 @@ from types import TracebackType
 TIMEOUT = 10.0
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The client has closed the connection."""
 
 
@@ -31,7 +31,7 @@ class Peer:
         """
         Return so many bytes.
 
-        :raises Gone: the client closed the connection before.
+        :raises GoneError: the client closed the connection before.
         """
         while len(self._read) < size:
             self._more()
@@ -39,7 +39,7 @@ class Peer:
         return found
 
     def head(self) -> str:
-        """Return the head of the next request; :raises Gone: there is none."""
+        """Return the head of the next request; :raises GoneError: there is none."""
         while b"\r\n\r\n" not in self._read:
             self._more()
         head, _, self._read = self._read.partition(b"\r\n\r\n")
@@ -66,7 +66,7 @@ class Peer:
 
     def drain(self) -> None:
         """Read on until the client closes."""
-        with contextlib.suppress(Gone):
+        with contextlib.suppress(GoneError):
             while True:
                 self._read = b""
                 self._more()
@@ -75,9 +75,9 @@ class Peer:
         try:
             more = self.sock.recv(1 << 16)
         except OSError as e:
-            raise Gone from e
+            raise GoneError from e
         if not more:
-            raise Gone
+            raise GoneError
         self._read += more
 
 
@@ -158,7 +158,7 @@ class RawServer:
             if self._tls:
                 sock = self._tls.wrap_socket(sock, server_side=True)
             self._handle(Peer(sock))
-        except (OSError, Gone):
+        except (OSError, GoneError):
             pass  # The client left; what it made of that is what the tests look at.
         finally:
             self._peers.discard(plain)

@@ -31,7 +31,9 @@ def checked(result: object) -> object:
         assert all(presentable(text) for text in (result.id, result.status, result.message))
         json.dumps(result.as_dict(), allow_nan=False, ensure_ascii=False).encode()
     else:
-        assert presentable(str(result)), str(result)
+        text = str(result)
+        assert all(line.isprintable() for line in text.split("\n")), text
+        assert len(text) <= LONGEST_MESSAGE
     return result
 
 
@@ -40,3 +42,8 @@ def outcome(read: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return checked(read(*arguments, **named))
     except errors.DatatileError as e:
         return checked(e)
+
+
+def one_line(text: object) -> str:
+    """Return a text of several lines, as an error's, on one."""
+    return " ".join(str(text).split())

@@ -59,7 +59,7 @@ class SandboxProcess:
         return json.dumps({"conn_type": "datatile", "host": url or self.url, "password": self.token})
 
     def start(self) -> None:
-        """:raises NotStarted: it does not answer in time."""
+        """:raises NotStartedError: it does not answer in time."""
         self._session = Session("sandbox", self._command, self._log, env=os.environ)
         deadline = time.monotonic() + 30
         while True:

@@ -21,7 +21,7 @@ LINGER = 2.0
 HTML = b"<html><body><h1>It works</h1></body></html>"
 
 
-class ClientLeft(ConnectionError):
+class ClientLeftError(ConnectionError):
     """The client has closed its side in the middle of its body."""
 
 
@@ -218,7 +218,7 @@ class _Exchange:
                 await asyncio.wait({answering, sending}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done():
                     broken = sending.exception()
-                    if isinstance(broken, ClientLeft):
+                    if isinstance(broken, ClientLeftError):
                         raise broken
                     # A server that answers early may break off the sending.
                     self.played.passed_on = broken is None
@@ -239,7 +239,7 @@ class _Exchange:
         while self.played.body_bytes < end:
             block = await self._reader.read(min(BUFFER, end - self.played.body_bytes))
             if not block:
-                raise ClientLeft
+                raise ClientLeftError
             self.played.body_bytes += len(block)
             if upstream:
                 upstream.write(block)
