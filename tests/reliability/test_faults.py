@@ -189,7 +189,8 @@ def test_the_documented_table(table, request):
 
 def rendered(table: dict[tuple[str, str, str], str]) -> str:
     def outcome(kind: str, name: str, action: str) -> str:
-        return table[kind, name, action].removeprefix("fails: ").replace("refused", "rejected")
+        found = table[kind, name, action].removeprefix("fails: ").removesuffix(" accepted")
+        return found.replace("refused", "rejected")
 
     def rows(kind: str, faults: dict[str, Row]) -> str:
         cells = [("fault", "`create`, `append`", "`reload`"), ("---",) * 3]
@@ -212,9 +213,9 @@ tested with the two that wait.
 | rejected | the task fails; Airflow does not retry it |
 | unknown | the task fails; Airflow does not retry it, because the server may hold the file |
 
-The error of a failed task names the file and the target. If the outcome is unknown, it also names the time and the
-processing log. The number is that of accepted uploads. Two accepted uploads of a `reload` do no harm: the second one
-replaces the first.
+The number beside the outcome is that of accepted uploads. Two accepted uploads of a `reload` do no harm: the second one
+replaces the first. The error of a failed task names the file and the target. If the outcome is unknown, it also names
+the time and the processing log.
 
 ## Faults of an upload
 
