@@ -29,8 +29,6 @@ SETTINGS = {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
 WINDOW = ViewportSize(width=1280, height=900)
 # For a picture of a whole page, which the docs' column of text must not shrink to what nobody can read.
 NARROW = ViewportSize(width=980, height=700)
-# Pixels below a text at which a picture ends.
-MARGIN = 8
 # Left, top, right and bottom, in CSS pixels of the window.
 Edges: TypeAlias = tuple[float, float, float, float]
 # No display, no sandbox of its own (it refuses to run as root with one), and no word to the world.
@@ -135,7 +133,7 @@ def log_picture(page: Page) -> Callable[..., None]:
     def keep(name: str, until: Locator | None = None) -> None:
         left, top, right, bottom = _edges(page.get_by_test_id("virtual-scroll-container"))
         log = _edges(page.get_by_test_id("virtualized-list"))
-        end = _edges(until)[3] + MARGIN if until else log[3]
+        end = _edges(until)[3] if until else log[3]
         _screenshot(page, name, (left, max(top, log[1]), right, min(bottom, end)))
 
     return keep

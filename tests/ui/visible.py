@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, Page, ViewportSize, expect
 
 _MEASURE = """
 (element, text) => {
@@ -80,17 +80,30 @@ class Line:
 def lines(element: Locator, text: str) -> list[Line]:
     """Return the lines of a text that an element holds, when their place no longer changes."""
     before = None
-    for _ in range(40):
+    # The log viewer scrolls to its end after it has shown the text.
+    for _ in range(20):
         found = element.evaluate(_MEASURE, text)
         assert found is not None, f"{element} does not hold {text!r}, but {element.text_content()!r}"
         if found == before:
             break
         before = found
-        element.page.wait_for_timeout(250)
+        element.page.wait_for_timeout(500)
     return [Line(**line) for line in found]
 
 
-def assert_visible(element: Locator, text: str) -> None:
-    """Fail unless a person sees each line of a text that an element holds, as the page is now."""
-    hidden = [f"{line.hidden}: {line.text}" for line in lines(element, text) if line.hidden]
-    assert not hidden, "\n".join(["These lines are not visible in the window:", *hidden])
+def hidden(element: Locator, text: str) -> list[str]:
+    """Return which lines of a text that an element holds a person does not see whole, and why."""
+    return [f"{line.hidden}: {line.text}" for line in lines(element, text) if line.hidden]
+
+
+def too_long(page: Page, events: list[str]) -> list[str]:
+    """Return which lines of these log events are longer than the window is wide, wherever the log is scrolled to."""
+    window = page.viewport_size
+    assert window
+    page.set_viewport_size(ViewportSize(width=window["width"], height=4000))
+    found = []
+    for event in events:
+        shown = page.locator(".event").filter(has_text=event.split("\n")[0]).first
+        expect(shown).to_be_visible()
+        found += hidden(shown, event)
+    return found
