@@ -351,7 +351,7 @@ def test_the_mail_of_the_recipe_has_all_links(
         reader.follow(mail)
     (job,) = (job["job_id"] for job in server.jobs() if job["state"] == "FAILED")
     (text,) = sent
-    assert re.search(r"<pre>.*cannot be read.*</pre>", text)
+    assert re.search(r"<pre>.*cannot be read.*</pre>", text, re.DOTALL)
     log, run, *datatile = re.findall(r'href="([^"]+)"', text)
     assert re.search(r"/dags/with_mail/runs/[^/]+$", run)
     assert log.startswith(f"{run}/tasks/append")
