@@ -70,6 +70,7 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees \
 		docs build/docs
+	@echo "Open build/docs/index.html in a browser."
 
 # uv installs four times faster than pip. The bytecode is compiled once here, because many processes import it.
 $(READY): pyproject.toml $(CONSTRAINTS)

@@ -56,7 +56,7 @@ def lineage(
     :param datatile_conn_id: the id of the Airflow connection.
     :param job: the latest known state of the job; None if there is no job.
     :param dataset: the file that the task uploaded; None for a task that only waits.
-    :param action: the upload's action; ``""`` takes the one that the job reports (assumed).
+    :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
     :param target_hash: the hash of the upload's target.
     """
     server = DatatileHook(datatile_conn_id).get_conn().server

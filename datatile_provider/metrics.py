@@ -78,7 +78,7 @@ def job_ended(wait: Wait, error: errors.DatatileError | None = None) -> None:
     Time a job from the start of its wait.
 
     :param wait: the wait that has ended.
-    :param error: the error that ended it; None if the job succeeded. An error that is not in :data:`_JOB_ENDS` is not
+    :param error: the error that ended it; None if the job succeeded. An error that is not in ``_JOB_ENDS`` is not
         counted.
     """
     outcome = next((name for kind, name in _JOB_ENDS.items() if isinstance(error, kind)), "") if error else "succeeded"
@@ -102,4 +102,4 @@ def _stats() -> Any:
     for module in modules:
         with suppress(ImportError):
             return import_module(module).Stats
-    raise ImportError(f"None of the modules {modules} exists")
+    raise ImportError(", ".join(modules))

@@ -277,8 +277,8 @@ def _server_url(where: str, host: str | None, schema: str | None, port: int | No
         (parts.hostname or "").encode("idna")
     except ValueError:
         parts = urlsplit("")
-    odd = any(c.isspace() or not c.isprintable() for c in host) or parts.query or parts.fragment or "@" in host
-    if parts.scheme not in ("http", "https") or not parts.hostname or odd:
+    malformed = any(c.isspace() or not c.isprintable() for c in host) or parts.query or parts.fragment or "@" in host
+    if parts.scheme not in ("http", "https") or not parts.hostname or malformed:
         raise InvalidInputError(
             f"{where} has a host that is not a server's address: {host.rpartition('@')[2]!r}",
             hint="Use a name such as datatile.example.com, or a URL such as https://datatile.example.com:8443/base.",

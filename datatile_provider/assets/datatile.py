@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 from datatile_provider.api import contract
 from datatile_provider.api.contract import Job
+from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.hooks.datatile import DatatileHook
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
         contract.check_hash(database_hash)
         host, port = uri.hostname, uri.port
     except ValueError as e:
-        raise ValueError(f"{uri.geturl()!r} is not the URI of a DATATILE database: {e}") from None
+        reason = e.what if isinstance(e, InvalidInputError) else e
+        raise ValueError(f"{uri.geturl()!r} is not the URI of a DATATILE database: {reason}") from None
     if not host or "@" in uri.netloc or uri.query or uri.fragment or not uri.path.startswith("/"):
         raise ValueError(f"{uri.geturl()!r} does not have the form datatile://server/databases/hash")
     name = f"[{host}]" if ":" in host else host
@@ -122,7 +124,7 @@ def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action:
     :param outlets: the task's outlets.
     :param context: the task's context.
     :param job: the finished job.
-    :param action: the upload's action; ``""`` takes the one that the job reports (assumed).
+    :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
     """
     extra = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
     try:

@@ -94,12 +94,12 @@ def test_no_host(host):
         "x" * 70,
     ],
 )
-def test_odd_hosts(host):
+def test_invalid_hosts(host):
     assert "host that is not a server's address" in rejection_of(host)
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 10**9])
-def test_odd_ports(port):
+def test_invalid_ports(port):
     assert "not a server's address" in rejection_of("srv", port=port)
 
 
@@ -118,7 +118,7 @@ def test_plain_http_must_be_enabled(host):
 
 
 @pytest.mark.parametrize("token", [None, "", "two words", " padded", "cut-off\n", "ключ", "nul\0"])
-def test_odd_tokens(token):
+def test_invalid_tokens(token):
     with pytest.raises(InvalidInputError, match=r"'study' has .* token") as caught:
         settings_of(token=token)
     assert not token or token not in str(caught.value)

@@ -69,8 +69,9 @@ class TestConnectionTest:
             works, message = connect(server.url).test_connection()
         assert not works
         assert message == (
-            f"NOT DATATILE ({status}): The server responds to a made-up token as it does to yours, so it does not check "
-            'tokens. The server said: "nothing here for ***" Check the connection\'s host, api_path and job_path. '
+            f"NOT DATATILE ({status}): The server responds to a made-up token as it does to yours, so it does not "
+            'check tokens. The server said: "nothing here for ***" Check the connection\'s host, api_path and '
+            "job_path. "
             f"(test of {server.url}/api/v2/jobs/connection-test)"
         )
         *yours, made_up = tokens

@@ -367,12 +367,12 @@ def test_open_files_that_cannot_be_sent(file):
         assert "cannot be read" in rejection_of(write_only)
 
 
-@pytest.mark.parametrize("given", ["", "  ", None, 7, b"wave.csv", [], {}])
-def test_what_names_no_file(given):
-    assert "The dataset must be a file" in rejection_of(given)
+@pytest.mark.parametrize("value", ["", "  ", None, 7, b"wave.csv", [], {}])
+def test_values_that_are_not_a_file(value):
+    assert "The dataset must be a file" in rejection_of(value)
 
 
-def test_uris_that_name_no_file(file):
+def test_uris_that_are_not_of_a_file(file):
     assert "names another machine" in rejection_of(f"file://server{file}")
     assert "nosuch://bucket/x.csv" in rejection_of("nosuch://bucket/x.csv")
     assert "query or a fragment" in rejection_of(f"file://{file}?x")

@@ -204,28 +204,28 @@ class TestRetry:
             assert connect(server.url).upload(action, "abc", wave, **options).id == "1"
         assert len(requests) == 2
 
-    def test_before_retry_may_end_it(self, connect, wave):
-        class EnoughError(Exception):
+    def test_before_retry_may_end_the_upload(self, connect, wave):
+        class StopError(Exception):
             pass
 
-        def enough(*what: object) -> None:
-            raise EnoughError
+        def stop(*args: object) -> None:
+            raise StopError
 
         requests: list[str] = []
-        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(EnoughError):
-            connect(server.url).upload("append", "abc", wave, before_retry=enough)
+        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(StopError):
+            connect(server.url).upload("append", "abc", wave, before_retry=stop)
         assert len(requests) == 1
 
-    def test_before_try_comes_before_the_first_byte(self, connect, wave):
-        class EnoughError(Exception):
+    def test_before_attempt_is_called_before_the_first_byte(self, connect, wave):
+        class StopError(Exception):
             pass
 
-        def enough(attempts: object) -> None:
-            raise EnoughError
+        def stop(attempts: object) -> None:
+            raise StopError
 
         with RawServer(Peer.reset) as server:
-            with pytest.raises(EnoughError):
-                connect(server.url).upload("append", "abc", wave, before_attempt=enough)
+            with pytest.raises(StopError):
+                connect(server.url).upload("append", "abc", wave, before_attempt=stop)
             assert server.connections == 0
 
     def test_file_that_changes_between_attempts(self, connect, wave):

@@ -98,7 +98,7 @@ def test_store_that_drops_the_connection():
             file.read(PART)
 
 
-def test_store_that_gives_nothing_for_too_long(monkeypatch):
+def test_store_that_returns_nothing_for_too_long(monkeypatch):
     monkeypatch.setattr(read_ahead, "PART_TIMEOUT", 0.05)
     store = Store(bytes(PART))
     with ReadAhead(store.fetch, PART) as file, pytest.raises(TimeoutError, match="returned no data"):

@@ -70,7 +70,7 @@ def test_airflow_calls_the_handler():
 
 @pytest.mark.needs_airflow(">=3")
 def test_airflow_rejects_what_the_handler_rejects():
-    with pytest.raises(ValueError, match="no URI of a DATATILE database"):
+    with pytest.raises(ValueError, match=r"is not the URI of a DATATILE database: .* is not a hash"):
         Asset(uri="datatile://server/folders/f00d")
 
 

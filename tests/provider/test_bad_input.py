@@ -88,7 +88,7 @@ def test_actions(upload, action):
 @pytest.mark.parametrize("target_hash", ["", "f00d/f00d", "..", "f00 d", "f00d?x=1", "\nf00d", "{{ 'a/b' }}", None])
 def test_hashes(upload, target_hash):
     for outcome in upload(target_hash=target_hash):
-        outcome.assert_failed(AirflowFailException, "A target hash is needed", "DATATILE's Drive")
+        outcome.assert_failed(AirflowFailException, "Take the hash of the folder (create)", "DATATILE's Drive")
 
 
 @pytest.mark.parametrize("callback_url", ["ftp://example.com/", "example.com/hook", 5])
@@ -102,7 +102,7 @@ def test_job_ids(run_each, script, job_id):
     server = script()
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, job_id=job_id, poke_interval=0.05)
     for outcome in outcomes.values():
-        outcome.assert_failed(AirflowFailException, "A job id is needed", "upload.output")
+        outcome.assert_failed(AirflowFailException, "Pass what the upload task returned", "upload.output")
     assert server.connections == 0
 
 
@@ -176,5 +176,5 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
     ],
 )
 def test_invalid_intervals_and_timeouts_fail_when_the_dag_is_parsed(operator, arguments, name, value):
-    with pytest.raises(ValueError, match=f"^{name} must be a number of seconds or a timedelta over zero"):
+    with pytest.raises(ValueError, match=f"{name} must be a number of seconds or a timedelta, over zero"):
         operator(task_id="task", **arguments, **{name: value})

@@ -50,7 +50,7 @@ def test_values_that_are_not_a_path(run_function, sandbox, value):
         return value
 
     outcome = run_function(wave, action="create", target_hash=sandbox.folder)
-    outcome.assert_failed(AirflowFailException, "wave must return the path", repr(value))
+    outcome.assert_failed(AirflowFailException, f"wave returned {value!r}", "must return the path")
     assert sandbox.jobs() == []
 
 

@@ -11,6 +11,7 @@ from datatile_provider.api import polling
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+from tests.support.reading import one_line
 
 RUNNING = (200, {"status": "running"})
 SUCCEEDED = (200, {"status": "succeeded", "rows": 3})
@@ -39,7 +40,7 @@ def test_a_job_that_succeeds(wait, script):
 
 def test_a_job_that_fails(wait, script):
     server = script(RUNNING, (200, {"status": "failed", "message": "Variable q7 is missing"}))
-    assert_all_failed(wait(), "failed", "Variable q7 is missing", f"processing log: {server.url}/")
+    assert_all_failed(wait(), "failed", "Variable q7 is missing", f"Processing log: {server.url}/")
     # No retry has sent the file again.
     assert len(server.uploads) == len(OPERATOR_WAITS)
 
@@ -62,12 +63,12 @@ def test_an_unknown_status_does_not_end_the_wait(wait, script):
 @pytest.mark.parametrize("status", ["crunching", "running"])
 def test_a_job_that_does_not_end_in_time(wait, script, status):
     script((200, {"status": status}))
-    assert_all_failed(wait(timeout=0.4), repr(status), "processing log", kind=AirflowSensorTimeout)
+    assert_all_failed(wait(timeout=0.4), repr(status), "Processing log", kind=AirflowSensorTimeout)
 
 
 def test_a_server_that_reports_nothing_until_the_deadline(wait, script):
     script((502, b"<html><h1>Bad gateway</h1></html>"))
-    assert_all_failed(wait(timeout=0.4), "502", "no poll told its status", kind=AirflowSensorTimeout)
+    assert_all_failed(wait(timeout=0.4), "502", "No poll returned its status", kind=AirflowSensorTimeout)
 
 
 def test_transient_errors(wait, script):
@@ -111,7 +112,7 @@ def test_one_rejection_long_after_the_first_poll_of_a_rescheduled_wait(run_each,
 def test_a_rejected_token(wait, script, monkeypatch, before):
     monkeypatch.setattr(polling, "GRACE", 0.3)
     script(*before, (401, {"error": "Stale"}))
-    assert_all_failed(wait(), "Stale", "token is not valid", "connection's password")
+    assert_all_failed(wait(), "Stale", "rejected the API token", "connection's password")
 
 
 @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
@@ -121,7 +122,7 @@ def test_a_rejected_token(wait, script, monkeypatch, before):
         ([(200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
         ([RUNNING, (200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
         ([RUNNING], 0.4, "was not finished within"),
-        ([RUNNING, (401, {"error": "Stale"})], 20, "the token is not valid"),
+        ([RUNNING, (401, {"error": "Stale"})], 20, "rejected the API token"),
     ],
 )
 def test_a_sensor_skips_if_configured_and_logs_the_reason(
@@ -133,7 +134,8 @@ def test_a_sensor_skips_if_configured_and_logs_the_reason(
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, **options)
     assert {(o.state, o.attempts, o.result) for o in outcomes.values()} == {("skipped", 1, None)}
     for mode in SENSOR_MODES:
-        assert any(reason in line and f"job-{mode}" in line for line in outcomes[mode].log.splitlines()), mode
+        assert reason in one_line(outcomes[mode].log), mode
+        assert f"job-{mode}" in outcomes[mode].log
 
 
 # The three ends with a sandbox: files that it can read, files that it cannot read, and a user who cancels.

@@ -88,7 +88,7 @@ def test_the_reason_for_a_worker_is_logged_once(run, sandbox, survey, start_from
     wait = {"deferrable": True, "start_from_trigger": start_from_trigger, "poke_interval": 0.1}
     outcome = run(DatatileJobSensor, job_id=job.id, **wait)
     assert (outcome.state, outcome.result["id"]) == ("success", job.id)
-    assert outcome.log.count("This task starts in a worker in spite of start_from_trigger") == lines
+    assert outcome.log.count("Started in a worker despite start_from_trigger") == lines
 
 
 class Extended(DatatileJobSensor):

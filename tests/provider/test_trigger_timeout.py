@@ -43,7 +43,7 @@ def upload(**options: Any) -> DatatileUploadOperator:
 @pytest.mark.parametrize("make", [sensor, upload])
 @pytest.mark.parametrize("error", TIMED_OUT)
 def test_a_timed_out_trigger(make, context, error):
-    with pytest.raises(AirflowSensorTimeout, match="Job job-f00d was not finished within 60 s"):
+    with pytest.raises(AirflowSensorTimeout, match=r"job job-f00d\nThe job was not finished within 60 s"):
         make().resume_execution("__fail__", {"error": error}, context)
 
 
@@ -75,7 +75,7 @@ def test_a_killed_sensor_logs_that_the_job_continues(context, script, monkeypatc
 
     assert not wait.poke(context)
     wait.on_kill()
-    assert "Job job-f00d goes on in DATATILE; see its processing log" in caplog.text
+    assert "Job job-f00d continues in DATATILE; see its processing log" in caplog.text
 
 
 @pytest.mark.needs_airflow("<3")

@@ -48,7 +48,7 @@ def test_without_waiting_the_task_ends_while_the_job_runs(run, start, survey):
 def test_a_rejected_token(upload, sandbox, connect):
     connect(sandbox, password=f"{TOKEN}-any-more")
     for outcome in upload(action="create", target_hash=sandbox.folder).values():
-        outcome.assert_failed(AirflowFailException, "token is not valid", "connection's password", "wave 1.csv")
+        outcome.assert_failed(AirflowFailException, "rejected the API token", "connection's password", "wave 1.csv")
     assert sandbox.jobs() == []
 
 
@@ -132,7 +132,7 @@ def test_a_server_that_is_busy_for_too_long_is_retried_by_airflow(run, script, s
 def test_an_upload_of_unknown_outcome_is_not_sent_again(upload, script, action, response):
     server = script(uploads=(response,))
     for outcome in upload(action=action).values():
-        outcome.assert_failed(AirflowFailException, "unknown whether the server holds", "wave 1.csv", f"{server.url}/")
+        outcome.assert_failed(AirflowFailException, "OUTCOME UNKNOWN", "wave 1.csv", f"{server.url}/")
     assert len(server.uploads) == len(OPERATOR_MODES)
 
 

@@ -56,7 +56,7 @@ def status(code: int, kind: str = "answer_instead", **options: int | bool) -> Fa
 UPLOAD_FAULTS = {
     "connection closed as soon as it is made": Row(Fault("refuse")),
     "connection reset after 1 MB of the body": Row(Fault("reset_in_body", after=MIB)),
-    "body not read on after 1 MB, until the timeout": Row(Fault("stall_in_body", after=MIB, seconds=5), timeout=2),
+    "body not read after 1 MB, until the timeout": Row(Fault("stall_in_body", after=MIB, seconds=5), timeout=2),
     "503 after 1 MB of the body": Row(status(503, "answer_early", after=MIB)),
     "502 after 1 MB of the body": Row(status(502, "answer_early", after=MIB)),
     "413 after 1 MB of the body": Row(status(413, "answer_early", after=MIB), "permanent"),
@@ -66,48 +66,48 @@ UPLOAD_FAULTS = {
     "429 with Retry-After as a date": Row(status(429, retry_after=1, as_date=True)),
     "400": Row(status(400), "permanent"),
     "403": Row(status(403), "permanent"),
-    "connection reset after the last byte, which the server never got": Row(Fault("reset_after_body"), "unknown"),
-    "500 by a gateway that passed nothing on": Row(status(500), "unknown"),
-    "502 by a gateway that passed nothing on": Row(status(502), "unknown"),
-    "503 without Retry-After, by a gateway that passed nothing on": Row(status(503), "unknown"),
-    "503 with Retry-After, by a gateway that passed nothing on": Row(status(503, retry_after=1), "unknown"),
-    "504 by a gateway that passed nothing on": Row(status(504), "unknown"),
-    "408 by a gateway that passed nothing on": Row(status(408), "unknown"),
-    "500 by a gateway that had passed the file on": Row(status(500, "answer_after"), "unknown", held=True),
-    "502 by a gateway that had passed the file on": Row(status(502, "answer_after"), "unknown", held=True),
-    "503 without Retry-After, by a gateway that had passed the file on": Row(
+    "connection reset after the last byte, which did not arrive": Row(Fault("reset_after_body"), "unknown"),
+    "500 by a gateway that forwarded nothing": Row(status(500), "unknown"),
+    "502 by a gateway that forwarded nothing": Row(status(502), "unknown"),
+    "503 without Retry-After, by a gateway that forwarded nothing": Row(status(503), "unknown"),
+    "503 with Retry-After, by a gateway that forwarded nothing": Row(status(503, retry_after=1), "unknown"),
+    "504 by a gateway that forwarded nothing": Row(status(504), "unknown"),
+    "408 by a gateway that forwarded nothing": Row(status(408), "unknown"),
+    "500 by a gateway that had forwarded the file": Row(status(500, "answer_after"), "unknown", held=True),
+    "502 by a gateway that had forwarded the file": Row(status(502, "answer_after"), "unknown", held=True),
+    "503 without Retry-After, by a gateway that had forwarded the file": Row(
         status(503, "answer_after"), "unknown", held=True
     ),
-    "503 with Retry-After, by a gateway that had passed the file on": Row(
+    "503 with Retry-After, by a gateway that had forwarded the file": Row(
         status(503, "answer_after", retry_after=1), "unknown", held=True
     ),
-    "504 by a gateway that had passed the file on": Row(status(504, "answer_after"), "unknown", held=True),
-    "408 by a gateway that had passed the file on": Row(status(408, "answer_after"), "unknown", held=True),
-    "303 to another page by a gateway that had passed the file on": Row(
+    "504 by a gateway that had forwarded the file": Row(status(504, "answer_after"), "unknown", held=True),
+    "408 by a gateway that had forwarded the file": Row(status(408, "answer_after"), "unknown", held=True),
+    "303 to another page by a gateway that had forwarded the file": Row(
         status(303, "answer_after"), "unknown", held=True
     ),
-    "connection reset before the answer": Row(Fault("reset_before_answer"), "unknown", held=True),
-    "connection reset after the answer's first byte": Row(Fault("reset_in_answer"), "unknown", held=True),
-    "answer cut short": Row(Fault("truncated_answer"), "unknown", held=True),
-    "answer that is no HTTP": Row(Fault("garbage"), "unknown", held=True),
-    "200 with a page of HTML": Row(Fault("odd_body"), "unknown", held=True),
-    "answer later than the timeout": Row(Fault("delay", seconds=3), "unknown", held=True, timeout=2),
-    "answer that drips on beyond the timeout": Row(Fault("drip", seconds=0.05), "unknown", held=True, timeout=2),
-    "answer that drips": Row(Fault("drip", seconds=0.001), "none"),
-    "answer after a while": Row(Fault("delay", seconds=0.3), "none"),
-    "connection closed after the answer": Row(Fault("close_kept_alive"), "none"),
+    "connection reset before the response": Row(Fault("reset_before_answer"), "unknown", held=True),
+    "connection reset after the response's first byte": Row(Fault("reset_in_answer"), "unknown", held=True),
+    "response cut short": Row(Fault("truncated_answer"), "unknown", held=True),
+    "response that is not HTTP": Row(Fault("garbage"), "unknown", held=True),
+    "200 with an HTML page": Row(Fault("odd_body"), "unknown", held=True),
+    "response later than the timeout": Row(Fault("delay", seconds=3), "unknown", held=True, timeout=2),
+    "response in small pieces, beyond the timeout": Row(Fault("drip", seconds=0.05), "unknown", held=True, timeout=2),
+    "response in small pieces": Row(Fault("drip", seconds=0.001), "none"),
+    "slow response": Row(Fault("delay", seconds=0.3), "none"),
+    "connection closed after the response": Row(Fault("close_kept_alive"), "none"),
 }
 
 POLL_FAULTS = {
     "connection closed as soon as it is made": Row(Fault("refuse")),
-    "connection reset before the answer": Row(Fault("reset_before_answer")),
-    "connection reset after the answer's first byte": Row(Fault("reset_in_answer")),
+    "connection reset before the response": Row(Fault("reset_before_answer")),
+    "connection reset after the response's first byte": Row(Fault("reset_in_answer")),
     "connection kept alive, and reset under the next poll": Row(Fault("close_kept_alive")),
-    "answer cut short": Row(Fault("truncated_answer")),
-    "answer that is no HTTP": Row(Fault("garbage")),
-    "200 with a page of HTML": Row(Fault("odd_body")),
-    "answer later than the timeout": Row(Fault("delay", seconds=3), timeout=2),
-    "answer that drips on beyond the timeout": Row(Fault("drip", seconds=0.05), timeout=2),
+    "response cut short": Row(Fault("truncated_answer")),
+    "response that is not HTTP": Row(Fault("garbage")),
+    "200 with an HTML page": Row(Fault("odd_body")),
+    "response later than the timeout": Row(Fault("delay", seconds=3), timeout=2),
+    "response in small pieces, beyond the timeout": Row(Fault("drip", seconds=0.05), timeout=2),
     "404, once": Row(Fault("answer_instead", status=404)),
     "409": Row(Fault("answer_instead", status=409)),
     "429 with Retry-After in seconds": Row(Fault("answer_instead", status=429, retry_after=1)),
@@ -188,19 +188,34 @@ def test_the_documented_table(table, request):
 
 
 def rendered(table: dict[tuple[str, str, str], str]) -> str:
+    def outcome(kind: str, name: str, action: str) -> str:
+        found = table[kind, name, action].removeprefix("fails: ").removesuffix(" accepted")
+        return found.replace("refused", "rejected")
+
     def rows(kind: str, faults: dict[str, Row]) -> str:
-        cells = [("fault", *ACTIONS), ("---",) * (1 + len(ACTIONS))]
-        cells += [(name, *(table[kind, name, action] for action in ACTIONS)) for name in faults]
+        cells = [("fault", "`create`, `append`", "`reload`"), ("---",) * 3]
+        for name in faults:
+            create, append, reload = (outcome(kind, name, action) for action in ACTIONS)
+            assert create == append
+            cells.append((name, create, reload))
         return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
     return f"""\
-# Faults, and what becomes of them
+# Faults and their outcomes
 
-The test run plays each fault between a task and the sandbox, and counts the uploads that the sandbox accepted. Each
-cell holds for a task that fires and forgets, one that waits in the worker, and one that waits deferred; the polls
-of a job are the waiting ones' alone. *unknown* and *refused* are failures that Airflow does not retry; the message
-names the file, the target, and for *unknown* the time and the processing log. A reload may be accepted twice: the
-second replaces the first.
+A test causes each fault between a task and the sandbox, and counts the uploads that the sandbox accepts. Each outcome
+holds for a task that does not wait, one that waits in the worker, and one that waits deferred. Faults of polls are
+tested with the two that wait.
+
+| outcome | meaning |
+|---|---|
+| succeeds | the task succeeds, after retries if needed |
+| rejected | the task fails; Airflow does not retry it |
+| unknown | the task fails; Airflow does not retry it, because the server may hold the file |
+
+The number beside the outcome is that of accepted uploads. Two accepted uploads of a `reload` do no harm: the second one
+replaces the first. The error of a failed task names the file and the target. If the outcome is unknown, it also names
+the time and the processing log.
 
 ## Faults of an upload
 
@@ -210,5 +225,6 @@ second replaces the first.
 
 {rows("poll", POLL_FAULTS)}
 
-Written by `pytest tests/reliability/test_faults.py --write-fault-table`; any other run compares.
+`pytest tests/reliability/test_faults.py --write-fault-table` writes this page. Without that option, the test compares
+it.
 """

@@ -18,8 +18,6 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _MARK = re.compile(r"<!-- (file|not run): (.+) -->\s*")
-# These hold no code.
-_DIRECTIVES = ("{toctree}", "{include}", "{eval-rst}", "{benchmark}")
 _SERVER = "python -m datatile_provider.sandbox"
 # What is installed is the tests' own environment.
 _PRELUDE = """
@@ -56,7 +54,7 @@ def blocks(page: Path) -> Iterator[Block]:
     """Give a page's code blocks in order, without Sphinx's directives."""
     before = ""
     for token in tokens(page):
-        if token.type in ("fence", "code_block") and not token.info.startswith(_DIRECTIVES):
+        if token.type in ("fence", "code_block") and not token.info.startswith("{"):
             mark = _MARK.fullmatch(before)
             kind, value = mark.groups() if mark else ("", "")
             line = token.map[0] + 1 if token.map else 0
