@@ -168,7 +168,7 @@ def test_without_a_store_a_timeout_before_the_response_leaves_the_outcome_unknow
     monkeypatch.setattr("datatile_provider.assets.datatile.collect_lineage", collect)
     outcome = run_without_store(arguments)
     assert type(outcome.error) is AirflowFailException
-    assert "it is unknown whether the server holds it" in str(outcome.error)
+    assert "OUTCOME UNKNOWN" in str(outcome.error)
     assert len(sandbox.uploads()) == 1
 
 
@@ -240,7 +240,7 @@ def test_without_a_store_an_xcom_that_cannot_be_read_after_a_wait_is_not_a_retry
     )
     with pytest.raises(AirflowFailException) as caught:
         DatatileUploadOperator(task_id="upload", **arguments).resume_execution(method, kwargs, task.context)
-    assert ("job-1" if method != "__fail__" else "it is unknown whether") in one_line(caught.value)
+    assert ("job-1" if method != "__fail__" else "OUTCOME UNKNOWN") in one_line(caught.value)
 
 
 def test_without_a_store_an_xcom_backend_that_fails_after_acceptance_is_not_a_retry(accepted, monkeypatch):

@@ -81,6 +81,9 @@ LONG_GRACE = {"datatile_provider.api.polling.GRACE": 5.0}
 #: How the trigger reads its connection. If it finds none, the hook falls back to its own method.
 ASYNC_CONNECTION = "airflow.providers.common.compat.connection.get_async_connection"
 
+#: The jobs that a text reports as failed.
+FAILED = re.compile(r"^JOB (?:FAILED|CANCELLED).*?\bjob (job-\d+)", re.MULTILINE | re.DOTALL)
+
 EXAMPLES = int(os.environ.get("GENERATOR_EXAMPLES", "0"))
 PLAN = os.environ.get("GENERATOR_PLAN", "")
 SHRINK = os.environ.get("GENERATOR_SHRINK") != "0"
@@ -496,8 +499,7 @@ class Execution:
                 continue
             # In a path, the id is part of a redirect's location, which reports nothing.
             if re.search(rf"(?<![\w/=-]){copy.job_id}(?![\w-])", text):
-                failed = re.search(rf"job {copy.job_id} (has )?(failed|was cancelled)", text, re.IGNORECASE)
-                copy.reported |= not failed or copy.state == "failed"
+                copy.reported |= copy.job_id not in FAILED.findall(text) or copy.state == "failed"
             elif re.search("unknown|not known", text, re.IGNORECASE) and copy.target in text:
                 copy.reported = True
 
@@ -680,7 +682,7 @@ class Execution:
         known = (AirflowException, WorkerKilled, AirflowTaskTimeout)
         if not isinstance(error, known) and not outage:
             raise ViolationError("3 traceback", f"{type(error).__name__}: {error}")
-        for job_id in re.findall(r"job (job-\d+) (?:has )?(?:failed|was cancelled)", str(error), re.IGNORECASE):
+        for job_id in FAILED.findall(str(error)):
             if not any(s.jobs[job_id].state == "failed" for s in self.servers.values() if job_id in s.jobs):
                 raise ViolationError("5 untrue", str(error))
 

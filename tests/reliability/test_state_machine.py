@@ -297,9 +297,7 @@ class Uploads(RuleBasedStateMachine):
         text = str(error or result)
         if record := self.store.rows.get("datatile_upload"):
             text += record if json.loads(record)["phase"] in ("done", "reported") else ""
-        self.reported |= (
-            self.environment.held() if "It is unknown whether" in text else set(re.findall(r"job-\d+", text))
-        )
+        self.reported |= self.environment.held() if "OUTCOME UNKNOWN" in text else set(re.findall(r"job-\d+", text))
         self._report(result, error, report_lost)
 
     def _clear(self, *, changed: bool) -> None:
