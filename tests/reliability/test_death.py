@@ -110,7 +110,7 @@ def test_a_connection_that_is_deleted_after_acceptance(accepted, monkeypatch):
     error = task.run().error
     (upload,) = sandbox.uploads()
     assert type(error) is AirflowSensorTimeout
-    assert f"Job {upload['job_id']} was not finished in time as far as is known" in one_line(error)
+    assert f"job {upload['job_id']} The job could not be polled before the deadline" in one_line(error)
     assert "isn't defined" in one_line(error)
 
 
@@ -222,7 +222,7 @@ def test_a_connection_that_cannot_be_read_for_a_moment_does_not_end_a_wait(accep
         task = Task(lambda: DatatileJobSensor(task_id="wait", job_id=job_id, **options))
     outcome = task.run()
     assert type(outcome.error) is AirflowSensorTimeout
-    assert "its last status was 'queued'" in str(outcome.error)
+    assert "The last status was 'queued'" in str(outcome.error)
     assert len(sandbox.uploads()) == 1
     assert len(reads) > 1
 

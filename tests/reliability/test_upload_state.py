@@ -175,7 +175,7 @@ def test_a_task_cleared_with_another_server_fails_once_and_then_sends(task, conn
         upload.clear()
         error = upload.run().error
         assert type(error) is AirflowFailException
-        assert f"server: {stored(upload).sent.server} before, {proxy.url}/api/v2 now" in one_line(error)
+        assert f"server: before {stored(upload).sent.server}, now {proxy.url}/api/v2" in one_line(error)
         assert sandbox.uploads()[0]["job_id"] in one_line(error)
         assert production.uploads() == []
 
@@ -194,7 +194,7 @@ def test_a_changed_file_of_the_same_name_is_not_taken_for_the_accepted_one(task,
     upload.clear()
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "content: 'wave.csv' of 20 bytes before" in one_line(error)
+    assert "content: before 'wave.csv' of 20 bytes" in one_line(error)
     assert sandbox.uploads()[0]["job_id"] in one_line(error)
 
     end_jobs(sandbox)
@@ -235,7 +235,7 @@ def test_a_retry_that_resumes_a_job_does_not_change_the_record(task, tmp_path):
     arguments |= {"dataset": str(other)}
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "'wave.csv' of 20 bytes before" in one_line(error)
+    assert "content: before 'wave.csv' of 20 bytes" in one_line(error)
     assert stored(upload).sent == sent
     end_jobs(sandbox)
     upload.clear()
@@ -252,7 +252,7 @@ def test_a_clear_after_lowered_retries_is_not_taken_for_a_success(task):
     upload.ti.max_tries = upload.ti.try_number + 0
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "do not tell whether a person has cleared the task" in one_line(error)
+    assert "does not show whether the task was cleared since" in one_line(error)
     assert len(sandbox.uploads()) == 1
 
     end_jobs(sandbox)
@@ -305,7 +305,7 @@ def test_a_decorated_task_calls_its_function_again_when_it_is_cleared(task, tmp_
     set_accepted(upload)
     dataset.write_text("respondent,vote\n8,8\n")
     upload.clear()
-    assert "content: 'wave.csv'" in str(upload.run().error)
+    assert "content: before 'wave.csv'" in str(upload.run().error)
     end_jobs(sandbox)
     upload.clear()
     upload.run()
@@ -419,5 +419,5 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_compared_by_the_next_attempt
         outcome = upload.run()
     # The job is not resumed, because the task's file may differ. Airflow may retry.
     assert {type(error) for error in outcome.errors} == {AirflowException}
-    assert "content: 'wave.csv'" in str(upload.run().error)
+    assert "content: before 'wave.csv'" in str(upload.run().error)
     assert len(sandbox.uploads()) == 1
