@@ -129,7 +129,8 @@ class Wait:
         if job.status == self.status:
             return
         self.status = job.status
-        self.log(logging.INFO, f"Job {job.id} is {job.state.value} ({now - self.started:,.1f} s)")
+        rows = f", {job.rows:,} rows" if job.state is JobState.SUCCEEDED and job.rows is not None else ""
+        self.log(logging.INFO, f"Job {job.id} is {job.state.value} ({now - self.started:,.1f} s{rows})")
         if job.state is JobState.UNKNOWN:
             option = json.dumps({job.status: "RUNNING"})
             self.log(
@@ -155,7 +156,7 @@ class Wait:
             self.log(logging.WARNING, error.report("polling goes on"))
             self._error_kind = kind
         self._error_count += 1
-        self._last_error = error.what
+        self._last_error = f"{error.title}: {error.what}"
         self._retry_after = self._pause(error.retry_after or 0.0)
 
     def _pause(self, retry_after: float) -> float:

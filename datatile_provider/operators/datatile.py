@@ -378,7 +378,7 @@ class DatatileUploadOperator(BaseOperator):
             )
             attempted.append((attempts, sent))
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-            begun = f"{upload},\nsent from {now} on.\nProcessing log: {attempts.server.processing_log_url}"
+            begun = f"{upload}\nstarted {now}\nProcessing log: {attempts.server.processing_log_url}"
             state.write(Phase.SENDING, begun, sent)
             text = begun
 
@@ -441,7 +441,8 @@ class DatatileUploadOperator(BaseOperator):
 
     def _resume(self, context: Context, state: UploadState, record: Record) -> str:
         self.log.info("Resuming job %s, which an earlier attempt started:\n%s", record.job_id, record.text)
-        job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
+        self._job = job = Job(record.job_id)
+        hook = DatatileHook(self.datatile_conn_id)
         try:
             server = hook.get_conn().server
             push_links(self, context, server, job.id)

@@ -66,6 +66,12 @@ def test_success_at_once():
     assert clock.texts() == ["Job 7 is SUCCEEDED (1.0 s)"]
 
 
+def test_success_with_its_rows():
+    clock = Clock()
+    clock.update(Job("7", JobState.SUCCEEDED, "done", details={"rows": 1944}))
+    assert clock.texts() == ["Job 7 is SUCCEEDED (1.0 s, 1,944 rows)"]
+
+
 @pytest.mark.parametrize(("word", "kind"), [("failed", errors.JobFailedError), ("cancelled", errors.JobCancelledError)])
 def test_unsuccessful_end(word, kind):
     clock = Clock()
@@ -180,7 +186,7 @@ def test_a_poll_that_was_sent_before_the_deadline_does_not_end_the_wait():
     assert clock.wait.update(hung, 5_120, sent=5_099) is None
     assert clock.wait.delay(5_120) == 0
     assert clock.wait.update(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120).state is JobState.SUCCEEDED
-    with pytest.raises(errors.JobTimeoutError, match="The last poll failed: The poll got no response"):
+    with pytest.raises(errors.JobTimeoutError, match="The last poll failed: TRANSIENT ERROR: The poll got no response"):
         Clock(timeout=100).wait.update(hung, 5_130, sent=5_100)
 
 
@@ -222,9 +228,11 @@ def test_timeout_reports_the_last_status_and_error():
     assert "within 100 s" in message
     assert "'importing 3 of 7'" in message
     # Ten delays take about 100 s, depending on the jitter.
-    assert re.search(r"The last (9|10|11) polls failed: HTML", message)
+    assert re.search(r"The last (9|10|11) polls failed: UNEXPECTED RESPONSE \(200\): HTML", message)
     assert SERVER.processing_log_url in message
-    with pytest.raises(errors.JobTimeoutError, match=r"No poll returned its status\.\nThe last poll failed: x"):
+    with pytest.raises(
+        errors.JobTimeoutError, match=r"No poll returned its status\.\nThe last poll failed: TRANSIENT ERROR: x"
+    ):
         Clock(timeout=1).update(errors.TransientError("x"))
 
 

@@ -70,7 +70,8 @@ class TestConnectionTest:
         assert not works
         assert message == (
             f"NOT DATATILE ({status}): The server responds to a made-up token as it does to yours, so it does not "
-            'check tokens. The server said: "nothing here for ***" Check the connection\'s host, api_path and job_path. '
+            'check tokens. The server said: "nothing here for ***" Check the connection\'s host, api_path and '
+            "job_path. "
             f"(test of {server.url}/api/v2/jobs/connection-test)"
         )
         *yours, made_up = tokens

@@ -176,7 +176,7 @@ def test_a_trigger_survives_a_restart_holds_no_token_and_keeps_its_deadline(run,
     event = event_after_restart(stored)
 
     assert event["error"] == "job-timed-out"
-    assert "job-f00d" in event["what"]
+    assert event["subject"] == "job job-f00d"
     assert server.connections == connections + 1
 
 

@@ -24,7 +24,7 @@ def test_an_upload_that_waits(run, start, survey, options):
         f"From '{survey}' to {sandbox.url}",
         f"Accepted as job {outcome.job_id}",
         f"Processing log: {sandbox.url}/",
-        f"Job {outcome.job_id} succeeded",
+        f"Job {outcome.job_id} is SUCCEEDED (",
     ]
     for line in lines:
         assert outcome.log.count(line) >= 1, line

@@ -24,7 +24,7 @@ def no_faults_are_left(lab):
 def is_loud(lab, task, file, target):
     """Whether a task has failed for good, saying what may have happened to which file, and where to look."""
     message = lab.api.error(task)
-    reported = ("It is unknown whether the server holds", "processing log", file.name, target, lab.faults.url)
+    reported = ("OUTCOME UNKNOWN", "rocessing log", file.name, target, lab.faults.url)
     return "AirflowFailException" in lab.api.log(task) and all(part in message for part in reported)
 
 

@@ -108,7 +108,7 @@ def test_an_upload_whose_server_is_killed_after_the_last_byte_is_loud(lab):
     task = lab.ended(task)
 
     assert (task.state, task.try_number) == ("failed", 1)
-    assert "It is unknown whether the server holds the append" in lab.api.error(task)
+    assert "OUTCOME UNKNOWN" in lab.api.error(task)
     assert file.name in lab.api.error(task)
     assert lab.sandbox.jobs(file.name) == []
 
@@ -120,7 +120,7 @@ def test_a_wait_whose_server_is_killed_and_started_again(lab, way):
     job_id = lab.held_job(file)
     lab.wait_for_log(task, "is RUNNING")
     lab.sandbox.kill()
-    lab.wait_for_log(task, "Polling goes on")
+    lab.wait_for_log(task, "polling goes on")
     lab.sandbox.start()
     lab.sandbox.release(job_id)
     sent_once(lab, lab.ended(task), file, target, ROWS)

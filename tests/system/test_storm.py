@@ -120,10 +120,8 @@ def test_each_upload_is_there_once_or_its_task_is_loud(storm):
             right = accepted[name] == 1
         else:
             message = airflow.api.error(task)
-            loud = (
-                "AirflowFailException" in airflow.api.log(task) and "It is unknown whether the server holds" in message
-            )
-            named = f"'{name}'" in message and uploads[number]["target_hash"] in message and "processing log" in message
+            loud = "AirflowFailException" in airflow.api.log(task) and "OUTCOME UNKNOWN" in message
+            named = f"'{name}'" in message and uploads[number]["target_hash"] in message and "rocessing log" in message
             right = task.state == "failed" and accepted[name] <= 1 and loud and named
         if not right:
             wrong.append((task, accepted[name], airflow.api.error(task)))

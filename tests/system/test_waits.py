@@ -183,7 +183,7 @@ def test_marked_failed_while_deferred(lab):
     task = deferred(lab, "wait_deferred", job_id=job_id)
     lab.api.set_state(task, "failed")
 
-    lab.wait_for_log(task, f"Job {job_id} goes on in DATATILE")
+    lab.wait_for_log(task, f"Job {job_id} continues in DATATILE")
     assert lab.ended(task).state == "failed"
 
 
@@ -197,7 +197,7 @@ def test_cleared_while_waiting(lab, victim):
     lab.wait_for_log(task, "is RUNNING")
     lab.api.clear(task)
 
-    lab.wait_for_log(task, f"Job {job_id} goes on in DATATILE")
+    lab.wait_for_log(task, f"Job {job_id} continues in DATATILE")
     until(lambda: tried_twice(lab, task), "it is tried again")
     lab.sandbox.release(job_id)
     task = lab.ended(task)

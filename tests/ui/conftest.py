@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -9,19 +10,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Locator, Page, ViewportSize, expect, sync_playwright
 
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
 from tests.support.airflow_api import Run, TaskInstance
 from tests.support.demo import EXAMPLES, STUDY, environment
+from tests.ui.failures import FAILURES, failing_servers
 
 PICTURES = Path(__file__).parents[2] / os.environ.get("PICTURES", "build/pictures")
 MAPPED, BROKEN = "datatile_mapped_upload", "datatile_weekly_wave"
 PRODUCER, CONSUMER = "datatile_asset_producer", "datatile_asset_consumer"
-SETTINGS = {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled", "AIRFLOW__API__DEFAULT_WRAP": "True"}
+# Off by default: without it, the connection list has no button for the test of a connection. Nothing else shows it.
+SETTINGS = {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
+WINDOW = ViewportSize(width=1280, height=900)
+# For a picture of a whole page, which the docs' column of text must not shrink to what nobody can read.
+NARROW = ViewportSize(width=980, height=700)
+# Left, top, right and bottom, in CSS pixels of the window.
+Edges: TypeAlias = tuple[float, float, float, float]
 # No display, no sandbox of its own (it refuses to run as root with one), and no word to the world.
 CHROMIUM = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -35,16 +44,24 @@ class Lab:
     What there is to look at.
 
     :param runs: a finished run of each DAG, by the DAG's id.
+    :param failing_run: the id of the run of the DAG of failures, which may still be running.
     """
 
     airflow: RealAirflow
     sandbox: Sandbox
     runs: dict[str, Run]
+    failing_run: str
 
     def address(self, task: TaskInstance, page: str = "") -> str:
         """Return the address of a task's page in Airflow's UI."""
         mapped = "" if task.map_index < 0 else f"/mapped/{task.map_index}"
         return f"{self.airflow.url}/dags/{task.dag_id}/runs/{task.run_id}/tasks/{task.task_id}{mapped}{page}"
+
+    def events(self, task: TaskInstance) -> list[str]:
+        """Return what this package has logged in a task's last attempt."""
+        path, params = f"{task.path}/logs/{task.try_number}", {"map_index": task.map_index, "full_content": True}
+        entries = self.airflow.api.call("GET", path, params=params)["content"]
+        return [entry["event"] for entry in entries if "datatile_provider" in (entry.get("logger") or "")]
 
     def job_id(self, task: TaskInstance) -> str:
         """Return the id of the job that a task's upload got."""
@@ -64,10 +81,11 @@ def lab() -> Iterator[Lab]:
             text = file.read_text().replace("0f3a9c2b7d4e5f61", tracker)
             file.write_text(text.replace("datatile.example.com", sandbox.url.removeprefix("http://")))
         env = environment(sandbox) | SETTINGS | {"AIRFLOW_VAR_TRACKER_DATABASE": tracker}
-        with RealAirflow(dags, env=env) as airflow:
+        with failing_servers(dags / "data") as failures, RealAirflow(dags, env=env | failures) as airflow:
             # One after the other: they write into the same folder or database.
             runs = {dag_id: airflow.run_dag(dag_id) for dag_id in (STUDY, MAPPED, BROKEN, PRODUCER)}
-            yield Lab(airflow, sandbox, runs | {CONSUMER: run_by_asset(airflow)})
+            runs[CONSUMER] = run_by_asset(airflow)
+            yield Lab(airflow, sandbox, runs, airflow.api.trigger(FAILURES))
 
 
 def run_by_asset(airflow: RealAirflow) -> Run:
@@ -90,22 +108,56 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     expect.set_options(timeout=15_000)
-    with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+    with browser.new_context(viewport=WINDOW, device_scale_factor=2) as context:
         context.set_default_timeout(15_000)
         yield context.new_page()
 
 
 @pytest.fixture
 def picture(page: Page) -> Callable[..., None]:
-    """Keeps what the page shows as a picture of this name, cut off below at so many pixels."""
+    """Keeps the box around some elements as a picture, not higher than so many pixels; by default the whole window."""
 
-    def keep(name: str, height: int = 800) -> None:
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        size = {"width": 1280, "height": height}
-        page.set_viewport_size(size)
-        # A hint that follows the mouse, and a blinking cursor, would be in the way.
-        page.mouse.move(0, 0)
-        page.wait_for_timeout(500)
-        page.screenshot(path=PICTURES / f"{name}.png", animations="disabled", caret="hide")
+    def keep(name: str, *areas: Locator, height: float = math.inf) -> None:
+        boxes = [_edges(area) for area in areas] or [_window(page)]
+        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+        top = min(tops)
+        _screenshot(page, name, (min(lefts), top, max(rights), min(max(bottoms), top + height)))
 
     return keep
+
+
+@pytest.fixture
+def log_picture(page: Page) -> Callable[..., None]:
+    """Keeps the visible part of a task's log as a picture, down to the end of an element if one is given."""
+
+    def keep(name: str, until: Locator | None = None) -> None:
+        left, top, right, bottom = _edges(page.get_by_test_id("virtual-scroll-container"))
+        log = _edges(page.get_by_test_id("virtualized-list"))
+        end = _edges(until)[3] if until else log[3]
+        _screenshot(page, name, (left, max(top, log[1]), right, min(bottom, end)))
+
+    return keep
+
+
+def _screenshot(page: Page, name: str, edges: Edges) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    # A tooltip that follows the mouse, and a blinking cursor, would hide something.
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)
+    window = _window(page)
+    left, top = (max(pair) for pair in zip(edges[:2], window[:2], strict=True))
+    right, bottom = (min(pair) for pair in zip(edges[2:], window[2:], strict=True))
+    clip = FloatRect(x=left, y=top, width=right - left, height=bottom - top)
+    page.screenshot(path=PICTURES / f"{name}.png", clip=clip, animations="disabled", caret="hide")
+
+
+def _edges(area: Locator) -> Edges:
+    box = area.bounding_box()
+    assert box, f"{area} is not shown"
+    return box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]
+
+
+def _window(page: Page) -> Edges:
+    size = page.viewport_size
+    assert size
+    return 0, 0, size["width"], size["height"]

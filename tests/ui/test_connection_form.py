@@ -16,7 +16,7 @@ from datatile_provider.api.contract import Server
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.form import OPTIONS
-from tests.ui.conftest import Lab
+from tests.ui.conftest import NARROW, WINDOW, Lab
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow(">=3.3")]
 
@@ -102,7 +102,7 @@ def address(lab: Lab) -> dict[str, object]:
     return {"host": parts.hostname, "port": parts.port, "schema": parts.scheme}
 
 
-def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
+def test_the_form_asks_for_what_datatile_needs_and_no_more(form, page, picture):
     expect(form.locator("[name=host]")).to_have_attribute("placeholder", "datatile.example.com")
     expect(form.locator("[name=password]")).to_have_attribute("placeholder", re.compile("Profile page"))
     expect(form.locator("[name=password]")).to_have_attribute("type", "password")
@@ -110,14 +110,16 @@ def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
         expect(form.get_by_text(label, exact=True)).to_be_visible()
     expect(form.locator("[name=login]")).to_have_count(0)
     fill(form, connection_id="datatile_default")
-    picture("connection-form-empty", 880)
+    picture("connection-form-empty", form)
     fill(form, description="Surveys of the tracker team", host="datatile.example.com", password=TOKEN)
-    picture("connection-form", 880)
+    picture("connection-form", form)
     form.get_by_role("button", name=EXTRA_FIELDS).click()
     for option in OPTIONS.values():
         expect(form.get_by_text(option["label"], exact=True)).to_be_visible()
         expect(form.get_by_text(option["description"], exact=True)).to_be_visible()
-    picture("connection-form-options", 1960)
+    # The form is longer than the window.
+    page.set_viewport_size({**WINDOW, "height": 2100})
+    picture("connection-form-options", form)
 
 
 def test_every_field_reaches_the_hook(form, stored):
@@ -154,8 +156,9 @@ def test_an_empty_field_is_as_if_it_were_not_given(form, stored, typed):
 def test_the_test_of_a_connection_says_what_it_found(form, lab, page, picture, conn_id, token, title, response):
     fill(form, connection_id=conn_id, password=token or lab.sandbox.token, **address(lab))
     save(form)
+    page.set_viewport_size({**NARROW, "height": 560})
     page.reload()
     page.get_by_role("row", name=conn_id).get_by_role("button", name="Test Connection").click()
     expect(page.get_by_text(title)).to_be_visible()
     expect(page.get_by_text(response)).to_be_visible()
-    picture(conn_id.replace("datatile_", "connection-test-"), 640)
+    picture(conn_id.replace("datatile_", "connection-test-"))

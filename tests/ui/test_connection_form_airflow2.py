@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
+from tests.ui.conftest import WINDOW
 from tests.ui.test_connection_form import MEANT, TOKEN, TYPED, meant
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow("<3")]
@@ -45,7 +46,8 @@ def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
     expect(form.locator("[name=password]")).to_have_attribute("type", "password")
     expect(form.locator("[name=login]")).to_be_hidden()
     fill(form, conn_id="datatile_default", host="datatile.example.com", password=TOKEN)
-    picture("connection-form-airflow-2", 1900)
+    form.set_viewport_size({**WINDOW, "height": 1900})
+    picture("connection-form-airflow-2")
 
 
 def test_every_field_reaches_the_hook(form, airflow, tmp_path):

@@ -1,0 +1,110 @@
+"""The servers behind the DAG of failures: each rejects, or fails, in one way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from datatile_provider.sandbox import Sandbox
+from tests.support.airflow import free_port
+from tests.support.faults import Fault, FaultProxy
+from tests.support.rawserver import Peer, RawServer
+
+FAILURES = "datatile_failures"
+UPLOADS = (
+    *("token_refused", "role_missing", "not_found", "invalid_input", "server_unreachable", "file_too_large"),
+    *("destination_busy", "outcome_unknown", "job_failed", "job_timed_out"),
+)
+SENSORS = ("token_refused", "role_missing", "not_found", "server_unreachable", "job_failed", "job_timed_out")
+#: For each task of the DAG, the code of its error: the anchor in ``docs/troubleshooting.md``.
+CODES = {
+    **{f"{reason}_upload": reason.replace("_", "-") for reason in UPLOADS},
+    **{f"{reason}_{mode}": reason.replace("_", "-") for reason in SENSORS for mode in ("sensor", "sensor_in_worker")},
+    # A sensor polls a server that is down until its timeout.
+    "server_unreachable_sensor": "job-timed-out",
+    "server_unreachable_sensor_in_worker": "job-timed-out",
+}
+#: The failures in which the server gives a reason.
+WITH_SERVER_MESSAGE = ("token_refused", "role_missing", "not_found", "file_too_large", "destination_busy", "job_failed")
+# A target and a job that no server here knows.
+TARGET, JOB = "48245753705f6061", "7c9e6679f7d44bd1a1e0c5b2f0d38e11"
+WRONG_TOKEN = "0f3a9c2b7d4e5f61"
+
+
+@contextmanager
+def failing_servers(data: Path) -> Iterator[dict[str, str]]:
+    """
+    Start the servers, and give the connections and the variable of the DAG as environment variables.
+
+    :param data: the folder with ``wave2.zsav``, and ``wave3.zsav``, which is cut off.
+    """
+    with ExitStack() as servers:
+        quick = servers.enter_context(Sandbox(processing_seconds=0.5))
+        slow = servers.enter_context(Sandbox(processing_seconds=3600))
+        small = servers.enter_context(Sandbox(max_upload_bytes=5000))
+        forbidding = servers.enter_context(RawServer(forbid))
+        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_answer", on="upload")))
+        nobody = f"http://127.0.0.1:{free_port()}"
+        busy = slow.add_database("Tracker")
+        running = upload(slow, busy, data / "wave2.zsav")
+        failed = upload(quick, quick.add_database("Tracker"), data / "wave3.zsav")
+        wait_until_failed(quick, failed)
+        failures = {
+            "token_refused": (quick.url, WRONG_TOKEN, TARGET, failed),
+            "role_missing": (forbidding.url, WRONG_TOKEN, TARGET, JOB),
+            "not_found": (quick.url, quick.token, TARGET, JOB),
+            "invalid_input": (quick.url, quick.token, TARGET, ""),
+            "server_unreachable": (nobody, WRONG_TOKEN, TARGET, JOB),
+            "file_too_large": (small.url, small.token, small.add_database("Tracker"), ""),
+            "destination_busy": (slow.url, slow.token, busy, ""),
+            "outcome_unknown": (losing.url, quick.token, quick.add_database("Tracker"), ""),
+            "job_failed": (quick.url, quick.token, quick.add_database("Tracker"), failed),
+            "job_timed_out": (slow.url, slow.token, slow.add_database("Tracker"), running),
+        }
+        variable = {name: {"target": target, "job": job} for name, (_, _, target, job) in failures.items()}
+        connections = {
+            f"AIRFLOW_CONN_DATATILE_{name.upper()}": json.dumps(connection(url, token))
+            for name, (url, token, _, _) in failures.items()
+        }
+        yield {"AIRFLOW_VAR_FAILURES": json.dumps(variable), **connections}
+
+
+def connection(url: str, token: str) -> dict[str, Any]:
+    extra = {"processing_log_url": f"{url}/processing-log/{{job_id}}"}
+    return {"conn_type": "datatile", "host": url, "password": token, "extra": extra}
+
+
+def forbid(peer: Peer) -> None:
+    """Respond with 403 to each request."""
+    while True:
+        peer.request()
+        message = {"error": "The user lacks the role Data collector"}
+        peer.respond(403, json.dumps(message).encode(), "Content-Type: application/json")
+
+
+def upload(sandbox: Sandbox, database: str, file: Path) -> str:
+    """Append a file to a database, past Airflow, and return the job's id."""
+    with file.open("rb") as content:
+        response = requests.post(
+            f"{sandbox.url}/api/v2/upload/append/{database}",
+            headers={"token": sandbox.token},
+            files={"dataset": (file.name, content)},
+            proxies={"http": ""},
+            timeout=30,
+        )
+    response.raise_for_status()
+    return str(response.json()["job_id"])
+
+
+def wait_until_failed(sandbox: Sandbox, job_id: str, timeout: float = 30) -> None:
+    """Return when the job has failed."""
+    deadline = time.monotonic() + timeout
+    while next(job["state"] for job in sandbox.jobs() if job["job_id"] == job_id) != "FAILED":
+        assert time.monotonic() < deadline, f"job {job_id} has not failed"
+        time.sleep(0.1)
