@@ -211,7 +211,7 @@ class Run:
         if self.outcome.state == "success":
             return f"succeeds; {self.accepted} accepted"
         last = self.outcome.errors[-1]
-        known = "unknown" if "It is unknown whether" in str(last) else "refused"
+        known = "unknown" if "It is unknown whether" in str(last) else "rejected"
         kind = known if isinstance(last, AirflowFailException) else type(last).__name__
         return f"fails: {kind}; {self.accepted} accepted"
 

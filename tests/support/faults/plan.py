@@ -9,28 +9,28 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from typing import Any
 
-#: What can be played; the proxy's methods of these names say how. ``pass_on`` lets a request through, to have its turn.
+#: What can be played; the proxy's methods of these names say how. ``forward`` lets a request through, to have its turn.
 KINDS = (
-    "pass_on",
+    "forward",
     "refuse",
     "reset_in_body",
     "reset_after_body",
-    "reset_before_answer",
-    "reset_in_answer",
-    "truncated_answer",
+    "reset_before_response",
+    "reset_in_response",
+    "truncated_response",
     "garbage",
-    "odd_body",
+    "html_body",
     "echo",
     "echo_raw",
     "delay",
     "stall_in_body",
     "drip",
-    "answer_early",
-    "answer_instead",
-    "answer_after",
+    "respond_early",
+    "respond_instead",
+    "respond_after",
     "close_kept_alive",
 )
-_NOT_RANDOM = ("pass_on", "delay", "stall_in_body", "drip")
+_NOT_RANDOM = ("forward", "delay", "stall_in_body", "drip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Fault:
 
     :param kind: one of :data:`KINDS`.
     :param on: what it is played on: ``upload``, ``poll`` or ``any``.
-    :param after: bytes of the body (``reset_in_body``, ``answer_early``) or of the answer (``reset_in_answer``) to
+    :param after: bytes of the body (``reset_in_body``, ``respond_early``) or of the answer (``reset_in_response``) to
         let through first.
-    :param seconds: how long ``delay`` and ``answer_instead`` hold the answer back, ``drip`` each of its bytes, and
+    :param seconds: how long ``delay`` and ``respond_instead`` hold the answer back, ``drip`` each of its bytes, and
         ``stall_in_body`` the body.
     :param status: the status to answer with.
     :param retry_after: the header Retry-After, in seconds.
@@ -82,7 +82,7 @@ class Played:
     path: str = ""
     fault: str = ""
     body_bytes: int = 0
-    passed_on: bool = False
+    forwarded: bool = False
     upstream_status: int = 0
 
     @property
@@ -147,7 +147,7 @@ class Plan:
         kinds = [kind for kind in self._kinds if kind != "refuse"]
         if self._on in (on, "any") and kinds and self._random.random() < self._rate:
             kind = self._random.choice(kinds)
-            early = kind in ("answer_early", "answer_instead")
+            early = kind in ("respond_early", "respond_instead")
             status = self._random.choice((409, 429, 503) if early else (500, 502, 504))
             return Fault(kind, on, status=status, retry_after=self._random.choice((None, 1)) if early else None)
         return None

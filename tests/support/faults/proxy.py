@@ -100,9 +100,9 @@ class _Exchange:
 
     async def run(self, fault: Fault | None) -> None:
         self.played.fault = fault.kind if fault else ""
-        await getattr(self, fault.kind if fault else "pass_on")(fault)
+        await getattr(self, fault.kind if fault else "forward")(fault)
 
-    async def pass_on(self, fault: Fault | None) -> None:
+    async def forward(self, fault: Fault | None) -> None:
         await self._send(await self._request())
 
     async def reset_in_body(self, fault: Fault) -> None:
@@ -119,17 +119,17 @@ class _Exchange:
             _reset(upstream)
         _reset(self._writer)
 
-    async def reset_before_answer(self, fault: Fault) -> None:
+    async def reset_before_response(self, fault: Fault) -> None:
         await self._request()
         _reset(self._writer)
 
-    async def reset_in_answer(self, fault: Fault) -> None:
+    async def reset_in_response(self, fault: Fault) -> None:
         response = await self._request()
         await self._send(response[: fault.after])
         await asyncio.sleep(0.05)
         _reset(self._writer)
 
-    async def truncated_answer(self, fault: Fault) -> None:
+    async def truncated_response(self, fault: Fault) -> None:
         response = await self._request()
         await self._send(response[:-10])
         self._writer.close()
@@ -139,7 +139,7 @@ class _Exchange:
         await self._send(b"\x00\xff\x16\x03 this is no HTTP\r\n\r\n")
         self._writer.close()
 
-    async def odd_body(self, fault: Fault) -> None:
+    async def html_body(self, fault: Fault) -> None:
         await self._request()
         await self._send(dataclasses.replace(fault, status=200).response(HTML))
         self._writer.close()
@@ -173,26 +173,26 @@ class _Exchange:
             await self._send(bytes([byte]))
             await asyncio.sleep(fault.seconds)
 
-    async def answer_early(self, fault: Fault) -> None:
+    async def respond_early(self, fault: Fault) -> None:
         await self._pump(min(fault.after, self._size), None)
         await self._send(fault.response())
         # The answer should be there before the reset is.
         await asyncio.sleep(0.05)
         _reset(self._writer)
 
-    async def answer_instead(self, fault: Fault) -> None:
+    async def respond_instead(self, fault: Fault) -> None:
         await self._pump(self._size, None)
         await asyncio.sleep(fault.seconds)
         await self._send(fault.response())
         self._writer.close()
 
-    async def answer_after(self, fault: Fault) -> None:
+    async def respond_after(self, fault: Fault) -> None:
         await self._request()
         await self._send(fault.response())
         self._writer.close()
 
     async def close_kept_alive(self, fault: Fault) -> None:
-        await self.pass_on(fault)
+        await self.forward(fault)
         with contextlib.suppress(OSError):
             await self._reader.read(1)
         _reset(self._writer)
@@ -221,14 +221,14 @@ class _Exchange:
                     if isinstance(broken, ClientLeftError):
                         raise broken
                     # A server that answers early may break off the sending.
-                    self.played.passed_on = broken is None
+                    self.played.forwarded = broken is None
                 response = await answering
             finally:
                 for task in (answering, sending):
                     task.cancel()
                 await asyncio.gather(answering, sending, return_exceptions=True)
         self.played.upstream_status = int(response.split(b" ", 2)[1])
-        if not self.played.passed_on:
+        if not self.played.forwarded:
             await self._send(response)
             await self._drain()
             raise ConnectionAbortedError("the server answered early")
