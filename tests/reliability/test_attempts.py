@@ -119,7 +119,7 @@ def test_a_token_that_is_regenerated_while_the_task_waits_for_its_job(run, defer
         soon=lambda sandbox: sandbox.regenerate_token(),
     )
     assert run.result == "succeeds; 1 accepted"
-    assert 401 in [played.upstream_status for played in run.log]
+    assert 401 in [request.upstream_status for request in run.log]
 
 
 def test_a_token_that_was_regenerated_and_never_updated(run):

@@ -44,9 +44,9 @@ def test_the_proxy_as_a_process(proxy):
     with pytest.raises(requests.ConnectionError):
         poll(proxy)
     assert poll(proxy) in (409, 429, 503)
-    played = requests.get(f"{proxy['control']}/log", timeout=10).json()
-    assert [row["fault"] for row in played] == ["respond_instead", "", "refuse", "respond_instead"]
-    assert [row["upstream_status"] for row in played] == [0, 404, 0, 0]
+    log = requests.get(f"{proxy['control']}/log", timeout=10).json()
+    assert [row["fault"] for row in log] == ["respond_instead", "", "refuse", "respond_instead"]
+    assert [row["upstream_status"] for row in log] == [0, 404, 0, 0]
 
 
 @pytest.mark.parametrize("plan", [[{"kind": "no such"}], {"rate": 1, "kinds": ["no such"]}, {"no such": 1}])
@@ -60,12 +60,12 @@ def test_a_seed_repeats_the_same_faults():
         for plan in (Plan(seed=1, rate=0.5), Plan(seed=1, rate=0.5), Plan(seed=2, rate=0.5))
     )
     assert first == second != third
-    played = [fault for fault in first if fault]
-    assert 50 < len(played) < 150
-    assert {fault.kind for fault in played} <= set(KINDS)
-    assert len({fault.kind for fault in played}) > 5
+    injected = [fault for fault in first if fault]
+    assert 50 < len(injected) < 150
+    assert {fault.kind for fault in injected} <= set(KINDS)
+    assert len({fault.kind for fault in injected}) > 5
 
 
 def test_random_faults_of_uploads_only():
     plan = Plan(seed=1, rate=1, on="upload")
-    assert not any(plan.refuses() or plan.next("poll") for _ in range(50))
+    assert not any(plan.refuses_connection() or plan.next("poll") for _ in range(50))

@@ -149,7 +149,7 @@ def test_a_fault_of_an_upload(name, run_all, wave, table):
     runs = run_all(row.fault, modes=MODES, connection_timeout=row.timeout)
     check("upload", name, row, runs, table)
     for run in runs.values():
-        assert [played.fault for played in run.log if played.fault] == [row.fault.kind]
+        assert [request.fault for request in run.log if request.fault] == [row.fault.kind]
         if run.outcome.state == "failed":
             assert_fails_with_an_error(run, wave)
         if row.fault.retry_after and run.outcome.state == "success":
@@ -164,7 +164,10 @@ def test_a_fault_of_a_wait(name, run_all, table):
     runs = run_all(*faults, modes=WAITS, connection_timeout=row.timeout, processing_seconds=0.2)
     check("poll", name, row, runs, table)
     for run in runs.values():
-        assert [played.fault for played in run.log if played.fault] == ["forward", *[row.fault.kind] * row.fault.times]
+        assert [request.fault for request in run.log if request.fault] == [
+            "forward",
+            *[row.fault.kind] * row.fault.times,
+        ]
 
 
 def assert_fails_with_an_error(run: Run, wave: Path) -> None:

@@ -42,7 +42,7 @@ def outage(lab):
         ("upload_broken", Fault("stall_in_body", on="upload", seconds=8)),
     ):
         before = len(lab.faults.log)
-        lab.faults.play(fault)
+        lab.faults.inject(fault)
         tasks[way] = lab.start_upload("upload", files[way], "append", targets[way], connection="datatile_faulty")
         until(lambda before=before: any(p.body_bytes for p in lab.faults.log[before:]), f"{way} is being sent")
     lab.airflow.kill("api-server")
