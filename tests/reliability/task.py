@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, BaseOperator, TaskDeferred
 
-from tests.support.faults import Played
+from tests.support.faults import LoggedRequest
 from tests.support.versions import HAS_STATE_STORE
 
 try:
@@ -203,7 +203,7 @@ class Run:
     task: Task
     outcome: Outcome
     accepted: int
-    log: list[Played]
+    log: list[LoggedRequest]
     target: str
 
     @property
@@ -211,12 +211,12 @@ class Run:
         if self.outcome.state == "success":
             return f"succeeds; {self.accepted} accepted"
         last = self.outcome.errors[-1]
-        known = "unknown" if "OUTCOME UNKNOWN" in str(last) else "refused"
+        known = "unknown" if "OUTCOME UNKNOWN" in str(last) else "rejected"
         kind = known if isinstance(last, AirflowFailException) else type(last).__name__
         return f"fails: {kind}; {self.accepted} accepted"
 
-    def uploads(self) -> list[Played]:
-        return [played for played in self.log if played.method == "POST"]
+    def uploads(self) -> list[LoggedRequest]:
+        return [request for request in self.log if request.method == "POST"]
 
 
 async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:

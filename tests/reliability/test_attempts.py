@@ -10,9 +10,9 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from tests.support.faults import Fault
 from tests.support.reading import one_line
 
-BUSY = Fault("answer_instead", "upload", status=409, retry_after=1)
-OLD_TOKEN = Fault("answer_instead", "upload", status=401, seconds=1)
-TOO_FAST = Fault("answer_instead", "upload", status=429, times=1000)
+BUSY = Fault("respond_instead", "upload", status=409, retry_after=1)
+OLD_TOKEN = Fault("respond_instead", "upload", status=401, seconds=1)
+TOO_FAST = Fault("respond_instead", "upload", status=429, times=1000)
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def defer_every_backoff(monkeypatch):
 
 
 @pytest.mark.parametrize("action", ["create", "append"])
-@pytest.mark.parametrize(("fault", "accepted"), [("reset_after_body", 1), ("reset_before_answer", 2)])
+@pytest.mark.parametrize(("fault", "accepted"), [("reset_after_body", 1), ("reset_before_response", 2)])
 def test_resend_unknown(run, action, fault, accepted):
     run = run(Fault(fault), action=action, resend_unknown=True)
     assert run.result == f"succeeds; {accepted} accepted"
@@ -39,19 +39,19 @@ def test_accept_timeout(run, deferrable):
 
 
 def test_a_retry_after_beyond_accept_timeout(run):
-    run = run(Fault("answer_instead", "upload", status=429, retry_after=3600, times=4), accept_timeout=1)
+    run = run(Fault("respond_instead", "upload", status=429, retry_after=3600, times=4), accept_timeout=1)
     assert run.result == "fails: AirflowException; 0 accepted"
     # Each of the two task attempts sends one last upload at the deadline.
     assert len(run.uploads()) == 4
 
 
 def test_a_retry_after_beyond_accept_timeout_with_success_at_the_deadline(run):
-    run = run(Fault("answer_instead", "upload", status=429, retry_after=3600), accept_timeout=1)
+    run = run(Fault("respond_instead", "upload", status=429, retry_after=3600), accept_timeout=1)
     assert run.result == "succeeds; 1 accepted"
 
 
 @pytest.mark.parametrize("action", ["create", "append", "reload"])
-@pytest.mark.parametrize("fault", [BUSY, Fault("answer_instead", "upload", status=429, retry_after=1)])
+@pytest.mark.parametrize("fault", [BUSY, Fault("respond_instead", "upload", status=429, retry_after=1)])
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_backoff_without_a_worker(run, defer_every_backoff, action, fault, wait):
     run = run(fault, action=action, deferrable=True, wait_for_completion=wait)
@@ -69,7 +69,7 @@ def test_a_backoff_has_a_timeout_of_its_own(run, defer_every_backoff):
 
 
 def test_deferred_backoffs_share_one_accept_timeout(run, defer_every_backoff):
-    busy = Fault("answer_instead", "upload", status=409, retry_after=1, times=1000)
+    busy = Fault("respond_instead", "upload", status=409, retry_after=1, times=1000)
     run = run(busy, deferrable=True, accept_timeout=2.5)
     assert run.result == "fails: AirflowException; 0 accepted"
     assert 2 <= len(run.task.deferrals) <= 2 * 3
@@ -87,7 +87,7 @@ def test_a_file_that_changes_during_the_backoff(run, defer_every_backoff, tmp_pa
     run = run(
         BUSY, deferrable=True, dataset=str(dataset), when_deferred=lambda _: dataset.write_text("respondent\n2\n")
     )
-    assert run.result == "fails: refused; 0 accepted"
+    assert run.result == "fails: rejected; 0 accepted"
     assert "changed since its upload began" in one_line(run.outcome.error)
 
 
@@ -99,7 +99,7 @@ def test_a_token_that_is_regenerated_during_the_upload(run):
 
 def test_a_new_token_that_is_rejected_too(run):
     run = run(OLD_TOKEN, OLD_TOKEN, soon=lambda sandbox: sandbox.regenerate_token())
-    assert run.result == "fails: refused; 0 accepted"
+    assert run.result == "fails: rejected; 0 accepted"
     assert len(run.uploads()) == 2
     assert "invalidates the one before" in one_line(run.outcome.error)
 
@@ -120,10 +120,10 @@ def test_a_token_that_is_regenerated_while_the_task_waits_for_its_job(run, defer
         soon=lambda sandbox: sandbox.regenerate_token(),
     )
     assert run.result == "succeeds; 1 accepted"
-    assert 401 in [played.upstream_status for played in run.log]
+    assert 401 in [request.upstream_status for request in run.log]
 
 
 def test_a_token_that_was_regenerated_and_never_updated(run):
-    run = run(Fault("answer_instead", "upload", status=401))
+    run = run(Fault("respond_instead", "upload", status=401))
     assert isinstance(run.outcome.error, AirflowFailException)
     assert len(run.uploads()) == 1

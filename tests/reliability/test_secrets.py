@@ -22,10 +22,10 @@ TOKEN = "never-to-be-shown-4711"
 FAULTS = {
     "connection refused": Fault("refuse", times=99),
     "reset in the body": Fault("reset_in_body", after=1 << 20, times=99),
-    "reset before the response": Fault("reset_before_answer", times=99),
+    "reset before the response": Fault("reset_before_response", times=99),
     "garbage": Fault("garbage", times=99),
-    "an HTML page": Fault("odd_body", times=99),
-    "a response cut short": Fault("truncated_answer", times=99),
+    "an HTML page": Fault("html_body", times=99),
+    "a response cut short": Fault("truncated_response", times=99),
     "the token as a status line": Fault("echo_raw", times=99),
     "the token as a header": Fault("echo_raw", status=200, times=99),
     **{
@@ -114,7 +114,7 @@ def test_a_wait_of_the_operator_that_fails(shown, fault, deferrable):
             timeout=0.6,
         )
 
-    check(*shown(make, Fault("pass_on", "upload"), fault))
+    check(*shown(make, Fault("forward", "upload"), fault))
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -49,7 +49,7 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
         slow = servers.enter_context(Sandbox(processing_seconds=3600))
         small = servers.enter_context(Sandbox(max_upload_bytes=5000))
         forbidding = servers.enter_context(RawServer(forbid))
-        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_answer", on="upload")))
+        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_response", on="upload")))
         nobody = f"http://127.0.0.1:{free_port()}"
         busy = slow.add_database("Tracker")
         running = upload(slow, busy, data / "wave2.zsav")
