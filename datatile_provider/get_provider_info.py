@@ -1,4 +1,4 @@
-"""What Airflow asks a provider about itself."""
+"""The provider's metadata for Airflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DATABASES = [
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's description, for the entry point ``apache_airflow_provider``."""
+    """Return the provider's metadata, for the entry point ``apache_airflow_provider``."""
     from datatile_provider import __version__
 
     return {
@@ -44,7 +44,7 @@ def get_provider_info() -> dict[str, Any]:
             {"name": "datatile_upload", "class-name": "datatile_provider.decorators.datatile.datatile_upload_task"}
         ],
         "asset-uris": _DATABASES,
-        # Airflow 2's word for them.
+        # Airflow 2 calls assets datasets.
         "dataset-uris": _DATABASES,
         "connection-types": [
             {

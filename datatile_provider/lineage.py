@@ -1,4 +1,4 @@
-"""What an upload read and wrote, as OpenLineage wants to be told. Imported only when OpenLineage asks."""
+"""The OpenLineage metadata of uploads and waits. Imported only when OpenLineage extracts it."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class DatatileJobRunFacet(RunFacet):
     """
     The job that processes an upload.
 
-    :param jobId: its id.
+    :param jobId: the job's id.
     :param action: ``create``, ``reload`` or ``append``.
-    :param state: where it stood when the task ended.
-    :param status: the server's own word for that.
-    :param processingLog: where a person sees it.
+    :param state: the job's state at the end of the task.
+    :param status: the server's own word for that state.
+    :param processingLog: the URL of the job's page, or of the processing log.
     """
 
-    jobId: str
+    jobId: str  # noqa: N815 - OpenLineage's JSON has camelCase keys
     action: str
     state: str
     status: str
-    processingLog: str
+    processingLog: str  # noqa: N815 - the same
 
 
 def lineage(
@@ -51,26 +51,26 @@ def lineage(
     target_hash: str = "",
 ) -> OperatorLineage[Any, Any]:
     """
-    Return what a task read and wrote.
+    Return the inputs, outputs and facets of a task.
 
-    :param datatile_conn_id: the connection.
-    :param job: the job, as far as it got; None when there is none.
-    :param dataset: the file that the task uploaded, if it did.
-    :param action: the upload's action; else the job's, if it tells.
-    :param target_hash: the upload's target.
+    :param datatile_conn_id: the id of the Airflow connection.
+    :param job: the latest known state of the job; None if there is no job.
+    :param dataset: the file that the task uploaded; None for a task that only waits.
+    :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
+    :param target_hash: the hash of the upload's target.
     """
     server = DatatileHook(datatile_conn_id).get_conn().server
-    read = file_uri(dataset) if dataset is not None else ""
-    inputs = [InputDataset(*openlineage_name(read))] if read else []
+    source = file_uri(dataset) if dataset is not None else ""
+    inputs = [InputDataset(*openlineage_name(source))] if source else []
     action = action or (job.action if job else "")
-    # A create's target is a folder; only its finished job can tell the new database.
+    # The target of a create is a folder. Only the finished job can report the new database.
     database = (job.database if job else "") or (target_hash if action != "create" else "")
     outputs = []
     if database:
-        written = job.rows if job and job.state is JobState.SUCCEEDED else None
+        rows = job.rows if job and job.state is JobState.SUCCEEDED else None
         statistics: dict[str, Any] = {}
-        if written is not None:
-            statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(written)
+        if rows is not None:
+            statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rows)
         outputs.append(OutputDataset(*openlineage_name(database_uri(server.url, database)), outputFacets=statistics))
     facets = {}
     if job:

@@ -1,4 +1,4 @@
-"""What is counted and timed, through Airflow's own metrics."""
+"""Counters, timers and gauges, sent through Airflow's own metrics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from datatile_provider.api import errors
 from datatile_provider.api.polling import Wait
 
+#: How a job or the wait for it ended, by the error that the wait raised.
 _JOB_ENDS: dict[type, str] = {
     errors.JobFailedError: "failed",
     errors.JobCancelledError: "cancelled",
@@ -24,24 +25,29 @@ _JOB_ENDS: dict[type, str] = {
 @contextmanager
 def upload(size: int) -> Iterator[None]:
     """
-    Count and time one try of an upload.
+    Count and time one attempt of an upload.
 
-    :param size: the file's bytes.
+    :param size: the file's size in bytes.
     """
     started = time.monotonic()
     try:
         yield
     except errors.DatatileError as e:
-        unknown = "unknown" if isinstance(e, errors.OutcomeUnknownError) else "refused"
-        _emit("incr", f"upload.{'passing' if isinstance(e, errors.TransientError) else unknown}")
+        _emit("incr", f"upload.{_failed_upload(e)}")
         raise
     _emit("incr", "upload.accepted")
     _emit("incr", "upload.bytes", size)
     _emit("timing", "upload.duration", timedelta(seconds=time.monotonic() - started))
 
 
+def _failed_upload(error: errors.DatatileError) -> str:
+    if isinstance(error, errors.TransientError):
+        return "transient"
+    return "unknown" if isinstance(error, errors.OutcomeUnknownError) else "rejected"
+
+
 def poll() -> None:
-    """Count a look at a job."""
+    """Count a poll of a job."""
     _emit("incr", "polls")
 
 
@@ -69,30 +75,31 @@ def waiting(wait: Wait) -> Iterator[None]:
 
 def job_ended(wait: Wait, error: errors.DatatileError | None = None) -> None:
     """
-    Time a job, from the moment its wait began.
+    Time a job from the start of its wait.
 
-    :param wait: the wait that saw its end.
-    :param error: how it ended, if not well. One that tells no end of the job is not counted.
+    :param wait: the wait that has ended.
+    :param error: the error that ended it; None if the job succeeded. An error that is not in ``_JOB_ENDS`` is not
+        counted.
     """
-    outcome = _JOB_ENDS.get(type(error)) if error else "succeeded"
+    outcome = next((name for kind, name in _JOB_ENDS.items() if isinstance(error, kind)), "") if error else "succeeded"
     if outcome:
         _emit("timing", f"job.duration.{outcome}", timedelta(seconds=max(0.0, time.time() - wait.started)))
 
 
 def _emit(kind: str, name: str, *args: Any, **kwargs: Any) -> None:
-    # The file may be at the server: a metric must not end in an error.
+    # The server may have accepted the file: a metric must not fail the task.
     with suppress(Exception):
         getattr(_stats(), kind)(f"datatile.{name}", *args, **kwargs)
 
 
 @cache
 def _stats() -> Any:
-    """Return the Stats that Airflow has set up in this process."""
+    """Return the ``Stats`` that Airflow has initialized in this process."""
     modules = ["airflow.sdk.observability.stats", "airflow.observability.stats", "airflow.stats"]
-    # Airflow 3.2 and later set up the Task SDK's in tasks, and their own in the triggerer.
+    # Airflow 3.2 and later initialize the Task SDK's in tasks, and Airflow core's in the triggerer.
     if "airflow.jobs.triggerer_job_runner" in sys.modules:
         del modules[0]
     for module in modules:
         with suppress(ImportError):
             return import_module(module).Stats
-    raise ImportError(f"None of {modules} is there")
+    raise ImportError(", ".join(modules))

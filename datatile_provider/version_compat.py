@@ -52,7 +52,8 @@ def resume_arguments(
     from datatile_provider.triggers.datatile import ended
 
     error = errors.JobTimeoutError(
-        f"Job {job_id} was not finished within {timeout:,.10g} s, and no triggerer told anything of it",
-        hint="Make sure that a triggerer runs. The job may have ended well: look in DATATILE's processing log.",
+        f"The job was not finished within {timeout:,.10g} s. No triggerer reported its status",
+        subject=f"job {job_id}",
+        hint="Make sure that a triggerer runs. The job may have succeeded: look in DATATILE's processing log.",
     )
     return "execute_complete", {"event": ended(error)}

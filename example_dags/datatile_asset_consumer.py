@@ -1,7 +1,7 @@
 """
-Runs when a wave has been added to a DATATILE database, as by ``datatile_asset_producer``.
+Runs when a wave was added to a DATATILE database, for example by ``datatile_asset_producer``.
 
-Put your server's name and your database's hash below.
+Replace the server's name and the database's hash below with yours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datatile_provider.assets.datatile import database_asset
 
 TRACKER = database_asset("0f3a9c2b7d4e5f61", server="datatile.example.com")
 
-# Airflow 2 wants a date to start from.
+# Airflow 2 needs a start date.
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 with DAG("datatile_asset_consumer", schedule=[TRACKER], start_date=START, tags=["datatile"], doc_md=__doc__):

@@ -1,7 +1,7 @@
 """
-Appends a wave to a database, and tells whoever is scheduled on that database, as ``datatile_asset_consumer`` is.
+Appends a wave to a database. That triggers the DAGs scheduled on the database, such as ``datatile_asset_consumer``.
 
-It needs a connection ``datatile_default``. Put your server's name and your database's hash below.
+It needs a connection ``datatile_default``. Replace the server's name and the database's hash below with yours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ with DAG("datatile_asset_producer", schedule=None, tags=["datatile"], doc_md=__d
         action="append",
         target_hash=DATABASE,
         dataset=f"{Path(__file__).parent}/data/wave2.zsav",
-        # Only then is the wave in the database.
+        # The wave is in the database only when its job has succeeded.
         wait_for_completion=True,
         outlets=[TRACKER],
     )

@@ -1,5 +1,5 @@
 """
-Several files by one mapped task, each into a new database of the same folder.
+Uploads several files with one mapped task, each into a new database of the same folder.
 
 It needs a connection ``datatile_default``, and the hash of a folder in the Airflow variable
 ``datatile_folder``.
@@ -20,11 +20,11 @@ with DAG("datatile_mapped_upload", schedule=None, tags=["datatile"], doc_md=__do
         task_id="upload",
         action="create",
         target_hash="{{ var.value.datatile_folder }}",
-        # A folder takes one upload at a time, until its job is done. On Airflow before 3.2 a deferred task
-        # would not count as active.
+        # A folder accepts the next upload only when the job of the previous one is finished. Before Airflow 3.2, a
+        # deferred task does not count towards max_active_tis_per_dagrun.
         wait_for_completion=True,
         deferrable=False,
         max_active_tis_per_dagrun=1,
-        # What the UI calls each of the mapped tasks, instead of 0 and 1.
+        # The name of each mapped task in the UI, instead of 0 and 1.
         map_index_template="{{ task.dataset.rsplit('/', 1)[-1] }}",
     ).expand(dataset=[f"{WAVES}/wave1.zsav", f"{WAVES}/wave2.zsav"])

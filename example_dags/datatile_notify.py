@@ -1,5 +1,5 @@
 """
-An upload that tells by mail when it fails, and why.
+Uploads a file, and sends an email with the reason if the task fails.
 
 It needs a connection ``datatile_default``, a connection ``smtp_default`` to a mail server, and the hash of a
 database in the Airflow variable ``datatile_database``.
@@ -25,7 +25,7 @@ with DAG("datatile_notify", schedule=None, tags=["datatile"], doc_md=__doc__):
             from_email="airflow@example.com",
             to="fieldwork@example.com",
             subject="{{ ti.task_id }} has failed in {{ ti.dag_id }}",
-            # It names the file, the target, the job, and the server's reason.
+            # The exception names the file, the target, the job and the server's reason.
             html_content="<p>{{ exception }}</p>",
         ),
     )

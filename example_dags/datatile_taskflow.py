@@ -1,5 +1,5 @@
 """
-Functions and uploads together: a function returns the file to upload, and another one asks for the job.
+Combines TaskFlow functions with uploads: one function returns the file to upload, another one waits for the job.
 
 It needs a connection ``datatile_default``, and the hash of a folder in the Airflow variable
 ``datatile_folder``.
@@ -15,7 +15,7 @@ from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 
 DATA = Path(__file__).parent / "data"
-# The finished job of a `create` tells the hash of the new database.
+# The finished job of a `create` reports the hash of the new database.
 DATABASE = "{{ ti.xcom_pull(task_ids='job_of')['details']['database'] }}"
 
 with DAG("datatile_taskflow", schedule=None, tags=["datatile"], doc_md=__doc__):

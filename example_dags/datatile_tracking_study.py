@@ -1,5 +1,5 @@
 """
-A tracking study: a database from the first wave, the second wave added to it, and then all its data replaced.
+A tracking study: creates a database from the first wave, appends the second wave, and then replaces all its data.
 
 It needs a connection ``datatile_default``, and the hash of a folder in DATATILE's Drive (not the root) in the
 Airflow variable ``datatile_folder`` or as the run's parameter ``folder``.
@@ -16,7 +16,7 @@ from datatile_provider.sensors.datatile import DatatileJobSensor
 
 WAVES = Path(__file__).parent / "data"
 FOLDER = "{{ params.folder or var.value.datatile_folder }}"
-# The finished job of a `create` tells the hash of the new database.
+# The finished job of a `create` reports the hash of the new database.
 DATABASE = "{{ ti.xcom_pull(task_ids='wait_for_create')['details']['database'] }}"
 
 with DAG(

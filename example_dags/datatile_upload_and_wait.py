@@ -1,5 +1,5 @@
 """
-One task that uploads a file and waits for its job; while it waits, it holds no worker.
+One task that uploads a file and waits for its job. It occupies no worker slot while it waits.
 
 It needs a connection ``datatile_default``, and the hash of a folder in the Airflow variable
 ``datatile_folder``.

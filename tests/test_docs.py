@@ -46,6 +46,10 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
+MARKDOWN = [*PAGES, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*/*.md"))]
+LINE_LENGTH = 120
+#: Pages whose source has longer lines.
+LONG_LINES = {"troubleshooting.md"}
 WAVES = ROOT / "example_dags" / "data"
 #: The blocks that nothing here runs, by page.
 NOT_RUN = {"quickstart.md": 1, "reliability.md": 1}
@@ -298,3 +302,57 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
         if anchor:
             headings = [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts(page, "heading")]
             assert anchor in headings, anchor
+
+
+def test_no_line_of_a_page_is_too_long() -> None:
+    long = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in MARKDOWN
+        if page.name not in LONG_LINES
+        for number, line in enumerate(page.read_text("utf-8").splitlines(), 1)
+        if len(line) > LINE_LENGTH
+    ]
+    assert long == []
+
+
+def test_every_picture_is_shown() -> None:
+    pages = "\n".join(page.read_text("utf-8") for page in PAGES)
+    shown = set(re.findall(r"!\[[^]]+\]\([\w/]*images/(\S+)\)", pages))
+    assert shown == {path.name for path in (DOCS / "images").iterdir()}
+
+
+def test_the_quick_start_has_the_connection_that_the_sandbox_prints() -> None:
+    page = (DOCS / "quickstart.md").read_text()
+    command = re.search(r"python -m datatile_provider.sandbox (.+)", page)
+    connection = re.search(r"AIRFLOW_CONN_DATATILE_DEFAULT='([^']+)'", page)
+    assert command
+    assert connection
+    words = command[1].split()
+    options: dict[str, Any] = dict(zip((word.strip("-") for word in words[::2]), words[1::2], strict=True))
+    port = free_port()
+    with Sandbox(**{**options, "port": port}) as sandbox:
+        assert json.loads(connection[1].replace(options["port"], str(port))) == sandbox.connection
+
+
+def test_the_mail_of_the_recipe_has_all_links(
+    reader: Reader, server: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    sent: list[str] = []
+    # Airflow renders the notifier's templates before it calls this.
+    monkeypatch.setattr(SmtpNotifier, "notify", lambda self, context: sent.append(self.html_content))
+    python = [block for block in blocks(DOCS / "recipes.md") if block.language == "python"]
+    imports = next(block for block in python if "weekly_tracker" in block.text)
+    mail = next(block for block in python if "with_mail" in block.text)
+    reader.follow(imports)
+    (tmp_path / "data" / "wave2.zsav").write_text("not a survey file")
+    with pytest.raises(AssertionError, match="with_mail"):
+        reader.follow(mail)
+    (job,) = (job["job_id"] for job in server.jobs() if job["state"] == "FAILED")
+    (text,) = sent
+    assert re.search(r"<pre>.*cannot be read.*</pre>", text, re.DOTALL)
+    log, run, *datatile = re.findall(r'href="([^"]+)"', text)
+    assert re.search(r"/dags/with_mail/runs/[^/]+$", run)
+    assert log.startswith(f"{run}/tasks/append")
+    assert datatile == [f"{server.url}/processing-log/", f"{server.url}/processing-log/{job}"]

@@ -1,4 +1,4 @@
-"""The Data Collector API over ``aiohttp``, for waiting: one session a server and event loop, shared by all waits."""
+"""A client of the Data Collector API over ``aiohttp``, for waits: all waits for a server share one session."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from datatile_provider.api.client import (
     MAX_POLL_BYTES,
     POLL_TIMEOUT,
     address_with_proxy,
-    connection_hint,
+    no_response,
     proxy_of,
     read_poll,
     reason,
-    untrusted_certificate,
 )
 from datatile_provider.api.contract import Job
 from datatile_provider.api.responses import Response
@@ -36,26 +35,25 @@ from datatile_provider.api.settings import Settings, tls_context
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-#: A thousand waits poll in turn over these; a server sees no crowd.
+#: The most connections to a server for quick polls, however many jobs are waited for.
 MAX_CONNECTIONS = 8
-#: Seconds after which a poll that has no response yet counts as slow. It has lasted that long at least when it is given
-#: up for others.
+#: Seconds after which a poll without a response counts as slow. A poll is never cancelled for others before that.
 SLOW = 1.0
-#: Polls under way at a time, slow ones included.
+#: The most polls that run at a time, slow ones included.
 MAX_POLLS = 100
-#: Slow polls under way at a time up to which jobs whose last poll was slow are polled again.
+#: The most slow polls that run at a time before a job whose last poll was slow is polled again.
 MAX_SLOW = 50
-#: Seconds after its deadline for which a wait stands in line for its last poll.
+#: Seconds after its deadline for which a wait queues for its last poll.
 LAST_POLL_TIMEOUT = 10.0
 
 
 class _PollQueue:
     """
-    Decides who may poll.
+    Decides which poll is sent next.
 
-    A poll takes one of a few connections. When it has no response soon, it goes on among the slow ones, and the
-    connection is the next poll's. A job whose last poll was slow starts there, so that such jobs never take the
-    connections of the others; but at a wait's deadline any job's poll goes before all others.
+    A poll takes one of a few connections. When it has no response soon, it counts as slow, and the next poll gets the
+    connection. A job whose last poll was slow starts among the slow ones, so that such jobs never take the connections
+    of the others. At a wait's deadline the job's last poll goes first.
     """
 
     def __init__(self) -> None:
@@ -67,61 +65,61 @@ class _PollQueue:
         self._slow: OrderedDict[_Poll, None] = OrderedDict()
 
     async def enter(self, poll: _Poll) -> None:
-        """Wait for a poll's turn. Whether or not it came, :meth:`leave` must follow."""
-        poll.turn = asyncio.get_running_loop().create_future()
-        line = self._last if poll.is_last else self._later if poll.is_slow else self._usual
-        line[poll] = None
-        self._serve()
-        await poll.turn
+        """Wait until a poll may be sent. :meth:`leave` must follow, also after an error."""
+        poll.admitted = asyncio.get_running_loop().create_future()
+        queue = self._last if poll.is_last else self._later if poll.is_slow else self._usual
+        queue[poll] = None
+        self._admit()
+        await poll.admitted
 
     def leave(self, poll: _Poll) -> None:
-        """Let the next ones poll."""
-        for line in (self._last, self._usual, self._later, self._slow):
-            line.pop(poll, None)
+        """Let the next polls be sent."""
+        for queue in (self._last, self._usual, self._later, self._slow):
+            queue.pop(poll, None)
         if timer := self._quick.pop(poll, None):
             timer.cancel()
-        self._serve()
+        self._admit()
 
-    def hurry(self, poll: _Poll) -> None:
-        """Let a poll go before the others: a wait's deadline has come."""
+    def prioritize(self, poll: _Poll) -> None:
+        """Send a poll before the others: its wait is at the deadline."""
         poll.is_last = True
-        for line in (self._usual, self._later):
-            if poll in line:
-                del line[poll]
+        for queue in (self._usual, self._later):
+            if poll in queue:
+                del queue[poll]
                 self._last[poll] = None
-        self._serve()
+        self._admit()
 
-    def _serve(self) -> None:
-        while len(self._quick) < MAX_CONNECTIONS and (line := self._last or self._usual):
-            poll = _first(line)
+    def _admit(self) -> None:
+        while len(self._quick) < MAX_CONNECTIONS and (queue := self._last or self._usual):
+            poll = _first(queue)
             self._quick[poll] = self._timer(poll)
         while self._later and len(self._slow) < MAX_SLOW:
             self._slow[_first(self._later)] = None
 
     def _timer(self, poll: _Poll) -> asyncio.TimerHandle:
-        # The more polls hang, the sooner the next one is let in.
+        # The more polls hang, the sooner the next one is sent.
         patience = SLOW / (1 + len(self._slow) / MAX_CONNECTIONS)
-        return asyncio.get_running_loop().call_later(patience, self._let_go, poll)
+        return asyncio.get_running_loop().call_later(patience, self._mark_slow, poll)
 
-    def _let_go(self, poll: _Poll) -> None:
-        """Give a slow poll's connection to the next; the oldest of too many slow ones is given up."""
+    def _mark_slow(self, poll: _Poll) -> None:
+        """Give a slow poll's connection to the next poll; when too many are slow, the oldest is cancelled."""
         if len(self._slow) >= MAX_POLLS - MAX_CONNECTIONS:
             oldest = next(iter(self._slow))
             if not (self._last or self._usual) or oldest.age < SLOW:
                 self._quick[poll] = self._timer(poll)
                 return
             del self._slow[oldest]
-            oldest.give_up()
+            oldest.cancel_for_others()
         del self._quick[poll]
         self._slow[poll] = None
-        self._serve()
+        self._admit()
 
 
-def _first(line: OrderedDict[_Poll, None]) -> _Poll:
-    poll, _ = line.popitem(last=False)
-    # One that is cancelled has still to leave.
-    if not poll.turn.done():
-        poll.turn.set_result(None)
+def _first(queue: OrderedDict[_Poll, None]) -> _Poll:
+    poll, _ = queue.popitem(last=False)
+    # A cancelled poll has not left the queue yet.
+    if not poll.admitted.done():
+        poll.admitted.set_result(None)
     return poll
 
 
@@ -131,50 +129,51 @@ class _Shared:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self.holders = 0
-        # Weak: a look is kept by the clients that took it, so it goes when they do.
+        # Weak: the clients that wait for a poll keep it.
         self.polls: WeakValueDictionary[str, _Poll] = WeakValueDictionary()
-        self.line = _PollQueue()
+        self.queue = _PollQueue()
 
 
 class _Poll:
     """
-    One poll of a job, under way or done, for all that ask at about the same time.
+    One poll of a job, running or done, shared by the waits that need it at about the same time.
 
     :param settings: the connection that it is made with.
-    :param is_slow: whether the job's last poll was slow, and then whether this one is.
+    :param is_slow: whether the job's last poll was slow; later, whether this one is.
     """
 
     job: asyncio.Task[Job]
-    turn: asyncio.Future[None]
+    #: Done when the poll may be sent.
+    admitted: asyncio.Future[None]
 
     def __init__(self, settings: Settings, *, is_slow: bool = False) -> None:
         self.settings = settings
         self.is_slow = is_slow
-        #: Whether it is the last one of a wait.
+        #: Whether it is a wait's last poll.
         self.is_last = False
-        #: Whether it was ended for other polls.
-        self.given_up = False
-        #: How many wait for it.
+        #: Whether it was cancelled for other polls.
+        self.cancelled_for_others = False
+        #: The number of waits that wait for it.
         self.waiters = 0
-        #: When the request was sent; until then it waits in line.
+        #: When the request was sent; None while the poll is queued.
         self.sent: float | None = None
 
     def start(self, poll: Coroutine[Any, Any, Job]) -> None:
         """Send the request."""
         self.job = asyncio.create_task(poll)
-        # Should all who wait for it be cancelled, its failure is nobody's.
+        # When all waits for it are cancelled, nothing else reads its error.
         self.job.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    def give_up(self) -> None:
-        """End a poll that others need the connection of."""
-        self.given_up = True
+    def cancel_for_others(self) -> None:
+        """Cancel the poll, as other polls need its connection."""
+        self.cancelled_for_others = True
         self.job.cancel()
 
     async def until(self, then: float | None = None) -> bool:
         """
         Wait for the response, or until a time of the monotonic clock; return whether it has come.
 
-        No wait's end ends it: others may wait for it too.
+        The poll goes on when this is cancelled: other waits may wait for it too.
         """
         if not self.job.done():
             await asyncio.wait({self.job}, timeout=None if then is None else max(0.0, then - time.monotonic()))
@@ -196,7 +195,7 @@ class AsyncDatatileClient:
     An asynchronous client of one server; get one from :func:`connected`.
 
     :param settings: the connection.
-    :param shared: what it asks through. It holds no token: each request brings its own.
+    :param shared: the session. It holds no token: each request has its own.
     """
 
     def __init__(self, settings: Settings, shared: _Shared) -> None:
@@ -204,23 +203,23 @@ class AsyncDatatileClient:
         self._shared = shared
         self._proxy = proxy_of(settings)
         self._last_poll: _Poll | None = None
-        #: Seconds since another wait got the answer that :meth:`get_job` gave last; zero when it was asked for anew.
+        #: Seconds since another wait got the response that :meth:`get_job` returned last; zero for a new poll.
         self.age = 0.0
 
     @property
     def sent_ago(self) -> float:
-        """Seconds since the poll was sent that :meth:`get_job` gave last."""
+        """Seconds since the poll was sent whose result :meth:`get_job` returned last."""
         return self._last_poll.age if self._last_poll else 0.0
 
     async def get_job(self, job_id: str, *, max_age: float = 0.0, left: float | None = None) -> Job:
         """
         Poll a job once.
 
-        :param max_age: seconds; a response that another wait for the same job got that lately will do.
-        :param left: seconds until the wait's deadline, if it has one. Then a poll that is not sent yet goes before all
-            others, and one that was sent long ago is given up for another one.
+        :param max_age: the most seconds since another wait for the same job got a response, for that to be used.
+        :param left: seconds until the wait's deadline, if it has one. At the deadline, a poll that is not sent yet goes
+            first, and one that was sent long before is replaced by a new one.
         :raises TransientError: no usable response now.
-        :raises PermanentError: the server will not tell.
+        :raises PermanentError: the server will not report it.
         """
         url = self._settings.server.job_url(contract.check_job_id(job_id))
         deadline = None if left is None else time.monotonic() + left
@@ -249,25 +248,27 @@ class AsyncDatatileClient:
             return False
         if not poll.job.done():
             over = deadline is not None and poll.sent is not None and poll.sent < deadline <= time.monotonic()
-            # One that nobody waits for is being cancelled.
+            # Without waiters it is being cancelled.
             return poll.waiters > 0 and not over
         failed = poll.job.cancelled() or poll.job.exception() is not None
         return poll is not self._last_poll and not failed and poll.age <= max_age
 
     async def _end(self, poll: _Poll, job_id: str, deadline: float) -> None:
-        """Wait for a poll at its wait's deadline: until it is done, or has had its chance."""
-        what = f"The poll of job {job_id}"
+        """Wait for a poll after its wait's deadline: until it is done, or has had its chance."""
+        subject = f"job {job_id}"
         if poll.sent is not None and poll.sent < deadline:
             if not await poll.until(poll.sent + SLOW):
-                raise errors.TransientError(
-                    f"{what} got no response from {address_with_proxy(self._settings)} until the wait's deadline"
+                raise errors.ServerUnreachableError(
+                    f"No response from {address_with_proxy(self._settings)} before the wait's deadline",
+                    subject=subject,
                 )
             return
-        self._shared.line.hurry(poll)
+        self._shared.queue.prioritize(poll)
         if not await poll.until(deadline + LAST_POLL_TIMEOUT) and poll.sent is None:
-            raise errors.TransientError(
-                f"{what} was not sent: no connection was free for its last poll within {LAST_POLL_TIMEOUT:,.10g} s of "
-                "the wait's deadline"
+            raise errors.ServerUnreachableError(
+                "The last poll was not sent: no connection was free within "
+                f"{LAST_POLL_TIMEOUT:,.10g} s of the wait's deadline",
+                subject=subject,
             )
         await poll.until()
 
@@ -275,34 +276,32 @@ class AsyncDatatileClient:
         server, settings = self._settings.server, self._settings
         limit = min(POLL_TIMEOUT, settings.timeout)
         try:
-            # Waiting in line does not count against the poll's time.
-            await self._shared.line.enter(poll)
+            # The time in the queue does not count against the poll's timeout.
+            await self._shared.queue.enter(poll)
             poll.sent = time.monotonic()
             try:
                 response = await self._ask(url, limit)
-            # aiohttp raises ValueError and zlib's errors for some broken answers, and OSError for some connections.
+            # aiohttp raises ValueError and zlib's errors for some invalid responses, and OSError for some connections.
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, asyncio.CancelledError) as e:
-                if isinstance(e, asyncio.CancelledError) and not poll.given_up:
+                if isinstance(e, asyncio.CancelledError) and not poll.cancelled_for_others:
                     raise
-                # A time limit of its own has no text.
+                # aiohttp's own timeout has no text.
                 timed_out = isinstance(e, asyncio.TimeoutError) and not str(e)
-                why = f"none within {limit:,.10g} s" if timed_out else reason(e, settings.token)
-                if poll.given_up:
-                    why = f"none within {poll.age:,.1f} s, and other polls needed the connection"
-                what = f"The poll of job {job_id} got no response from {address_with_proxy(settings)}: {why}"
-                if isinstance(e, aiohttp.ClientConnectorCertificateError):
-                    raise untrusted_certificate(what) from e
-                raise errors.TransientError(what, hint=connection_hint(e, settings)) from e
+                why = f"timed out after {limit:,.10g} s" if timed_out else reason(e, settings.token)
+                if poll.cancelled_for_others:
+                    why = f"cancelled after {poll.age:,.1f} s, as other polls needed the connection"
+                certificate = isinstance(e, aiohttp.ClientConnectorCertificateError)
+                raise no_response(settings, f"job {job_id}", why, e, certificate=certificate) from e
             finally:
                 poll.is_slow = poll.age >= SLOW
         finally:
-            self._shared.line.leave(poll)
+            self._shared.queue.leave(poll)
         return read_poll(server, job_id, response)
 
     async def _ask(self, url: str, limit: float) -> Response:
         settings = self._settings
         async with self._shared.session.get(
-            # What contract has quoted must not be quoted, or unquoted, once more.
+            # The contract has quoted it already.
             URL(url, encoded=True),
             headers={"token": settings.token},
             allow_redirects=False,
@@ -322,17 +321,17 @@ class AsyncDatatileClient:
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
-    """Give a client over the running loop's session for that server; the last to leave closes the session."""
+    """Return a client over the running loop's session for that server; the last one to leave closes the session."""
     loop = asyncio.get_running_loop()
     bundle = _bundle(settings.verify)
-    # A bundle that was replaced is read anew.
+    # A bundle that was replaced is loaded again.
     key = (settings.server.url, settings.verify, bundle, _mtime(bundle))
     async with _opening.setdefault(loop, asyncio.Lock()):
         shared = _sessions.setdefault(loop, {}).get(key)
         if shared is None:
-            # Loading a CA bundle takes milliseconds that other waits should not stand still for.
+            # Loading a CA bundle takes milliseconds, which would block the other waits.
             context = await asyncio.to_thread(_ssl_context, bundle)
-            # The limit is kept by the session's own line.
+            # The queue limits the connections.
             connector = aiohttp.TCPConnector(limit=0, ssl=context, ttl_dns_cache=60)
             jar = aiohttp.DummyCookieJar()
             shared = _sessions[loop][key] = _Shared(aiohttp.ClientSession(connector=connector, cookie_jar=jar))
@@ -362,13 +361,13 @@ def _bundle(verify: bool | str) -> str | None:
     """Return the CA bundle to check a server's certificate with; None if it is not checked."""
     if isinstance(verify, str):
         return verify
-    # As requests does it, so that uploads and waits trust the same servers.
+    # As requests does, so that uploads and waits trust the same servers.
     found = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     return found or certifi.where() if verify else None
 
 
 def _mtime(bundle: str | None) -> int:
-    # One that can't be read is told of when it is loaded.
+    # Loading a bundle that can't be read raises the error.
     with contextlib.suppress(OSError):
         return os.stat(bundle).st_mtime_ns if bundle else 0
     return 0

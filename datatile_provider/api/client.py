@@ -1,10 +1,11 @@
-"""The Data Collector API over ``requests``: one request a call, each failure sorted by what the server can hold."""
+"""A client of the Data Collector API over ``requests``: one request per call, each failure as an error of its kind."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import logging
+import os
 import secrets
 import socket
 import ssl
@@ -27,20 +28,19 @@ from datatile_provider.api.multipart import Dataset, MultipartBody
 from datatile_provider.api.responses import MAX_RESPONSE_BYTES, Response, redact
 from datatile_provider.api.settings import Settings
 
-#: Seconds to reach the server: one that is down should be known soon.
+#: Seconds to connect to the server: a server that is down should be noticed soon.
 CONNECT_TIMEOUT = 10.0
-#: Seconds for a poll, at most: one that hangs must not keep a wait from its next poll.
+#: The most seconds for a poll: one that hangs must not delay the wait's next poll for longer.
 POLL_TIMEOUT = 30.0
-#: Bytes of the response to a poll that are read, at most: the triggerer's event loop stands still while it looks for
-#: the status in them.
+#: The most bytes of the response to a poll that are read: parsing them blocks the triggerer's event loop.
 MAX_POLL_BYTES = 1 << 16
-# What OpenSSL says of an answer in plain HTTP, by its version.
+# The reasons that versions of OpenSSL give when the response is plain HTTP.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
 class DatatileClient:
     """
-    A client of one server. It tries once; who calls it decides what to do about a failure.
+    A client of one server. It makes one attempt; the caller decides about retries.
 
     :param settings: the connection.
     """
@@ -60,8 +60,8 @@ class DatatileClient:
 
         :param callback_url: where the server pushes the job's transitions.
         :param on_progress: called with the bytes sent and the bytes to send.
-        :raises TransientError: not accepted, may be tried again.
-        :raises PermanentError: not accepted, for good.
+        :raises TransientError: not accepted; another attempt may succeed.
+        :raises PermanentError: not accepted; another attempt changes nothing.
         :raises OutcomeUnknownError: the server may hold the upload.
         """
         server = self._settings.server
@@ -73,13 +73,13 @@ class DatatileClient:
                 data=body,
                 headers={"Content-Type": body.content_type},
             )
-        # Those of requests are OSErrors too; a CA bundle of the environment that is not there gives a plain one.
+        # The exceptions of requests are OSErrors; a missing CA bundle of the environment raises a plain OSError.
         except OSError as e:
             if body.complete:
-                why = f"the whole file was sent, then {reason(e, self._settings.token)}"
+                why = f"The whole file was sent, then no response came: {reason(e, self._settings.token)}"
                 raise contract.unknown_outcome(server, upload, why) from e
-            sent = f"; {body.sent:,} of {len(body):,} bytes were sent, so nothing was accepted"
-            raise self._failure(e, f"The {upload} did not get through to", sent) from e
+            sent = f"{body.sent:,} of {len(body):,} bytes were sent, so the file was not accepted."
+            raise self._failure(e, str(upload), sent) from e
         return contract.read_upload(server, upload, response, whole_body_sent=body.complete)
 
     def get_job(self, job_id: str) -> Job:
@@ -87,7 +87,7 @@ class DatatileClient:
         Poll a job once.
 
         :raises TransientError: no usable response now.
-        :raises PermanentError: the server will not tell.
+        :raises PermanentError: the server will not report it.
         """
         server = self._settings.server
         url = server.job_url(contract.check_job_id(job_id))
@@ -100,15 +100,15 @@ class DatatileClient:
                 max_bytes=MAX_POLL_BYTES + 1,
             )
         except OSError as e:
-            raise self._failure(e, f"The poll of job {job_id} got no response from") from e
+            raise self._failure(e, f"job {job_id}") from e
         return read_poll(server, job_id, response)
 
     def probe(self) -> None:
         """
-        Make sure that server, paths, token and roles are right, without sending or changing anything.
+        Check server, paths, token and roles, without sending a file or changing anything.
 
-        It sends no file to targets that can't exist, and asks for a job that can't exist; for that once more with a
-        made-up token, which must be answered differently.
+        It sends uploads without a file to targets that can't exist, and polls a job that can't exist. The poll is
+        repeated with a made-up token, which must get another response.
 
         :raises DatatileError: what is wrong.
         """
@@ -122,7 +122,7 @@ class DatatileClient:
         ):
             response = self._test(method, url)
             contract.read_probe(server, url, response)
-        # A client of its own, so that whatever blots out the token blots out this one.
+        # A client of its own, so that the made-up token is redacted as the real one is.
         stranger = DatatileClient(replace(self._settings, token=secrets.token_hex(20)))
         contract.check_token_is_verified(server, job_url, response, stranger._test("GET", job_url))
 
@@ -130,7 +130,7 @@ class DatatileClient:
         try:
             return self._ask(method, url)
         except OSError as e:
-            raise self._failure(e, "The connection test got no response from") from e
+            raise self._failure(e, f"test of {url}") from e
 
     def _ask(
         self,
@@ -145,11 +145,11 @@ class DatatileClient:
     ) -> Response:
         settings = self._settings
         stall_timeout = min(stall_timeout, settings.timeout)
-        # A connection of its own: one kept alive may be closed by the server under the first byte.
+        # A new connection: the server may close one that is kept alive while the first bytes are sent.
         with _Session() as session, _redacted_urllib3_log(settings.token):
-            # Any auth of ours keeps requests from sending what it finds for the host in a .netrc.
+            # With an auth set, requests does not send credentials from a .netrc.
             session.auth = lambda request: request
-            # A silence is ended by the socket's own timeout, which says what it was; hence twice.
+            # The socket's own timeout must come first, as its error says what timed out; hence twice.
             adapter = _Adapter(stall_timeout, min(whole_timeout, 2 * stall_timeout))
             session.mount("http://", adapter)
             session.mount("https://", adapter)
@@ -160,7 +160,7 @@ class DatatileClient:
                 headers={"token": settings.token, **(headers or {})},
                 timeout=(min(CONNECT_TIMEOUT, stall_timeout), stall_timeout),
                 stream=True,
-                # At the request, not the session: there the environment's bundle would win over the connection's.
+                # Per request: on the session, the environment's CA bundle would override the connection's.
                 verify=settings.verify,
                 proxies=dict(settings.proxies) or None,
             ) as response:
@@ -176,31 +176,54 @@ class DatatileClient:
                     response.headers.get("Location", ""),
                 ).redact(settings.token)
 
-    def _failure(self, error: OSError, what: str, note: str = "") -> errors.DatatileError:
-        what = f"{what} {address_with_proxy(self._settings)}: {reason(error, self._settings.token)}{note}"
-        if _certificate_error(error):
-            return untrusted_certificate(what)
-        return errors.TransientError(what, hint=connection_hint(error, self._settings))
+    def _failure(self, error: OSError, subject: str, note: str = "") -> errors.DatatileError:
+        certificate = _certificate_error(error)
+        return no_response(
+            self._settings, subject, reason(error, self._settings.token), error, note, certificate=certificate
+        )
+
+
+def no_response(
+    settings: Settings, subject: str, why: str, error: BaseException, note: str = "", *, certificate: bool = False
+) -> errors.DatatileError:
+    """
+    Return the error for a request that got no response.
+
+    :param subject: the upload or the job.
+    :param why: the reason, for people.
+    :param error: what the HTTP library raised.
+    :param note: a sentence about what was sent.
+    :param certificate: whether the server's certificate could not be verified.
+    """
+    what = "\n".join(filter(None, [f"No response from {address_with_proxy(settings)}:\n{why}", note.rstrip(".")]))
+    if certificate:
+        return errors.UntrustedCertificateError(
+            what,
+            subject=subject,
+            hint="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
+        )
+    return errors.ServerUnreachableError(what, subject=subject, hint=connection_hint(error, settings))
 
 
 def read_poll(server: Server, job_id: str, response: Response) -> Job:
     """
-    Return the job that was asked for.
+    Return the job that was polled.
 
     :param response: the response, as far as it was read: one byte over the limit shows that it is longer.
     :raises DatatileError: as :func:`.contract.read_job`.
     """
     if len(response.body) > MAX_POLL_BYTES and 200 <= response.status < 300:
         raise errors.UnexpectedResponseError(
-            f"The poll of job {job_id} got a response of more than {MAX_POLL_BYTES:,} bytes",
-            hint="A job's status is shorter: check the connection's api_path and job_path.",
+            f"The response has more than {MAX_POLL_BYTES:,} bytes, too many for a job's status",
+            subject=f"job {job_id}",
+            hint="Check the connection's api_path and job_path.",
             status=response.status,
         )
     return contract.read_job(server, job_id, response)
 
 
 def proxy_of(settings: Settings) -> str | None:
-    """Return the URL of the proxy on the way to a server: the connection's, or the environment's."""
+    """Return the URL of the proxy for a server: the connection's, or the environment's."""
     url = settings.server.url
     found = select_proxy(url, {**get_environ_proxies(url), **settings.proxies})
     # The stubs of requests leave this one untyped.
@@ -208,45 +231,41 @@ def proxy_of(settings: Settings) -> str | None:
 
 
 def address_with_proxy(settings: Settings) -> str:
-    """Return the address of a server, and of the proxy on the way to it, without what the proxy is told of the user."""
+    """Return the address of a server and of its proxy, without the proxy's user name and password."""
     proxy = proxy_of(settings)
-    return settings.server.url + (f" by the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
+    return settings.server.url + (f" through the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
 
 
 def connection_hint(error: BaseException, settings: Settings) -> str:
-    """Return what to check when a server can't be reached or understood; nothing when it may just be away."""
+    """Return what to check when a server can't be reached; ``""`` when it may just be down for a moment."""
     chain = list(_chain(error))
     if any(isinstance(e, (socket.gaierror, ConnectionRefusedError)) for e in chain) and proxy_of(settings):
         return "Check the proxy: proxies in the connection's extra, or in the environment HTTP_PROXY and HTTPS_PROXY."
     if any(isinstance(e, socket.gaierror) for e in chain):
-        return "Check the connection's host: its name leads nowhere."
+        return "Check the connection's host: its name can't be resolved."
     if any(isinstance(e, ConnectionRefusedError) for e in chain):
         return "Check the connection's host and port, and that the server is up."
-    # aiohttp's own error is an SSLError that lacks the reason.
+    # aiohttp's own SSLError has no reason.
     if any(isinstance(e, ssl.SSLError) and getattr(e, "reason", None) in _NOT_TLS for e in chain):
         return "Check the connection's schema and port: the server does not speak https there."
     return ""
-
-
-def untrusted_certificate(what: str) -> errors.UntrustedCertificateError:
-    """Return the error for a server whose certificate could not be verified."""
-    return errors.UntrustedCertificateError(
-        what,
-        hint="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
-    )
 
 
 def reason(error: BaseException, secret: str) -> str:
     """
     Return the innermost reason of a chain of exceptions, for a person.
 
-    :param secret: what is blotted out: libraries quote what they can't read, and an odd server may echo the token.
+    :param secret: redacted in the result: libraries quote what they can't parse, and a server may echo the token.
     """
     seen = list(_chain(error))
     last = next((e for e in reversed(seen) if str(e)), None)
     if last is None:
-        return "the time for it was over" if isinstance(error, TimeoutError) else type(error).__name__
-    return redact(f"{type(last).__name__}: {last}", secret)
+        return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+    text = str(last)
+    if isinstance(last, OSError) and last.errno and not isinstance(last, ssl.SSLError):
+        # Without the "[Errno 111]", and without asyncio's "Connect call failed ('127.0.0.1', 443)".
+        text = os.strerror(last.errno) if last.errno > 0 else last.strerror or text
+    return redact(text.rstrip("."), secret)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -262,9 +281,8 @@ def _inner(error: BaseException) -> BaseException | None:
     found = getattr(error, "reason", None)
     if isinstance(found, BaseException):
         return found
-    if error.args and isinstance(error.args[0], BaseException):
-        return error.args[0]
-    return error.__cause__
+    # urllib3's ProtocolError has the reason among its arguments.
+    return next((arg for arg in error.args if isinstance(arg, BaseException)), error.__cause__)
 
 
 def _certificate_error(error: BaseException) -> bool:
@@ -273,44 +291,44 @@ def _certificate_error(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _redacted_urllib3_log(secret: str) -> Iterator[None]:
-    """Keep urllib3's warning about headers that it can't read from quoting a secret that the server echoed."""
+    """Drop urllib3's warning about invalid headers when it quotes a secret that the server echoed."""
 
-    def without_secret(record: logging.LogRecord) -> bool:
+    def has_no_secret(record: logging.LogRecord) -> bool:
         return secret not in record.getMessage()
 
     logger = logging.getLogger("urllib3.connection")
-    logger.addFilter(without_secret)
+    logger.addFilter(has_no_secret)
     try:
         yield
     finally:
-        logger.removeFilter(without_secret)
+        logger.removeFilter(has_no_secret)
 
 
 class _Session(requests.Session):
-    """Follows no redirect; told not to, requests would still read it whole, and trip over an odd address."""
+    """Follows no redirect. With allow_redirects=False, requests would still parse the address and read the body."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """Passes over interim responses (102, 103); the standard library does so for 100 alone."""
+    """Skips the interim responses 102 and 103; the standard library only skips 100."""
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
             found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in the stubs
             if not 101 < found[1] < 200:
                 return found
-            # The whole of them is bounded as every other response, by the connection's watchdog.
+            # The connection's watchdog limits the time for all of them.
             http.client.parse_headers(self.fp)
 
 
 class _UploadConnection:
     """
-    Lets an early answer be read, and a slow line be slow.
+    Reads a response that comes before the end of the body, and lets a slow upload take its time.
 
-    A server may answer (413, 401) and close while the body is still being sent. urllib3 then reads that answer when
-    the break shows as a broken pipe; over TLS it shows as an SSL error instead, so it is made into one here.
+    A server may respond (413, 401) and close the connection while the body is still being sent. urllib3 reads that
+    response after a BrokenPipeError. Over TLS an SSL error is raised instead, so this class converts it.
     """
 
     response_class = _FinalResponse
@@ -323,7 +341,7 @@ class _UploadConnection:
         if self.sock is None:
             super().send(data)  # type: ignore[misc]  # the connection class that this is mixed into
             return
-        # Python bounds the whole of one send, and urllib3 leaves the short timeout for connecting in force.
+        # Python's timeout is for the whole of one send, and urllib3 would keep the short connect timeout.
         self.sock.settimeout(self.stall_timeout)
         try:
             super().send(data)  # type: ignore[misc]  # likewise
@@ -333,7 +351,7 @@ class _UploadConnection:
             raise BrokenPipeError(str(e)) from e
 
     def getresponse(self) -> Any:
-        # A server that drips its response makes progress forever; this bounds the whole response.
+        # A server that sends one byte at a time never hits the socket's timeout; this limits the whole response.
         self._watchdog = threading.Timer(self.whole_timeout, self._close_socket, [self.sock])
         self._watchdog.daemon = True
         self._watchdog.start()

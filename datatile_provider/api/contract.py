@@ -1,10 +1,10 @@
 """
-The Data Collector API as pure data and functions: requests are built here, answers are read here.
+The Data Collector API as pure data and functions: requests are built and responses are read here.
 
-What DATATILE documents: the upload's address, method and part name, the header ``token``, that the answer
-of an upload holds the id of a processing job, that an upload is rejected while an earlier one to the same
-destination runs, when the file is too large and when uploads come too fast, and that a new token at once
-invalidates the old. All else is assumed, and each assumption is a field of :class:`Server`.
+DATATILE documents the upload's address, method and part name; the header ``token``; that the response to an upload
+holds the id of a processing job; that an upload is rejected while an earlier one to the same destination is processing,
+when the file is too large and when uploads come too fast; and that a new token invalidates the old one at once.
+The rest is assumed, and each assumption is a field of :class:`Server`.
 """
 
 from __future__ import annotations
@@ -39,25 +39,31 @@ class Action(str, Enum):
         """
         Return the action of that name.
 
-        :raises InvalidInputError: there is none.
+        :raises InvalidInputError: there is no such action.
         """
         try:
             return cls(value)
         except ValueError:
             names = ", ".join(a.value for a in cls)
-            raise errors.InvalidInputError(f"The action {value!r} is unknown", hint=f"Use one of: {names}.") from None
+            raise errors.InvalidInputError(f"There is no action {value!r}", hint=f"Use one of: {names}.") from None
 
     @property
     def target(self) -> str:
-        """What it is sent to."""
+        """The kind of target that it is sent to."""
         return "folder" if self is Action.CREATE else "database"
 
     @property
     def repeatable(self) -> bool:
-        """Whether sending it twice does no harm."""
+        """Whether sending it twice has the same result as sending it once (idempotent)."""
         return self is Action.RELOAD
 
 
+#: What a person does about an upload of unknown outcome.
+UNKNOWN_HINT = (
+    "Look for it in DATATILE's processing log.\n"
+    "It is there: mark this task success.\n"
+    "It is not there: clear this task, which sends the file again."
+)
 _ROWS = ("rows", "row_count", "rowCount")
 _DATABASES = ("database", "database_hash", "databaseHash")
 _HASH = re.compile(r"[A-Za-z0-9._~-]{1,200}")
@@ -67,17 +73,18 @@ _ID = re.compile(r"[^\s/?#<>\"'{}\[\]\\]{1,200}")
 @dataclass(frozen=True, slots=True)
 class Server:
     """
-    A DATATILE server, and all that is assumed about how it speaks.
+    A DATATILE server, and what is assumed about its API.
 
     :param url: scheme, host, port and base path, without a slash at the end.
-    :param api_path: assumed where the API stands.
-    :param job_path: assumed path of a job; ``{api_path}`` and ``{job_id}`` are filled in.
-    :param job_id_field: where the upload's answer holds the job's id, with dots for nested fields;
-        None looks under a few usual names, and takes a bare id.
-    :param status_field: where the job's answer holds its status, likewise.
-    :param status_map: the server's own words for states, added to the usual ones.
-    :param callback_field: assumed form field for the callback URL.
-    :param log_url: address of the processing log; ``{job_id}`` in it, if there is one, leads to that job's own page.
+    :param api_path: the API's path on the server (assumed).
+    :param job_path: the path of a job's status (assumed); ``{api_path}`` and ``{job_id}`` are filled in.
+    :param job_id_field: the field of the job's id in the response to an upload, with dots for nested fields; None tries
+        the usual names, and a bare id.
+    :param status_field: the field of the status in the response to a poll, with dots for nested fields; None tries the
+        usual names.
+    :param status_map: the server's own words for states, in addition to the usual ones.
+    :param callback_field: the form field for the callback URL (assumed).
+    :param log_url: the address of the processing log. With ``{job_id}`` in it, it leads to that job's own page.
     """
 
     url: str
@@ -91,17 +98,17 @@ class Server:
 
     @property
     def processing_log_url(self) -> str:
-        """Where a person sees all jobs: the Drive's processing log, else the server's root."""
+        """The page with all jobs: the processing log, else the server's start page."""
         return self.log_url.replace("{job_id}", "") or f"{self.url}/"
 
     def job_page_url(self, job_id: str) -> str:
-        """Return where a person sees a job, or ``""`` when that is not known."""
+        """Return the page of a job, or ``""`` when it is not known."""
         known = job_id and "{job_id}" in self.log_url
         return self.log_url.replace("{job_id}", quote(job_id, safe="")) if known else ""
 
     @property
     def address(self) -> str:
-        """Where the API is: the same job id at another address is another job."""
+        """The API's address. The same job id at another address is another job."""
         return f"{self.url}/{self.api_path}"
 
     def upload_url(self, action: Action, target_hash: str) -> str:
@@ -113,7 +120,7 @@ class Server:
         return self._job_url.replace("{job_id}", quote(job_id, safe=""))
 
     def job_id_in(self, url: str) -> str:
-        """Return the id of the job whose status is at an address, or ``""``: the other way round."""
+        """Return the id of the job whose status is at an address, or ``""``."""
         before, _, after = self._job_url.partition("{job_id}")
         job_id = unquote(url[len(before) : len(url) - len(after)])
         return job_id if _is_id(job_id) and self.job_url(job_id) == url else ""
@@ -135,11 +142,11 @@ class Job:
     A processing job.
 
     :param id: its id, as the server gave it.
-    :param state: where it stands.
-    :param status: the server's own word for that.
+    :param state: its state.
+    :param status: the server's own word for the state.
     :param message: the server's own text, as the reason of a failure.
-    :param details: the server's answer whole, when it was a JSON object.
-    :param named: whether that names the job's id, so that it can't be about something else.
+    :param details: the whole response, when it was a JSON object.
+    :param named: whether the response names the job's id, so that it can't be about another job.
     """
 
     id: str
@@ -150,25 +157,25 @@ class Job:
     named: bool = False
 
     def ended_by(self, error: errors.DatatileError) -> Job:
-        """Return the job as the error that ended a wait for it tells of it."""
+        """Return the job with the state that an error of a wait reports."""
         state = _ENDED_BY.get(type(error))
         return replace(self, state=state, message=error.server_message) if state else self
 
     @property
     def rows(self) -> int | None:
-        """How many rows the file brought, if the server tells (assumed)."""
+        """The number of rows that were imported, if the server reports it (assumed)."""
         found = self._detail(_ROWS)
         return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
     @property
     def database(self) -> str:
-        """The hash of the database that it made or changed, if the server tells (assumed)."""
+        """The hash of the database that was created or changed, if the server reports it (assumed)."""
         found = self._detail(_DATABASES)
         return found if isinstance(found, str) and _HASH.fullmatch(found) else ""
 
     @property
     def action(self) -> str:
-        """The upload's action, if the server tells (assumed)."""
+        """The upload's action, if the server reports it (assumed)."""
         found = self._detail(("action",))
         return found if isinstance(found, str) and found in {a.value for a in Action} else ""
 
@@ -177,7 +184,7 @@ class Job:
         return next((layer[n] for layer in layers for n in names if layer.get(n) is not None), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the job as plain JSON values, fit for an XCom or a trigger's event."""
+        """Return the job as plain JSON values, for an XCom or a trigger's event."""
         return {
             "id": self.id,
             "state": self.state.value,
@@ -190,7 +197,7 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Upload:
     """
-    What is sent where, as far as requests and messages need it.
+    The parts of an upload that requests and messages need.
 
     :param action: what the upload does.
     :param target_hash: the folder's (create) or the database's hash.
@@ -209,32 +216,32 @@ class Upload:
 
 def check_hash(target_hash: str) -> str:
     """
-    Return the hash when it can stand in a path as it is.
+    Return the hash when it can be part of a URL's path.
 
-    :raises InvalidInputError: it is empty or holds anything but letters, digits, ``-``, ``_``, ``.`` and ``~``.
+    :raises InvalidInputError: it is empty, or has characters other than letters, digits, ``-``, ``_``, ``.`` and ``~``.
     """
     # A template or an XCom may have given anything.
     if isinstance(target_hash, str) and _HASH.fullmatch(target_hash) and ".." not in target_hash and target_hash != ".":
         return target_hash
-    found = "is empty" if not target_hash else f"{target_hash!r} is not one"
+    found = f"{target_hash!r} is not a hash" if target_hash else "The target hash is empty"
     raise errors.InvalidInputError(
-        f"A target hash is needed, and what was given {found}",
+        found,
         hint="Take the hash of the folder (create) or of the database (reload, append) from DATATILE's Drive.",
     )
 
 
 def check_job_id(job_id: str) -> str:
     """
-    Return the job id when it may be asked for.
+    Return the job id when it can be polled.
 
-    :raises InvalidInputError: it is empty, or cannot be an id.
+    :raises InvalidInputError: it is empty, or can't be an id.
     """
     if isinstance(job_id, str) and _ID.fullmatch(job_id) and job_id.isprintable() and job_id not in (".", "..", "None"):
         return job_id
-    found = "is empty" if not job_id else f"{job_id!r} is not one"
+    found = f"{job_id!r} is not a job id" if job_id else "The job id is empty"
     raise errors.InvalidInputError(
-        f"A job id is needed, and what was given {found}",
-        hint="Pass what the upload returned, as job_id=upload.output.",
+        found,
+        hint="Pass what the upload task returned: job_id=upload.output.",
     )
 
 
@@ -242,13 +249,13 @@ def check_callback_url(callback_url: str | None) -> str | None:
     """
     Return the callback URL when a server can push to it.
 
-    :raises InvalidInputError: it is no http or https address.
+    :raises InvalidInputError: it is not an http or https URL.
     """
     if callback_url is None or (isinstance(callback_url, str) and is_web_address(callback_url)):
         return callback_url
     raise errors.InvalidInputError(
-        f"The callback URL {callback_url!r} is no http or https address",
-        hint="Leave it out, or give a full URL.",
+        f"The callback URL {callback_url!r} is not an http or https URL",
+        hint="Give a full URL, or leave it out.",
     )
 
 
@@ -266,29 +273,31 @@ def is_web_address(value: str) -> bool:
 
 def read_upload(server: Server, upload: Upload, response: Response, *, whole_body_sent: bool = True) -> Job:
     """
-    Return the job that an upload was answered with.
+    Return the job that the response to an upload names.
 
-    :param whole_body_sent: whether the last byte of the body had left when the answer came. Before that,
-        the server can hold nothing.
-    :raises TransientError: not accepted, and may be tried again.
-    :raises PermanentError: not accepted, for good.
-    :raises OutcomeUnknownError: the server may hold the upload.
+    :param whole_body_sent: whether the last byte of the body was sent before the response came. Before that, the server
+        can't have the file.
+    :raises TransientError: not accepted; another attempt may succeed.
+    :raises PermanentError: not accepted; another attempt changes nothing.
+    :raises OutcomeUnknownError: the server may have the upload.
     """
-    # What a redirect leads to, seen from the address that was asked.
-    location = _absolute(server.upload_url(upload.action, upload.target_hash), response.location)
+    url = server.upload_url(upload.action, upload.target_hash)
+    location = _absolute(url, response.location)
     accepted = 200 <= response.status < 300
     job_id = server.job_id_in(location) if accepted or response.status in (301, 302, 303) else ""
     if not accepted and not job_id:
-        moved = _same_path_elsewhere(server.upload_url(upload.action, upload.target_hash), location)
+        moved = _same_path_elsewhere(url, location)
         found = upload_rejection(response.status, whole_body_sent=whole_body_sent, moved=moved)
         if found is None:
-            raise unknown_outcome(server, upload, f"the server answered {response.status}", response)
-        raise _rejected(found, response, f"The {upload}", server, upload.action.target)
+            raise unknown_outcome(
+                server, upload, "The whole file was sent. The response does not show whether it was accepted", response
+            )
+        raise _rejected(found, response, str(upload), server, upload.action.target)
     value = responses.parse(response.body)
     job_id = (_job_id(server, value, response) if accepted else "") or job_id
     doubt = _doubt_about_acceptance(server, job_id, value, whole_body_sent=whole_body_sent)
     if doubt:
-        raise unknown_outcome(server, upload, f"the server answered {response.status}{doubt}", response)
+        raise unknown_outcome(server, upload, doubt, response)
     status = states.status_of(server, job_id, value)
     state = status.state if status.word and not status.unclear else JobState.QUEUED
     return Job(job_id, state, status.word, status.message, value if isinstance(value, dict) else {}, status.names_job)
@@ -296,27 +305,34 @@ def read_upload(server: Server, upload: Upload, response: Response, *, whole_bod
 
 def _doubt_about_acceptance(server: Server, job_id: str, value: Any, *, whole_body_sent: bool) -> str:
     """Return why a response of success does not clearly mean that the file was accepted, or ``""``."""
-    job = f" with the job {job_id}" if job_id else ""
+    job = f"with the job {job_id} " if job_id else ""
     if not whole_body_sent:
-        return f"{job} before the whole file was sent"
+        return f"The server returned success {job}before the whole file was sent"
     if responses.inner_error(value) or responses.status_code(value):
-        return f"{job} and with an error inside"
+        return f"The server returned success {job}with an error inside"
     if failure := states.reports_failure(server, job_id, value):
-        return f"{job} and with the status {failure!r}"
-    return (
-        "" if job_id else " without a job id that can be read (job_id_field in the connection's extra says where it is)"
-    )
+        return f"The server returned success {job}with the status {failure!r}"
+    if job_id:
+        return ""
+    return "The server returned success without a job id that can be read (option job_id_field says where it is)"
 
 
 def unknown_outcome(
     server: Server, upload: Upload, why: str, response: Response | None = None
 ) -> errors.OutcomeUnknownError:
-    """Return the error that says that an upload may or may not have been accepted."""
+    """
+    Return the error for an upload that may or may not have been accepted.
+
+    :param why: what happened, as a sentence without its full stop.
+    :param response: the response, if there was one.
+    """
     at = response.at if response else datetime.now(timezone.utc)
     return errors.OutcomeUnknownError(
-        f"It is unknown whether the server holds the {upload}: {why}, at {at:%Y-%m-%d %H:%M:%S} UTC",
+        f"{why}.\nThat was at {at:%Y-%m-%d %H:%M:%S} UTC",
+        subject=str(upload),
         server_message=responses.server_message(response) if response else "",
-        hint=f"Look for it in the processing log ({server.processing_log_url}) before it is sent again.",
+        hint=UNKNOWN_HINT,
+        log_url=server.processing_log_url,
         status=response.status if response else None,
         retry_after=responses.retry_after_seconds(response) if response else None,
     )
@@ -324,19 +340,23 @@ def unknown_outcome(
 
 def read_job(server: Server, job_id: str, response: Response) -> Job:
     """
-    Return the job that was asked for.
+    Return the job that was polled.
 
-    :raises TransientError: the response says nothing about the job now, or not clearly; ask again.
-    :raises PermanentError: the server will not tell (401, 403, 404 and the like).
+    :raises TransientError: the response does not show the job's status, or not clearly; poll again.
+    :raises PermanentError: the server will not report it (401, 403, 404 and others).
     """
-    what = f"The poll of job {job_id}"
+    subject = f"job {job_id}"
     if not 200 <= response.status < 300:
-        raise _rejected(poll_rejection(response.status), response, what, server, "job")
+        raise _rejected(poll_rejection(response.status), response, subject, server, "job")
     value = responses.parse(response.body)
     status = states.status_of(server, job_id, value if isinstance(value, dict) else None)
     if status.unclear:
         raise errors.UnexpectedResponseError(
-            status.unclear, server_message=responses.server_message(response), hint=status.hint, status=response.status
+            status.unclear,
+            subject=subject,
+            server_message=responses.server_message(response),
+            hint=status.hint,
+            status=response.status,
         )
     message = status.message or _job_message(value)
     return Job(job_id, status.state, status.word, message, value, status.names_job)
@@ -344,19 +364,22 @@ def read_job(server: Server, job_id: str, response: Response) -> Job:
 
 def read_probe(server: Server, path: str, response: Response) -> None:
     """
-    Read the answer to a request for something that can't exist: an API that works says so, in JSON (assumed).
+    Check the response to a request for something that can't exist: a working API says so, in JSON (assumed).
 
-    :param path: what was asked, for the message.
+    :param path: the address that was requested, for the message.
     :raises PermanentError: the token, the roles or the address are wrong.
-    :raises TransientError: no usable answer now.
+    :raises TransientError: no usable response now.
     """
     if _is_api_error(response):
         return
-    what = f"The test of {path}"
-    if response.status != 404 and not 200 <= response.status < 300:
-        raise _rejected(poll_rejection(response.status), response, what, server, "path")
-    raise errors.NotFoundError(
-        f"{what} was answered {response.status}, not as DATATILE's API would",
+    subject = f"test of {path}"
+    rejection = None if 200 <= response.status < 300 else poll_rejection(response.status)
+    # DATATILE would not reject the test itself, and its 404 would be JSON.
+    if rejection and rejection.kind not in (errors.PermanentError, errors.NotFoundError):
+        raise _rejected(rejection, response, subject, server, "path")
+    raise errors.NotDatatileError(
+        "The response is not one of DATATILE's API",
+        subject=subject,
         server_message=responses.server_message(response),
         hint="Check the connection's host, api_path and job_path.",
         status=response.status,
@@ -365,22 +388,23 @@ def read_probe(server: Server, path: str, response: Response) -> None:
 
 def check_token_is_verified(server: Server, path: str, yours: Response, made_up: Response) -> None:
     """
-    Compare two answers to one request. DATATILE rejects a token that it did not issue, with another status (assumed).
+    Compare the responses to two tokens. DATATILE rejects a token that it did not issue, with another status (assumed).
 
-    :param path: what was asked, for the message.
-    :param yours: the answer to the connection's token.
-    :param made_up: the answer to a token that nobody issued.
-    :raises PermanentError: they are alike, so nothing looked at the token.
-    :raises TransientError: the server is too busy to look at it.
+    :param path: the address that was requested, for the message.
+    :param yours: the response to the connection's token.
+    :param made_up: the response to a random token.
+    :raises PermanentError: they are alike, so the server does not check tokens.
+    :raises TransientError: the server is too busy to check it.
     """
+    subject = f"test of {path}"
     if made_up.status in (429, 503):
-        raise _rejected(poll_rejection(made_up.status), made_up, f"The test of {path}", server, "path")
+        raise _rejected(poll_rejection(made_up.status), made_up, subject, server, "path")
     if made_up.status == yours.status and _is_api_error(made_up):
-        raise errors.PermanentError(
-            f"Something answers at {path}, but it answers a made-up token as it answers yours ({made_up.status}), "
-            "so it does not check tokens",
+        raise errors.NotDatatileError(
+            "The server responds to a made-up token as it does to yours, so it does not check tokens",
+            subject=subject,
             server_message=responses.server_message(made_up),
-            hint="This may not be DATATILE: check the connection's host, api_path and job_path.",
+            hint="Check the connection's host, api_path and job_path.",
             status=made_up.status,
         )
 
@@ -399,7 +423,7 @@ def _job_id(server: Server, value: Any, response: Response) -> str:
         found = responses.word(responses.dig(value, server.job_id_field))
         return found if _is_id(found) else ""
     inside_out = responses.layers(value)[::-1]
-    # "id" may be the folder's or the request's, where another name says that it is the job's.
+    # Beside a field that is certainly the job's id, "id" may be the folder's or the request's.
     for names in (states.SURE_JOB_IDS, states.JOB_IDS):
         for layer in inside_out:
             for name in names:
@@ -408,7 +432,7 @@ def _job_id(server: Server, value: Any, response: Response) -> str:
     if isinstance(value, (dict, list)):
         return ""
     bare = responses.word(value) or responses.plain_text(response)
-    # "OK", "queued", "0" and "E17" are no ids; a number, a hash and a UUID are.
+    # A number, a hash and a UUID are ids; "OK", "queued", "0" and "E17" are not.
     return bare if _is_id(bare) and re.fullmatch(r"[1-9][\w-]*|0[\w-]+|[0-9a-fA-F-]{8,}", bare, re.ASCII) else ""
 
 
@@ -419,13 +443,17 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _rejected(found: Rejection, response: Response, what: str, server: Server, requested: str) -> errors.DatatileError:
+def _rejected(
+    found: Rejection, response: Response, subject: str, server: Server, requested: str
+) -> errors.DatatileError:
     """Return the error for a response that means "not accepted"."""
-    filled = {"log": server.processing_log_url, "asked_for": requested, "location": response.location[:200]}
+    filled = {"requested": requested, "location": response.location[:200]}
     return found.kind(
-        f"{what} {found.what.format(**filled)} ({response.status})",
+        found.what.format(**filled),
+        subject=subject,
         server_message=responses.server_message(response),
         hint=found.hint.format(**filled),
+        log_url=server.processing_log_url if found.kind is errors.DestinationBusyError else "",
         status=response.status,
         retry_after=responses.retry_after_seconds(response),
     )

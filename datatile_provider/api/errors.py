@@ -1,133 +1,340 @@
 """
-What can go wrong between this provider and DATATILE.
+The errors of this provider.
 
 ::
 
     DatatileError
-    ├── InvalidInputError         a bad argument, file or connection; nothing was sent (also a ValueError)
-    ├── Passing              the server does not hold the upload, or did not tell the job's state; try again
-    │   ├── DestinationBusyError    an earlier upload to the same destination is still processed
-    │   ├── RateLimitedError        uploads come too fast, or the server is overloaded
-    │   ├── DatasetUnreadableError  the file could not be read to its end
-    │   └── UnexpectedResponseError          an answer that says nothing about the job
-    ├── Refused              the server does not hold the upload, and trying again changes nothing
-    │   ├── TokenRefusedError       the token is missing, wrong, or replaced by a newer one
-    │   ├── RoleMissingError        the user lacks a role, or may not edit the target
-    │   ├── NotFound           no such target, job, or path
-    │   ├── FileTooLargeError       over the server's limit
-    │   ├── Untrusted          the server's TLS certificate is not trusted
-    │   └── DatasetChangedError     the file is not the one that was sent before
-    ├── OutcomeUnknownError       the server may hold the upload, and nobody here can tell
-    └── JobError             the job did not succeed
+    ├── InvalidInputError             a bad argument, file or connection; nothing was sent (also a ValueError)
+    ├── TransientError                the server does not have the upload, or did not report the job; try again
+    │   ├── ServerUnreachableError      no connection to the server, or no response from it
+    │   ├── ServerError                 an HTTP error of the server or of a gateway
+    │   ├── ServerBusyError             the server is overloaded or down
+    │   ├── RateLimitedError            requests come too fast
+    │   ├── DestinationBusyError        an earlier upload to the same destination is still processing
+    │   ├── UnexpectedResponseError     a response that does not show the job's status
+    │   ├── DatasetUnreadableError      the file could not be read to its end
+    │   ├── ConnectionUnreadableError   Airflow could not return the connection
+    │   └── StateNotStoredError         Airflow could not store the state of the upload
+    ├── PermanentError                the server does not have the upload, and another attempt changes nothing
+    │   ├── TokenRefusedError           the token is missing, wrong, or replaced by a newer one
+    │   ├── RoleMissingError            the user lacks a role, or may not edit the target
+    │   ├── NotFoundError               no such target, job or path
+    │   │   └── NotDatatileError          what responds at that address is not DATATILE's API
+    │   ├── FileTooLargeError           over the server's limit
+    │   ├── RedirectedError             the server is at another address
+    │   ├── UntrustedCertificateError   the server's TLS certificate is not trusted
+    │   ├── ConnectionChangedError      the connection points to another server than the job's
+    │   ├── DatasetChangedError         the file changed since its upload began
+    │   ├── TaskChangedError            an earlier attempt uploaded something else than the task would now
+    │   ├── AlreadyUploadedError        an earlier attempt succeeded, and maybe nobody cleared the task
+    │   └── StateUnreadableError        the task's stored state is not that of an upload
+    ├── OutcomeUnknownError           the server may have the upload or not
+    ├── UploadInterruptedError        the task was ended after the server had accepted the file
+    └── JobError                      the job did not succeed
         ├── JobFailedError
+        ├── JobStatusUnclearError       it may have failed
         ├── JobCancelledError
         └── JobTimeoutError
+            └── ExecutionTimeoutError
 
-Every message says what happened, to which file, target or job, what the server said, and what to do.
+An error's text is a few short lines: the verdict, what it is about, what happened, the server's message, what to do
+next, and the section of ``docs/troubleshooting.md`` about it. Airflow's log view does not wrap lines.
 """
 
 from __future__ import annotations
+
+import copy
+import textwrap
+from typing import Any, ClassVar, TypeVar
+
+_Error = TypeVar("_Error", bound="DatatileError")
+
+#: Characters of a line. Airflow's log view shows about this many of an exception in a window of 1280 pixels.
+WIDTH = 72
 
 
 class DatatileError(Exception):
     """
     Base of all errors of this provider.
 
-    :param what: what happened, to which file, target or job, as a sentence without its full stop.
-    :param server_message: the server's own words, if it said any.
-    :param hint: what to do next.
-    :param status: the HTTP status of the answer, if there was one.
+    :param what: what happened, as a sentence without its full stop.
+    :param subject: the upload or the job that it is about.
+    :param server_message: the server's own words, if there are any.
+    :param hint: what to do next; its line breaks are kept.
+    :param log_url: where a person sees the upload or the job in DATATILE.
+    :param status: the HTTP status of the response, if there was one.
     :param retry_after: seconds that the server asked to wait before the next request.
     """
+
+    #: The stable name of this kind of error: the verdict, the anchor in ``docs/troubleshooting.md``, and the name in a
+    #: trigger's event.
+    code: ClassVar[str] = "error"
 
     def __init__(
         self,
         what: str,
         *,
+        subject: str = "",
         server_message: str = "",
         hint: str = "",
+        log_url: str = "",
         status: int | None = None,
         retry_after: float | None = None,
     ) -> None:
         self.what = what
+        self.subject = subject
         self.server_message = server_message
         self.hint = hint
+        self.log_url = log_url
         self.status = status
         self.retry_after = retry_after
         super().__init__(what)
 
     def __str__(self) -> str:
-        quoted = f' The server said: "{self.server_message}".' if self.server_message else ""
-        return f"{self.what}.{quoted}{' ' + self.hint if self.hint else ''}"
+        return self.report()
+
+    def report(self, then: str = "") -> str:
+        """
+        Return the text as short lines.
+
+        :param then: what happens next without a person, as "next attempt in 8 s".
+        """
+        title = f"{self.title}: {then}" if then else self.title
+        lines = [line for text in self._paragraphs() for part in text.split("\n") for line in _wrap(part)]
+        return "\n".join([title, *lines, f"Help: docs/troubleshooting.md#{self.code}"])
+
+    @property
+    def title(self) -> str:
+        """The verdict, with the HTTP status if there was a response."""
+        verdict = self.code.replace("-", " ").upper()
+        return f"{verdict} ({self.status})" if self.status else verdict
+
+    @property
+    def paragraph(self) -> str:
+        """The text on one line, where line breaks are not shown."""
+        about = f" ({self.subject})" if self.subject else ""
+        return " ".join(f"{self.title}: {' '.join(self.but(subject='')._paragraphs())}{about}".split())
+
+    def _paragraphs(self) -> list[str]:
+        parts = (
+            self.subject,
+            f"{self.what}.",
+            f'The server said: "{self.server_message}"' if self.server_message else "",
+            self.hint,
+            f"Processing log: {self.log_url}" if self.log_url else "",
+        )
+        return [part for part in parts if part]
+
+    def but(self: _Error, **changes: Any) -> _Error:
+        """
+        Return this error with some of its parts replaced.
+
+        :param changes: parameters of the constructor.
+        """
+        found = copy.copy(self)
+        for name, value in changes.items():
+            setattr(found, name, value)
+        found.args = (found.what,)
+        return found
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 class InvalidInputError(DatatileError, ValueError):
     """A bad argument, file or connection; nothing was sent."""
 
+    code = "invalid-input"
+
 
 class TransientError(DatatileError):
-    """The server does not hold the upload, or did not tell the job's state; another try may do better."""
+    """The server does not have the upload, or did not report the job's status; another attempt may succeed."""
+
+    code = "transient-error"
+
+
+class ServerUnreachableError(TransientError):
+    """The server could not be connected to, or did not respond."""
+
+    code = "server-unreachable"
+
+
+class ServerError(TransientError):
+    """The server, or a gateway in front of it, responded with an HTTP error of its own."""
+
+    code = "server-error"
+
+
+class ServerBusyError(TransientError):
+    """The server is overloaded or down."""
+
+    code = "server-busy"
+
+
+class RateLimitedError(TransientError):
+    """Requests come too fast for the server's limit."""
+
+    code = "rate-limited"
 
 
 class DestinationBusyError(TransientError):
     """An earlier upload to the same destination is still being processed."""
 
-
-class RateLimitedError(TransientError):
-    """Uploads come too fast for the server's limit, or it is overloaded."""
-
-
-class DatasetUnreadableError(TransientError):
-    """The file could not be read to its end; the body was broken off, so nothing was accepted."""
+    code = "destination-busy"
 
 
 class UnexpectedResponseError(TransientError):
-    """An answer that says nothing about the job: a proxy's error page, an empty body, odd JSON."""
+    """A response that does not show the job's status: a proxy's error page, an empty body, other JSON."""
+
+    code = "unexpected-response"
+
+
+class DatasetUnreadableError(TransientError):
+    """The file could not be read to its end; the request was aborted, so nothing was accepted."""
+
+    code = "file-unreadable"
+
+
+class ConnectionUnreadableError(TransientError):
+    """Airflow could not return the connection. A missing one looks the same as an API server that is down."""
+
+    code = "connection-unreadable"
+
+
+class StateNotStoredError(TransientError):
+    """Airflow could not store the state of an upload that succeeded; the next attempt resumes it."""
+
+    code = "state-not-stored"
 
 
 class PermanentError(DatatileError):
-    """The server does not hold the upload, and sending it again would change nothing."""
+    """The server does not have the upload, and sending it again would change nothing."""
+
+    code = "rejected"
 
 
 class TokenRefusedError(PermanentError):
-    """The token is missing, wrong, or was replaced: generating a new one at once invalidates the old."""
+    """The token is missing, wrong, or replaced: generating a new token invalidates the old one (documented)."""
+
+    code = "token-refused"
 
 
 class RoleMissingError(PermanentError):
     """The user lacks *Database creator* or *Data collector*, or may not edit the target."""
 
+    code = "role-missing"
+
 
 class NotFoundError(PermanentError):
     """The server knows no such target, job or path."""
+
+    code = "not-found"
+
+
+class NotDatatileError(NotFoundError):
+    """What responds at the connection's address does not behave as DATATILE's API."""
+
+    code = "not-datatile"
 
 
 class FileTooLargeError(PermanentError):
     """The file is over the server's size limit."""
 
+    code = "file-too-large"
+
+
+class RedirectedError(PermanentError):
+    """The server is at another address; redirects are not followed."""
+
+    code = "redirected"
+
 
 class UntrustedCertificateError(PermanentError):
-    """The server's TLS certificate is not signed by a trusted authority, or is another host's."""
+    """The server's TLS certificate is not signed by a trusted authority, or belongs to another host."""
+
+    code = "certificate-not-trusted"
+
+
+class ConnectionChangedError(PermanentError):
+    """The Airflow connection points to another server than the one that the job is on."""
+
+    code = "connection-changed"
 
 
 class DatasetChangedError(PermanentError):
-    """The file changed while it was sent, or since it was first sent."""
+    """The file changed while it was sent, or since its upload began."""
+
+    code = "file-changed"
+
+
+class TaskChangedError(PermanentError):
+    """An earlier attempt uploaded something else than the task would upload now; nothing was sent."""
+
+    code = "task-changed"
+
+
+class AlreadyUploadedError(PermanentError):
+    """An earlier attempt succeeded, and Airflow does not show whether the task was cleared since; nothing was sent."""
+
+    code = "already-uploaded"
+
+
+class StateUnreadableError(PermanentError):
+    """The task's stored state is not that of an upload; nothing was sent."""
+
+    code = "state-unreadable"
 
 
 class OutcomeUnknownError(DatatileError):
-    """The whole body was sent and no clear answer came: the server may hold the upload or not."""
+    """The whole file was sent and no clear response came: the server may have it or not."""
+
+    code = "outcome-unknown"
+
+
+class UploadInterruptedError(DatatileError):
+    """The task was ended after the server had accepted the file."""
+
+    code = "interrupted-after-upload"
 
 
 class JobError(DatatileError):
-    """The job ended without success, or did not end in time."""
+    """The job did not succeed, or did not finish in time."""
 
 
 class JobFailedError(JobError):
-    """The server says that the job failed."""
+    """The server reports that the job failed."""
+
+    code = "job-failed"
+
+
+class JobStatusUnclearError(JobError):
+    """The job may have failed: the response does not name the job."""
+
+    code = "job-status-unclear"
 
 
 class JobCancelledError(JobError):
-    """The server says that somebody cancelled the job."""
+    """The server reports that the job was cancelled."""
+
+    code = "job-cancelled"
 
 
 class JobTimeoutError(JobError):
-    """The job was not finished when its deadline passed; it may go on in DATATILE."""
+    """The job was not finished within the timeout; it may continue in DATATILE."""
+
+    code = "job-timed-out"
+
+
+class ExecutionTimeoutError(JobTimeoutError):
+    """The task's ``execution_timeout`` passed before the job was finished."""
+
+    code = "execution-timeout"
+
+
+def _tree(kind: type[DatatileError]) -> list[type[DatatileError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
+
+
+#: Every kind of error by its code.
+BY_CODE = {kind.code: kind for kind in _tree(DatatileError) if "code" in vars(kind)}

@@ -1,20 +1,20 @@
-"""The body of an upload: multipart/form-data of a known length, read from the file as it is sent."""
+"""The body of an upload: multipart/form-data of known length, read from the file while it is sent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError, DatatileError
 
-#: Large enough that Python's cost a block vanishes beside the copying, small enough to stay flat.
+#: Bytes per read: enough to make Python's overhead per block negligible, and few enough to keep memory flat.
 BLOCK = 1 << 20
 
 
 class Readable(Protocol):
-    """What a dataset is read from."""
+    """An open dataset."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -22,14 +22,14 @@ class Readable(Protocol):
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """
-    A file to upload, wherever it is.
+    A file to upload.
 
-    :param name: the file's name, as the server sees it.
+    :param name: the file name that is sent to the server.
     :param size: its size in bytes.
-    :param version: tells whether the file is still the same (its size and time, or a store's etag).
-    :param location: where it is, for people.
-    :param open: opens it at its first byte; called for each try.
-    :param current_version: looks the version up again.
+    :param version: identifies its current content, as by its size and modification time, or a store's ETag.
+    :param location: where it is, for messages.
+    :param open: opens it at its first byte; called for each attempt.
+    :param current_version: reads the version again.
     """
 
     name: str
@@ -41,46 +41,45 @@ class Dataset:
 
     def check_unchanged(self) -> None:
         """
-        Make sure that the file is still the one that this dataset was made of.
+        Make sure that the file has not changed since this dataset was made.
 
-        :raises DatasetChangedError: it is another.
-        :raises DatasetUnreadableError: nobody can tell now.
+        :raises DatasetChangedError: it has changed.
+        :raises DatasetUnreadableError: its version cannot be read.
         """
-        with wrap_read_errors(self):
+        with map_read_errors(self):
             now = self.current_version()
         if now != self.version:
             raise self.changed(self.version, now)
 
     def changed(self, before: str, now: str) -> DatasetChangedError:
-        """Return the error for a file that is not the one it was."""
+        """Return the error for a changed file, with both versions."""
         return DatasetChangedError(
-            f"The file {self.location} changed since its upload began (it was {before}, now it is {now})",
-            hint="Nothing was accepted. Let the writer of the file finish, then run the task again.",
+            f"The file {self.location} changed since its upload began.\nBefore: {before}\nNow: {now}",
+            hint="The server accepted nothing. Let the writer of the file finish, then clear the task.",
         )
 
 
-class wrap_read_errors(AbstractContextManager[None]):
-    """Turns what a file system or an object store raises into :class:`DatasetUnreadableError`."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._location = dataset.location
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        # An OSError from a file must not pass for one from the connection, and stores raise what they like.
-        if isinstance(error, Exception) and not isinstance(error, DatatileError):
-            raise DatasetUnreadableError(
-                f"The file {self._location} could not be read: {type(error).__name__}: {error}",
-                hint="Nothing was accepted.",
-            ) from error
+@contextmanager
+def map_read_errors(dataset: Dataset) -> Iterator[None]:
+    """Turn the errors of a file system or an object store into :class:`DatasetUnreadableError`."""
+    try:
+        yield
+    except DatatileError:
+        raise
+    except Exception as e:  # an OSError must not look like a network error, and stores raise errors of any class
+        raise DatasetUnreadableError(
+            f"The file {dataset.location} could not be read: {type(e).__name__}: {e}",
+            hint="Check the file and the storage that it is on.",
+        ) from e
 
 
 class MultipartBody:
     """
-    A sized, iterable multipart body that holds one block of the file at a time.
+    A multipart body of known length that holds one block of the file in memory at a time.
 
     :param dataset: the file, sent in the part ``dataset`` (documented).
-    :param fields: form fields, sent before the file so that a server knows them when the file comes.
-    :param on_progress: called after each block with the bytes of the body that were sent.
+    :param fields: form fields, sent before the file so that the server has them when the file arrives.
+    :param on_progress: called after each block with the bytes sent so far and the body's length.
     """
 
     def __init__(
@@ -112,46 +111,48 @@ class MultipartBody:
 
     @property
     def complete(self) -> bool:
-        """Whether the last byte has been handed to the connection; before that no server can hold the file."""
+        """Whether the last byte was handed to the connection. Before that, no server can have the file."""
         return self.sent == len(self)
 
     def __iter__(self) -> Iterator[bytes]:
         """
         Yield the body's blocks.
 
-        :raises DatasetChangedError: the file is not what it was; the body is broken off before its end.
-        :raises DatasetUnreadableError: the file could not be read to its end; likewise.
+        :raises DatasetChangedError: the file has changed. The body is aborted before its last byte.
+        :raises DatasetUnreadableError: the file could not be read to its end. The body is aborted as well.
         """
         self.sent = 0
         yield from self._counted(self._head)
         left = self._dataset.size
-        guard = wrap_read_errors(self._dataset)
         with ExitStack() as stack:
-            with guard:
+            with map_read_errors(self._dataset):
                 file = stack.enter_context(self._dataset.open())
             while left > 0:
-                with guard:
+                with map_read_errors(self._dataset):
                     block = file.read(min(BLOCK, left))
                 if not block:
                     break
                 left -= len(block)
                 yield from self._counted(block)
-            # A store may say less than there is, and only here does a reader that compares the content see its end.
-            with guard:
+            # A store may report too small a size. A reader that verifies the content does so at the end of the file.
+            with map_read_errors(self._dataset):
                 more = file.read(1)
-        # The closing boundary makes the upload whole: it goes out only when what was sent is one file.
+        # The closing boundary completes the upload. It is sent only if the file did not change while it was read.
         self._dataset.check_unchanged()
         if more or left < 0:
             raise DatasetUnreadableError(
-                f"The file {self._dataset.location} holds more than its size of {self._dataset.size:,} bytes",
-                hint="Nothing was accepted.",
+                f"The file {self._dataset.location} is longer than its reported size of {self._dataset.size:,} bytes",
+                hint="The server accepted nothing. Check whether something writes to the file.",
             )
         if left:
-            raise DatasetUnreadableError(f"The file {self._dataset.location} ended {left:,} bytes before its size")
+            raise DatasetUnreadableError(
+                f"The file {self._dataset.location} ended {left:,} bytes short of its reported size",
+                hint="The server accepted nothing. Check whether something writes to the file.",
+            )
         yield from self._counted(self._tail)
 
     def _counted(self, block: bytes) -> Iterator[bytes]:
         yield block
-        # Only here, when the next block is asked for, has this one left.
+        # The connection asks for the next block only when it has sent this one.
         self.sent += len(block)
         self._on_progress(self.sent, len(self))

@@ -1,4 +1,4 @@
-"""How to wait for a job: pure. It is told what each look at the job showed, and says what that means."""
+"""How to wait for a job: pure. It takes the result of each poll, and decides what it means for the wait."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from datatile_provider.api import errors
 from datatile_provider.api.contract import Job, Server
 from datatile_provider.api.states import JobState
 
-#: Seconds for which a refusal must last: a job may not be known everywhere the moment it is made, and who makes a new
-#: token takes a while to put it into the connection.
+#: Seconds for which a permanent error must last before it ends a wait: a new job may not be known on every server yet,
+#: and a new token must first be put into the connection.
 GRACE = 60.0
-#: Seconds between the first looks; each next gap is longer, up to the poll interval.
-FIRST_POLL_GAP = 1.0
-#: Seconds that a server may ask to wait before the next poll, at least: a long one must not be worth more than a wait.
+#: Seconds between the first two polls; each next gap is longer, up to the poll interval.
+FIRST_GAP = 1.0
+#: The longest Retry-After that a poll follows, in seconds, unless some poll intervals are longer.
 MAX_RETRY_AFTER = 300.0
 _PAUSE_INTERVALS = 5
 _BACKOFF_FACTOR = 1.6
@@ -27,15 +27,15 @@ _JITTER = 0.1
 
 def seconds(name: str, value: float | timedelta) -> float:
     """
-    Return a length of time in seconds.
+    Return a duration in seconds.
 
     :param name: the parameter's name, for the message.
     :param value: seconds or a ``timedelta``.
-    :raises InvalidInputError: it is no length of time, or not over zero.
+    :raises InvalidInputError: it is not a duration over zero.
     """
     found = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < float("inf"):
-        raise errors.InvalidInputError(f"{name} must be a number of seconds or a timedelta over zero, not {value!r}")
+        raise errors.InvalidInputError(f"{name} must be a number of seconds or a timedelta, over zero. It is {value!r}")
     return float(found)
 
 
@@ -44,14 +44,14 @@ class Wait:
     """
     One wait for one job.
 
-    :param server: for the messages: where to look.
+    :param server: the server, for the links in messages.
     :param job_id: the job.
-    :param poll_interval: seconds between looks, once the quick first ones are over.
-    :param timeout: seconds until the wait is given up.
-    :param started: when it began, in seconds of the clock that every other time here is of.
+    :param poll_interval: seconds between polls, after a few quick first ones.
+    :param timeout: seconds until the wait times out.
+    :param started: when it started, in seconds of the clock that every other time here is of.
     :param log: takes a level of :mod:`logging` and a text.
-    :param status: the status last seen, and so logged, before this wait began.
-    :param rejected_since: when the server began to refuse to tell, if it did so before this wait began.
+    :param status: the status that was seen, and logged, in an earlier process.
+    :param rejected_since: when the server began to reject the polls, if that was in an earlier process.
     """
 
     server: Server
@@ -62,7 +62,7 @@ class Wait:
     log: Callable[[int, str], None]
     status: str = ""
     rejected_since: float | None = None
-    _gap: float = FIRST_POLL_GAP
+    _gap: float = FIRST_GAP
     _retry_after: float = 0.0
     _error_kind: str = ""
     _last_error: str = ""
@@ -71,16 +71,16 @@ class Wait:
 
     def update(self, result: Job | errors.DatatileError, now: float, sent: float | None = None) -> Job | None:
         """
-        Take in what one poll gave; return the job when it has succeeded, None when the wait goes on.
+        Process the result of one poll; return the job when it has succeeded, None when the wait goes on.
 
-        :param result: the job as the server told it, or why it did not tell.
+        :param result: the job as the server reported it, or the error of the poll.
         :param now: the time.
-        :param sent: when the poll was sent. One that was sent before the deadline, and hung, is no reason to time out:
-            the job may have finished meanwhile.
+        :param sent: when the poll was sent. A poll that was sent before the deadline, and hung, does not end the wait:
+            the job may have finished since.
         :raises JobFailedError: the job failed.
         :raises JobCancelledError: it was cancelled.
-        :raises JobTimeoutError: it is not finished, and the deadline has passed.
-        :raises DatatileError: a refusal that has lasted.
+        :raises JobTimeoutError: the deadline has passed and it is not finished.
+        :raises DatatileError: a permanent error that has lasted.
         """
         if isinstance(result, Job):
             self._on_status(result, now)
@@ -101,11 +101,11 @@ class Wait:
 
     @property
     def gap(self) -> float:
-        """The seconds to the next look, before jitter and what a server asks for."""
+        """The seconds to the next poll, without jitter and ``Retry-After``."""
         return min(self._gap, self.poll_interval)
 
     def delay(self, now: float) -> float:
-        """Return the seconds to wait before the next look; the last one is at the deadline."""
+        """Return the seconds to wait before the next poll; the last one is at the deadline."""
         gap = self.gap * random.uniform(1 - _JITTER, 1 + _JITTER)
         gap = max(gap, self._retry_after)
         self._gap, self._retry_after = min(self._gap * _BACKOFF_FACTOR, self.poll_interval), 0.0
@@ -114,13 +114,14 @@ class Wait:
         return max(0.0, min(gap, self.deadline - now))
 
     def timed_out(self) -> errors.JobTimeoutError:
-        """Return the error for a deadline that has passed, with the last thing seen."""
-        seen = f"its last status was {self.status!r}" if self.status else "no poll told its status"
+        """Return the error for a wait whose deadline has passed."""
+        seen = f"The last status was {self.status!r}" if self.status else "No poll returned its status"
         failed = "poll" if self._error_count == 1 else f"{self._error_count} polls"
-        trouble = f"; the last {failed} failed: {self._last_error}" if self._error_count else ""
+        last_error = f".\nThe last {failed} failed: {self._last_error}" if self._error_count else ""
         return errors.JobTimeoutError(
-            f"Job {self.job_id} was not finished within {self.timeout:,.10g} s: {seen}{trouble}",
-            hint=f"It may go on in DATATILE; see the processing log: {_page(self.server, self.job_id)}",
+            f"The job was not finished within {self.timeout:,.10g} s. {seen}{last_error}",
+            subject=f"job {self.job_id}",
+            log_url=_page(self.server, self.job_id),
         )
 
     def _on_status(self, job: Job, now: float) -> None:
@@ -128,32 +129,34 @@ class Wait:
         if job.status == self.status:
             return
         self.status = job.status
-        self.log(logging.INFO, f"Job {job.id} is {job.state.value} ({now - self.started:,.1f} s)")
+        rows = f", {job.rows:,} rows" if job.state is JobState.SUCCEEDED and job.rows is not None else ""
+        self.log(logging.INFO, f"Job {job.id} is {job.state.value} ({now - self.started:,.1f} s{rows})")
         if job.state is JobState.UNKNOWN:
+            option = json.dumps({job.status: "RUNNING"})
             self.log(
                 logging.WARNING,
-                f"The status {job.status!r} is not known here, so polling goes on. If it is a state of this server, "
-                f"set status_map in the connection's extra, as {json.dumps({job.status: 'RUNNING'})}; "
-                "if it is not the job's status at all, set status_field.",
+                f"The status {job.status!r} is unknown: polling goes on\n"
+                f"If it is a state of this server, set status_map in the connection's extra,\nas {option}.\n"
+                "If it is not the job's status, set status_field.",
             )
 
     def _on_error(self, error: errors.DatatileError, now: float) -> None:
-        # A connection that is edited in the middle of a wait may be wrong for a moment.
-        refused = isinstance(error, (errors.PermanentError, errors.InvalidInputError))
-        if refused and self.rejected_since is None:
+        # A connection that is edited during a wait may be wrong for a moment.
+        rejected = isinstance(error, (errors.PermanentError, errors.InvalidInputError))
+        if rejected and self.rejected_since is None:
             self.rejected_since = now
-        if not refused:
+        if not rejected:
             self.rejected_since = None
         lasted = self.rejected_since is not None and now - self.rejected_since >= GRACE
-        if lasted or not (refused or isinstance(error, errors.TransientError)):
+        if lasted or not (rejected or isinstance(error, errors.TransientError)):
             raise error
-        kind = f"{type(error).__name__} {error.status or ''}".strip()
+        kind = error.title
         if kind != self._error_kind:
-            self._end_errors(still_rejected=refused)
-            self.log(logging.WARNING, f"{error} Polling goes on.")
+            self._end_errors(still_rejected=rejected)
+            self.log(logging.WARNING, error.report("polling goes on"))
             self._error_kind = kind
         self._error_count += 1
-        self._last_error = error.what
+        self._last_error = f"{error.title}: {error.what}"
         self._retry_after = self._pause(error.retry_after or 0.0)
 
     def _pause(self, retry_after: float) -> float:
@@ -161,27 +164,27 @@ class Wait:
         if retry_after > longest and not self._capped:
             self.log(
                 logging.WARNING,
-                f"The server asks to wait {retry_after:,.0f} s before the next poll (Retry-After); "
-                f"it comes in {longest:,.0f} s.",
+                f"The server asks to wait {retry_after:,.0f} s (Retry-After). The next poll is in {longest:,.0f} s",
             )
             self._capped = True
         return min(retry_after, longest)
 
     def _end_errors(self, *, still_rejected: bool = False) -> None:
         if self._error_count > 1:
-            self.log(logging.WARNING, f"That was {self._error_count} polls in a row: {self._error_kind}")
+            self.log(logging.WARNING, f"{self._error_count} polls in a row failed with {self._error_kind}")
         self._error_kind, self._error_count = "", 0
         if not still_rejected:
             self.rejected_since = None
 
 
 def job_error(server: Server, job: Job) -> errors.JobError:
-    """Return the error for a job that has ended without success."""
+    """Return the error for a job that ended without success."""
     failed = job.state is JobState.FAILED
     return (errors.JobFailedError if failed else errors.JobCancelledError)(
-        f"Job {job.id} {'failed' if failed else 'was cancelled'} (its status is {job.status!r})",
+        f"The server reports the status {job.status!r}",
+        subject=f"job {job.id}",
         server_message=job.message,
-        hint=f"See the processing log: {_page(server, job.id)}",
+        log_url=_page(server, job.id),
     )
 
 

@@ -1,7 +1,7 @@
 """
-Reading what a server says, whatever it says: pure, and total over any bytes.
+Reads the responses of a server: pure, and total over any bytes.
 
-Nothing here knows what an upload or a job is; :mod:`.contract` does.
+Nothing here knows about uploads or jobs; :mod:`.contract` does.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
-#: The most bytes of an answer that a client reads; an honest one is far smaller.
+#: The largest response that a client reads, in bytes. A job's status is far smaller.
 MAX_RESPONSE_BYTES = 1 << 20
 _MAX_MESSAGE = 500
 _MAX_DEPTH = 8
-#: Names under which answers wrap what they are about.
+#: Keys under which APIs wrap the content of a response, as in ``{"data": {…}}``.
 WRAPPERS = ("data", "result", "response", "job", "payload", "attributes")
 _MESSAGES = ("message", "error", "errors", "detail", "details", "reason", "description", "title")
 _MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
@@ -33,13 +33,13 @@ def _now() -> datetime:
 @dataclass(frozen=True, slots=True)
 class Response:
     """
-    An HTTP answer, as far as the contract looks at it.
+    An HTTP response, reduced to what the contract reads.
 
     :param status: the HTTP status code.
     :param body: the body, at most :data:`MAX_RESPONSE_BYTES` of it.
     :param retry_after: the header ``Retry-After``.
     :param location: the header ``Location``.
-    :param at: when the answer came.
+    :param at: when the response arrived.
     """
 
     status: int
@@ -49,26 +49,26 @@ class Response:
     at: datetime = field(default_factory=_now)
 
     def redact(self, secret: str) -> Response:
-        """Return this answer with a secret blotted out, should the server have echoed it."""
-        # Any bytes are text in Latin-1, and come back from it as they were.
+        """Return this response with a secret masked, in case the server echoed it."""
+        # Latin-1 decodes any bytes, and encodes the text back to the same bytes.
         body = redact(self.body.decode("latin-1"), secret).encode("latin-1")
         return Response(self.status, body, self.retry_after, redact(self.location, secret), self.at)
 
 
 def redact(text: str, secret: str) -> str:
-    """Return a text with a secret blotted out."""
-    # Shorter "secrets" would blot out ordinary words; Airflow's own masker draws the same line.
+    """Return a text with a secret masked."""
+    # Shorter secrets would mask ordinary words. Airflow's secrets masker has the same minimum length.
     if len(secret) < 5:
         return text
-    # As it is, and as JSON, PHP's JSON, HTML and a URL write it.
+    # The secret itself, then as JSON, PHP's JSON, HTML and a URL encode it.
     in_json = json.dumps(secret)[1:-1]
-    for spelling in (secret, in_json, in_json.replace("/", r"\/"), html.escape(secret), quote(secret, safe="")):
-        text = text.replace(spelling, "***")
+    for encoded in (secret, in_json, in_json.replace("/", r"\/"), html.escape(secret), quote(secret, safe="")):
+        text = text.replace(encoded, "***")
     return text
 
 
 def retry_after_seconds(response: Response) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for (given as seconds or as a date), or None."""
+    """Return the seconds that ``Retry-After`` asks to wait, as a number or until a date; None without a valid value."""
     value = response.retry_after.strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
@@ -82,12 +82,12 @@ def retry_after_seconds(response: Response) -> float | None:
 
 
 def parse(body: bytes) -> Any:
-    """Return the JSON value that a body holds, fit to be logged and stored; None if it holds none."""
+    """Return the JSON value of a body, cleaned for logs and databases; None if the body is not JSON."""
     try:
         try:
             value = json.loads(body, parse_constant=lambda _: None)
         except UnicodeDecodeError:
-            # Servers that have never heard of UTF-8 write Latin-1.
+            # Some servers write JSON in Latin-1.
             value = json.loads(body.decode("latin-1"), parse_constant=lambda _: None)
         return _cleaned(value, _MAX_DEPTH)
     except (ValueError, RecursionError):
@@ -107,12 +107,12 @@ def _cleaned(value: Any, depth: int) -> Any:
 
 
 def _text(value: str) -> str:
-    # Databases refuse NUL, and no stream can write a lone surrogate.
+    # Databases reject NUL, and a lone surrogate cannot be encoded.
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def layers(value: Any) -> list[Mapping[str, Any]]:
-    """Return the JSON objects that an answer wraps in each other (``{"data": {…}}``), outermost first."""
+    """Return a response and the JSON objects nested in it as wrappers (``{"data": {…}}``), outermost first."""
     found: list[Mapping[str, Any]] = []
     while isinstance(value, dict):
         found.append(value)
@@ -121,18 +121,18 @@ def layers(value: Any) -> list[Mapping[str, Any]]:
 
 
 def dig(value: Any, path: str) -> Any:
-    """Return what stands at a dotted path (``result.id``), or None."""
+    """Return the value at a dotted path (``result.id``), or None."""
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def word(value: Any) -> str:
-    """Return a JSON string or whole number as trimmed text; anything else is no word and gives ``""``."""
+    """Return a JSON string or integer as trimmed text, and ``""`` for any other value."""
     if isinstance(value, str):
         return _shorten(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        # json.loads takes no integer that str() would refuse.
+        # json.loads rejects integers that are too long for str().
         return str(value)
     return ""
 
@@ -142,22 +142,22 @@ def _printable(value: str) -> str:
 
 
 def inner_error(value: Any) -> str:
-    """Return the error that a 2xx answer carries inside, or ``""``."""
+    """Return the error inside a 2xx response, or ``""``."""
     for layer in layers(value):
         for name, found in layer.items():
-            if any(part in name.lower() for part in ("error", "fail", "exception")) and not _is_no(found):
+            if any(part in name.lower() for part in ("error", "fail", "exception")) and not _is_negative(found):
                 return _message(layer) or _shorten(f"{name}: {found}")
-            if name in ("success", "ok") and _is_no(found):
+            if name in ("success", "ok") and _is_negative(found):
                 return _message(layer) or _shorten(f"{name}: {json.dumps(found)}")
     return ""
 
 
-def _is_no(value: Any) -> bool:
+def _is_negative(value: Any) -> bool:
     return not value or (isinstance(value, str) and value.strip().lower() in ("0", "false", "no", "none", "null"))
 
 
 def status_code(value: Any) -> int | None:
-    """Return the HTTP status of an error that an answer carries inside (``{"code": 500}``), or None."""
+    """Return the HTTP error status inside a response (``{"code": 500}``), or None."""
     for layer in layers(value):
         for name in ("code", "status", "status_code", "statusCode"):
             found = word(layer.get(name))
@@ -167,7 +167,7 @@ def status_code(value: Any) -> int | None:
 
 
 def plain_text(response: Response) -> str:
-    """Return the body as it stands when it is text, else ``""``."""
+    """Return the body as text, or ``""`` if it is not UTF-8."""
     try:
         return response.body.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
@@ -175,7 +175,7 @@ def plain_text(response: Response) -> str:
 
 
 def server_message(response: Response) -> str:
-    """Return the server's own words for a person, on one line and not too long."""
+    """Return the server's message for a person, on one line of at most 500 characters."""
     value = parse(response.body)
     if isinstance(value, dict):
         text = next(filter(None, (_message(layer) for layer in reversed(layers(value)))), "")
@@ -184,7 +184,7 @@ def server_message(response: Response) -> str:
     if response.body and not text:
         return f"{len(response.body)} bytes that are not text"
     if re.search(r"<\s*(!doctype|html|head|body|h1|p|title)\b", text, re.IGNORECASE):
-        text = _visible(text)
+        text = _visible_text(text)
     return _shorten(text)
 
 
@@ -207,7 +207,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
 
 
-def _visible(page: str) -> str:
-    # No html.parser: it takes time by the square of some pages' length. And an entity of thousands of digits is an
-    # error to Python, hence the cut.
+def _visible_text(page: str) -> str:
+    # html.parser takes quadratic time on some pages. The text is cut because html.unescape raises on a character
+    # reference with thousands of digits.
     return html.unescape(" ".join(_MARKUP.sub(" ", page).split())[:4_000])

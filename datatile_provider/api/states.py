@@ -1,9 +1,9 @@
 """
-Where a job stands, and which status in a response says so: pure, and total over any JSON value.
+The state of a job, and which status in a response is the job's: pure, and total over any JSON value.
 
-A response may hold many statuses: the request's (JSend's ``"status": "success"``), another job's, a database's. One
-counts only where the response shows that it is the job's. What is not clear is never final: polling goes on, and the
-log names the option that makes it clear.
+A response may hold several statuses: the request's (JSend's ``"status": "success"``), another job's, a database's. A
+status counts only if the response shows that it is the job's. An unclear status is never final: polling goes on, and
+the log names the connection option that makes it clear.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class JobState(str, Enum):
-    """Where a job stands; :attr:`UNKNOWN` is a word that no table knows."""
+    """The state of a job. :attr:`UNKNOWN` stands for a status that no table lists."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -34,10 +34,11 @@ class JobState(str, Enum):
 
     @property
     def finished(self) -> bool:
+        """Whether the state is final."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
-# Assumed: the vendor names no state. Words are compared without case, spaces and punctuation.
+# Assumed: the vendor does not document the states. Words are compared without case, spaces and punctuation.
 _STATE_WORDS = {
     JobState.QUEUED: "queued inqueue pending waiting new created accepted submitted scheduled enqueued",
     JobState.RUNNING: "running processing inprogress started executing importing active",
@@ -46,31 +47,31 @@ _STATE_WORDS = {
     JobState.CANCELLED: "cancelled canceled aborted terminated stopped revoked",
 }
 _STATES = {w: state for state, words in _STATE_WORDS.items() for w in words.split()}
-#: Words that APIs also use for the request itself, JSend among them.
+#: Words that APIs also use for the status of the request itself, as JSend does.
 _SUCCESS_OF_REQUEST = ("success", "successful")
 _FAILURE_OF_REQUEST = ("error", "errored", "fail")
-#: Names of a job's id that mean nothing else; the other ones may be a folder's or a row's as well.
+#: Keys that always hold a job's id. The others may also hold the id of a folder or of a row.
 SURE_JOB_IDS = ("job_id", "jobId")
 JOB_IDS = (*SURE_JOB_IDS, "job", "id", "task_id", "taskId")
 _STATUSES = ("status", "state", "job_status", "jobStatus", "job_state", "jobState")
 _TEXTS = ("message", "reason", "detail", "details", "description", "title", "name", "filename")
 _PERCENTAGES = ("progress", "percent", "percentage")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
-# The least finished first. An unknown word may mean "running".
+# The earliest state first. An unknown word may mean "running".
 _PROGRESS = (JobState.QUEUED, JobState.RUNNING, JobState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """
-    The status of a job, as a response shows it.
+    The status of a job, read from a response.
 
-    :param state: where the job stands.
-    :param word: the server's own word; ``""`` when the response holds none.
-    :param message: the text beside it.
-    :param names_job: whether the job's id stands beside it, so that it can't be about something else.
-    :param unclear: why it can't be taken for the job's, as a sentence without its full stop; ``""`` when it can.
-    :param hint: the option that makes it clear.
+    :param state: the job's state.
+    :param word: the server's own word for it; ``""`` if the response has none.
+    :param message: the message beside it.
+    :param names_job: whether the job's id is beside it, so that it cannot be about anything else.
+    :param unclear: why it may not be the job's status, as a sentence without its full stop; ``""`` if it is clear.
+    :param hint: the connection option that makes it clear.
     """
 
     state: JobState = JobState.UNKNOWN
@@ -84,12 +85,14 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class _Claim:
     """
-    A status somewhere in a response.
+    A status in a response that may be the job's.
 
-    :param path: where it is, as ``status_field`` takes it; ``""`` inside a list.
+    :param path: its place, as a value for ``status_field``; ``""`` inside a list.
+    :param word: the status.
+    :param state: the state that it stands for.
     :param layer: the object that holds it.
-    :param own: whether that object is the job's, by the job's id.
-    :param near: whether it is the response itself, or what that wraps in ``data``, ``result`` …
+    :param own: whether that object has the job's id.
+    :param near: whether that object is the response itself, or wrapped in it by ``data``, ``result`` …
     """
 
     path: str
@@ -105,10 +108,10 @@ class _Claim:
 
 def status_of(server: Server, job_id: str, value: Any) -> Status:
     """
-    Return the status that a JSON value shows for a job.
+    Return the status of a job, read from a response.
 
-    :param server: ``status_field`` and ``status_map`` of the connection.
-    :param job_id: the job that was asked for.
+    :param server: the server, with the connection's ``status_field``, ``status_map`` and ``job_id_field``.
+    :param job_id: the id of the job that was polled.
     :param value: the response's JSON value.
     """
     if server.status_field:
@@ -116,8 +119,8 @@ def status_of(server: Server, job_id: str, value: Any) -> Status:
     claims = list(_claims(server, job_id, value))
     found = [claim for claim in claims if claim.own] or _unwrapped(claims, value)
     if not found:
-        return Status(unclear=_nothing(job_id, value), hint=_hint(claims))
-    # {"status": "success", "state": "failed"}: where there is another word, this one is the request's.
+        return Status(unclear=_no_status(job_id, value), hint=_hint(claims))
+    # {"status": "success", "state": "failed"}: beside another status, "success" is the request's.
     found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found
     claim = min(found, key=lambda c: (_progress(c.state), -c.path.count(".")))
     final = [c for c in found if c.state.finished]
@@ -130,7 +133,7 @@ def status_of(server: Server, job_id: str, value: Any) -> Status:
 
 
 def reports_failure(server: Server, job_id: str, value: Any) -> str:
-    """Return the word by which a response says that the job or the request failed, or ``""``."""
+    """Return the status by which a response reports a failed or cancelled job or request, or ``""``."""
     found = [claim.word for claim in _claims(server, job_id, value) if claim.own or claim.near]
     if server.status_field:
         found.append(word(dig(value, server.status_field)))
@@ -138,13 +141,13 @@ def reports_failure(server: Server, job_id: str, value: Any) -> str:
 
 
 def state_of(server: Server, status: str) -> JobState:
-    """Return the state that a word stands for: by the connection's ``status_map``, then by the usual words."""
+    """Return the state that a status stands for: by the connection's ``status_map``, then by the usual words."""
     own = {folded(w): state for w, state in server.status_map.items()}
     return own.get(folded(status)) or _STATES.get(folded(status), JobState.UNKNOWN)
 
 
 def folded(status: str) -> str:
-    """Return a word as it is compared: without case, spaces and punctuation. A number keeps its sign."""
+    """Return a status without case, spaces and punctuation, as statuses are compared. A number keeps its sign."""
     text = status.strip()
     if re.fullmatch(r"[-+]?[0-9.]+", text):
         return text
@@ -154,11 +157,11 @@ def folded(status: str) -> str:
 def _configured(server: Server, job_id: str, value: Any) -> Status:
     field = server.status_field or ""
     at = dig(value, field)
-    # {"done": true}: status_map may say what that means.
+    # {"done": true}: status_map may map "true".
     found = str(at).lower() if isinstance(at, bool) else word(at)
     if not found:
         return Status(
-            unclear=f"The response for job {job_id} holds no status at {field!r}",
+            unclear=f"The response for job {job_id} has no status at {field!r}",
             hint="Check status_field in the connection's extra.",
         )
     names = field.split(".")
@@ -167,14 +170,14 @@ def _configured(server: Server, job_id: str, value: Any) -> Status:
     others = [other for layer in around for other in _ids(layer, SURE_JOB_IDS)]
     if others and not any(_names(layer, job_id, own_names) for layer in around):
         return Status(
-            unclear=f"The response for job {job_id} is about another one, {others[0]!r}",
-            hint="If it is not, set job_id_field in the connection's extra to the place of the job's id.",
+            unclear=f"The response for job {job_id} is about another job, {others[0]!r}",
+            hint="If it is about this job, set job_id_field in the connection's extra to the field with the job's id.",
         )
     return Status(state_of(server, found), found, _text(around[-1]), _names(around[-1], job_id, own_names))
 
 
 def _unwrapped(claims: list[_Claim], value: Any) -> list[_Claim]:
-    """Return the claims of a response that names no job, but the request's: {"status": "success", "data": {…}}."""
+    """Return the claims of a response that names no job, without the request's: {"status": "success", "data": {…}}."""
     near = [claim for claim in claims if claim.near]
     inner = [claim for claim in near if claim.layer is not value]
     outer = [claim for claim in near if claim.layer is value]
@@ -182,26 +185,26 @@ def _unwrapped(claims: list[_Claim], value: Any) -> list[_Claim]:
 
 
 def _ambiguity(server: Server, claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any) -> str:
-    """Return why a final status can't be taken for the job's, or ``""``."""
-    says = f"The response says {claim.word!r}"
-    # Those of the request's envelope have had their say already.
+    """Return why a final status may not be the job's, or ``""``."""
+    says = f"The response has the status {claim.word!r}"
+    # The statuses of the request's envelope are excluded already.
     others = found if claim.own else [c for c in claims if c in found or not c.near]
     if rivals := [c.word for c in others if c.state is not claim.state]:
-        return f"{says} and {rivals[0]!r}, and which of them is the job's status is not clear"
+        return f"{says} and the status {rivals[0]!r}, and it is not clear which is the job's"
     if claim.state is JobState.SUCCEEDED:
         if error := responses.inner_error(value) or responses.inner_error(claim.layer):
-            return f"{says} with an error beside it ({error})"
+            return f"{says} and an error ({error})"
         if failed := [c.word for c in claims if c.state in (JobState.FAILED, JobState.CANCELLED)]:
-            return f"{says} inside a response that says {failed[0]!r}"
-        if contrary := _contrary(server, claim.layer):
-            return f"{says} with {contrary} beside it"
-    if _may_be_the_requests(server, claim, value, enveloped=len(found) < len([c for c in claims if c.near])):
-        return f"{says}, which may be about the request"
+            return f"{says}, and elsewhere the status {failed[0]!r}"
+        if contradiction := _contradiction(server, claim.layer):
+            return f"{says}, but also {contradiction}"
+    if _may_be_of_the_request(server, claim, value, enveloped=len(found) < len([c for c in claims if c.near])):
+        return f"{says}, which may be the status of the request"
     return ""
 
 
-def _contrary(server: Server, layer: Mapping[str, Any]) -> str:
-    """Return what stands beside a success and says that the job is not done, or has failed."""
+def _contradiction(server: Server, layer: Mapping[str, Any]) -> str:
+    """Return what is beside a success and shows that the job is not finished or has failed, or ``""``."""
     for name, found in layer.items():
         if name in _PERCENTAGES and isinstance(found, (int, float)) and 0 <= found < 100 and found != 1:
             return f"{name} {found}"
@@ -211,8 +214,8 @@ def _contrary(server: Server, layer: Mapping[str, Any]) -> str:
     return ""
 
 
-def _may_be_the_requests(server: Server, claim: _Claim, value: Any, *, enveloped: bool) -> bool:
-    """Whether a final status may be of the request: its word is used for both, and what is beside it does not tell."""
+def _may_be_of_the_request(server: Server, claim: _Claim, value: Any, *, enveloped: bool) -> bool:
+    """Return whether a final status may be the request's: APIs use its word for both, and nothing beside it decides."""
     empty = ("error", "errors", "message")
     beside = {
         name: found
@@ -224,7 +227,7 @@ def _may_be_the_requests(server: Server, claim: _Claim, value: Any, *, enveloped
         return holds_more or not (claim.own or enveloped or not beside)
     if claim.state is JobState.SUCCEEDED:
         return False
-    # An error of the request has a message or data beside it.
+    # An error of the request comes with a message or data.
     if claim.own or enveloped:
         mapped = folded(claim.word) in {folded(w) for w in server.status_map}
         return claim.is_one_of(_FAILURE_OF_REQUEST) and bool(beside) and not mapped
@@ -237,19 +240,19 @@ def _progress(state: JobState) -> int:
 
 def _hint(claims: list[_Claim]) -> str:
     if claims and not claims[0].path:
-        return "A status inside a list is read only in an object with the job's id."
+        return "A status in a list counts only in an object with the job's id."
     if not claims:
-        return "Set status_field in the connection's extra."
+        return "Set status_field in the connection's extra to the field with the job's status."
     option = json.dumps({"status_field": claims[0].path})
-    return f"If that is the job's status, set {option} in the connection's extra."
+    return f"If it is the job's status, set {option} in the connection's extra."
 
 
-def _nothing(job_id: str, value: Any) -> str:
+def _no_status(job_id: str, value: Any) -> str:
     found = list(_objects(value))
     others = [other for layer in found for other in _ids(layer, JOB_IDS)]
     if others and any(name in layer for layer in found for name in _STATUSES):
-        return f"The response for job {job_id} is about another one, {others[0]!r}"
-    return f"The response for job {job_id} holds no status that can be read"
+        return f"The response for job {job_id} is about another job, {others[0]!r}"
+    return f"The response for job {job_id} has no status that can be read"
 
 
 def _claims(
@@ -262,7 +265,7 @@ def _claims(
     near: bool = True,
     foreign: bool = False,
 ) -> Iterator[_Claim]:
-    """Yield each status that may be the job's: those of objects with another id are not."""
+    """Yield each status that may be the job's. The status of an object with another id is not."""
     if isinstance(value, list):
         for item in value:
             if isinstance(item, (dict, list)):
@@ -280,7 +283,7 @@ def _claims(
             yield _Claim("" if "\0" in where else where, status, state_of(server, status), value, own, near)
         elif isinstance(found, (dict, list)):
             wraps = name in WRAPPERS
-            # {"jobs": {"<id>": {…}}}
+            # {"jobs": {"<id>": {…}}}: the key is the job's id.
             inner = name == job_id or (own and wraps)
             yield from _claims(
                 server, job_id, found, where, own=inner, near=near and wraps, foreign=foreign and not inner
@@ -304,7 +307,7 @@ def _ids(layer: Any, names: tuple[str, ...]) -> list[str]:
 
 def _names(layer: Any, job_id: str, names: tuple[str, ...]) -> bool:
     found = _ids(layer, names)
-    # A UUID is the same in capitals.
+    # UUIDs are compared without case.
     if _UUID.fullmatch(job_id):
         return job_id.lower() in (other.lower() for other in found)
     return job_id in found

@@ -1,4 +1,4 @@
-"""The asset that a DATATILE database is: ``datatile://{server}/databases/{hash}``."""
+"""DATATILE's databases as Airflow assets, with URIs like ``datatile://{server}/databases/{hash}``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 from datatile_provider.api import contract
 from datatile_provider.api.contract import Job
+from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.hooks.datatile import DatatileHook
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ def database_asset(
     Return the asset of a database, for a task's ``outlets`` and a DAG's ``schedule``.
 
     :param database_hash: the database's hash.
-    :param server: the server's name or address, as the connection's host holds it. When it is left out, the connection
-        is read wherever this is called: in a DAG file, each time the file is parsed.
-    :param datatile_conn_id: the connection to read the server from.
+    :param server: the server's name or URL, as in the connection's host. Without it, the connection is read at each
+        call: in a DAG file, each time that the file is parsed.
+    :param datatile_conn_id: the id of the Airflow connection to read the server from.
     :param extra: the asset's extra.
-    :raises InvalidInputError: the hash can't be one, or the connection is wrong.
-    :raises ValueError: the server can't be one.
+    :return: the asset.
+    :raises InvalidInputError: the hash or the connection is invalid.
+    :raises ValueError: the server is not a name or URL.
     """
     from airflow.providers.common.compat.sdk import Asset
 
@@ -49,33 +51,35 @@ def database_asset(
 
 
 def database_uri(server: str, database_hash: str) -> str:
-    """Return the URI of a database, in the one way to write it."""
-    place = server.partition("://")[2] or server
+    """Return the normalized URI of a database."""
+    authority = server.partition("://")[2] or server
     path = f"databases/{contract.check_hash(database_hash)}"
-    return sanitize_uri(urlsplit(f"{SCHEME}://{place.rstrip('/')}/{path}")).geturl()
+    return sanitize_uri(urlsplit(f"{SCHEME}://{authority.rstrip('/')}/{path}")).geturl()
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
-    Return a URI in the one way to write it, for Airflow.
+    Return a database's URI in its normalized form, for Airflow.
 
-    :raises ValueError: it names no server, or no database.
+    :param uri: the URI of an asset.
+    :raises ValueError: the URI has no server or no database.
     """
     base, _, database_hash = uri.path.rpartition("/databases/")
     try:
         contract.check_hash(database_hash)
         host, port = uri.hostname, uri.port
     except ValueError as e:
-        raise ValueError(f"{uri.geturl()!r} is no URI of a DATATILE database: {e}") from None
+        reason = e.what if isinstance(e, InvalidInputError) else e
+        raise ValueError(f"{uri.geturl()!r} is not the URI of a DATATILE database: {reason}") from None
     if not host or "@" in uri.netloc or uri.query or uri.fragment or not uri.path.startswith("/"):
-        raise ValueError(f"{uri.geturl()!r} is not datatile://server/databases/hash")
+        raise ValueError(f"{uri.geturl()!r} does not have the form datatile://server/databases/hash")
     name = f"[{host}]" if ":" in host else host
-    place = name if port in (None, _HTTPS) else f"{name}:{port}"
-    return SplitResult(SCHEME, place, f"{base}/databases/{database_hash}", "", "")
+    authority = name if port in (None, _HTTPS) else f"{name}:{port}"
+    return SplitResult(SCHEME, authority, f"{base}/databases/{database_hash}", "", "")
 
 
 def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLineageDataset:
-    """Return what OpenLineage calls a database."""
+    """Return the OpenLineage dataset of a database's asset."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
     namespace, name = openlineage_name(asset.uri)
@@ -83,7 +87,7 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLine
 
 
 def openlineage_name(uri: str) -> tuple[str, str]:
-    """Return the namespace and the name that OpenLineage's naming rules give to a file's or a database's URI."""
+    """Return the OpenLineage namespace and name of a file's or a database's URI."""
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         return scheme, rest
@@ -97,8 +101,9 @@ def openlineage_name(uri: str) -> tuple[str, str]:
 
 def file_uri(dataset: DatasetLike) -> str:
     """
-    Return the URI of a file as Airflow's assets have it: unquoted if it is local, and without a connection's id.
+    Return the URI of a file as an Airflow asset: not percent-encoded if it is local, and without a connection id.
 
+    :param dataset: the file.
     :return: the URI; ``""`` for an open file without a name.
     """
     given = getattr(dataset, "name", "") if hasattr(dataset, "read") else dataset
@@ -108,33 +113,38 @@ def file_uri(dataset: DatasetLike) -> str:
         return f"file://{Path(text).absolute()}" if text else ""
     if scheme == "file":
         return f"file://{url2pathname(urlsplit(text).path)}"
-    place, slash, path = rest.partition("/")
-    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action: str = "") -> None:
-    """Put what is known of a job into the events of those of a task's outlets that are databases of DATATILE."""
-    reported = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
+    """
+    Add the job to the asset events of a task's outlets that are DATATILE databases.
+
+    :param outlets: the task's outlets.
+    :param context: the task's context.
+    :param job: the finished job.
+    :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
+    """
+    extra = {"job_id": job.id, "action": action or job.action, "rows": job.rows}
     try:
         for outlet in outlets:
             if str(getattr(outlet, "uri", "")).startswith(f"{SCHEME}://"):
-                context["outlet_events"][outlet].extra.update(
-                    {k: v for k, v in reported.items() if v not in (None, "")}
-                )
-    except Exception as e:  # the job has succeeded, and an event without details is no reason to say otherwise
-        logging.getLogger(__name__).error("The events of the task's outlets could not be described: %s", e)
+                context["outlet_events"][outlet].extra.update({k: v for k, v in extra.items() if v not in (None, "")})
+    except Exception as e:  # the job has succeeded, so an event without details must not fail the task
+        logging.getLogger(__name__).error("The job could not be added to the events of the task's outlets: %s", e)
 
 
 def collect_lineage(hook: DatatileHook, server: contract.Server, upload: contract.Upload, dataset: DatasetLike) -> None:
-    """Tell Airflow's collector of hooks' lineage what an accepted upload read and wrote."""
-    # Whatever goes wrong here, the server holds the file.
+    """Report the file and the database of an accepted upload to Airflow's hook lineage collector."""
+    # The server has accepted the file, so an error here must not fail the task.
     with contextlib.suppress(Exception):
         from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
         collector: Any = get_hook_lineage_collector()  # type: ignore[no-untyped-call]  # Airflow's own
-        read = file_uri(dataset)
-        if read:
-            collector.add_input_asset(context=hook, uri=read)
-        # A new database has no hash yet.
+        source = file_uri(dataset)
+        if source:
+            collector.add_input_asset(context=hook, uri=source)
+        # The hash of a new database is not known yet.
         if upload.action is not contract.Action.CREATE:
             collector.add_output_asset(context=hook, uri=database_uri(server.url, upload.target_hash))

@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
     DecoratedOperator,
     context_merge,
     determine_kwargs,
     task_decorator_factory,
 )
 
+from datatile_provider.api import errors
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.upload_state import Cleared
+from datatile_provider.triggers.datatile import airflow_error
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -32,9 +33,9 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     """
     Uploads the file whose path a function returns.
 
-    The function is called once an attempt. A retry that resumes what an earlier attempt has sent does not call it; a
-    cleared task does, to find out whether the file is another now. While the task is deferred, the path is kept as the
-    XCom ``dataset``.
+    The function is called once per attempt. A retry that resumes an earlier attempt's upload does not call it. A
+    cleared task calls it, to compare the file with the one that was sent. While the task is deferred, the path is kept
+    as the XCom ``dataset``.
 
     :param python_callable: the function.
     :param op_args: its positional arguments. (templated)
@@ -45,28 +46,28 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
     custom_operator_name = "@task.datatile_upload"
     overwrite_rtif_after_execution = True
-    # Airflow 3.0 asks every such task for it, once the file is sent, and its tasks have none.
+    # Airflow 3.0 reads this attribute of every decorated task after the file was sent, and its base class has none.
     xcom_push = getattr(DecoratedOperator, "xcom_push", None)
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
-        reported = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"
-        super().__init__(python_callable=python_callable, dataset=reported, **kwargs)
+        placeholder = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"
+        super().__init__(python_callable=python_callable, dataset=placeholder, **kwargs)
 
     def _upload(
         self, context: Context, state: UploadState, deadline: float, failures: int = 0, version: str | None = None
     ) -> str:
         begun = time.time()
-        self._ask(context)
-        # What the function takes is not taken from the time to get the file accepted.
+        self._get_path(context)
+        # The function's own time does not count against accept_timeout.
         deadline += time.time() - begun
         return super()._upload(context, state, deadline, failures, version)
 
     def _dataset_to_compare(self, context: Context, cleared: Cleared) -> DatasetLike | None:
-        # A function may write another file each time. Only a person can mean another upload.
-        return None if cleared is Cleared.NO else self._ask(context)
+        # A function may write another file each time. Only a person's clear can ask for another upload.
+        return None if cleared is Cleared.NO else self._get_path(context)
 
-    def _ask(self, context: Context) -> DatasetLike:
-        """Return the path, from the function if this attempt has not asked it yet."""
+    def _get_path(self, context: Context) -> DatasetLike:
+        """Return the path; call the function if this attempt has not called it yet."""
         if not self._recall(context["ti"]):
             self.dataset = self._call(context)
             context["ti"].xcom_push(key=_KEY, value=self.dataset)
@@ -81,17 +82,18 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
         found = self.python_callable(*self.op_args, **kwargs)
-        # Asked of the class, as a path in a store would look for the store.
+        # Checked on the class: on the object it would connect to the store.
         if not isinstance(found, (str, os.PathLike)) and not hasattr(type(found), "fs"):
-            raise AirflowFailException(
-                f"{self.python_callable.__name__} must return the path or URI of the file to upload, and returned "
-                f"{found!r}. Nothing was sent."
-            ) from None
+            error = errors.InvalidInputError(
+                f"{self.python_callable.__name__} returned {found!r}",
+                hint="It must return the path or URI of the file to upload.",
+            )
+            raise airflow_error(error, may_retry=False) from None
         return str(found)
 
     def execute_complete(self, context: Context, text: str = "", job_id: str = "", event: Any = None) -> str:
-        """Return what the operator does, and let the task's page and lineage show its file."""
-        with contextlib.suppress(Exception):  # as of any XCom backend; the file is sent
+        """Return what the operator returns. The task's page and lineage show the file."""
+        with contextlib.suppress(Exception):  # any XCom backend's; the file was sent
             self._recall(context["ti"])
         return super().execute_complete(context, text, job_id, event)
 

@@ -1,4 +1,4 @@
-"""A file's content, by its hash: taken while it is sent, or by reading it once more."""
+"""The SHA-256 hash of a file's content, computed while the file is sent or by an extra read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from datatile_provider.api.errors import DatasetUnreadableError
-from datatile_provider.api.multipart import BLOCK, Dataset, Readable, wrap_read_errors
+from datatile_provider.api.multipart import BLOCK, Dataset, Readable, map_read_errors
 
 
 class Sha256:
-    """The hash of what was read last from a dataset, from its first byte to its last."""
+    """The hash of a dataset's content, computed on each read."""
 
     def __init__(self) -> None:
         self._reader: _Reader | None = None
 
     def of(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with its hash taken each time that it is read."""
+        """Return the dataset, with its hash computed on each read."""
         return replace(dataset, open=lambda: self._opened(dataset))
 
     def _opened(self, dataset: Dataset) -> AbstractContextManager[Readable]:
@@ -26,7 +26,7 @@ class Sha256:
         return self._reader
 
     def hexdigest(self) -> str:
-        """Return the hash; ``""`` before anything was read."""
+        """Return the hash of the latest read; ``""`` before the first."""
         return self._reader.hexdigest() if self._reader else ""
 
 
@@ -34,45 +34,47 @@ def sha256_of(dataset: Dataset) -> str:
     """
     Return the hash of a file by reading it.
 
-    :raises DatasetUnreadableError: it could not be read to its end.
+    :raises DatasetUnreadableError: the file could not be read to its end.
     """
-    found = hashlib.sha256()
-    with wrap_read_errors(dataset), dataset.open() as file:
+    digest = hashlib.sha256()
+    with map_read_errors(dataset), dataset.open() as file:
         while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def same_content(dataset: Dataset, size: int, version: str, sha256: str) -> bool:
     """
-    Return whether a file is one that was read before; it is read once more only when nothing else tells.
+    Return whether a file has the content of an earlier one. It is read only if size and version do not decide.
 
-    :param size: the other one's size in bytes.
-    :param version: the other one's version.
-    :param sha256: the other one's hash; ``""`` if it is not known.
-    :raises DatasetUnreadableError: it could not be read to its end.
+    :param dataset: the file.
+    :param size: the earlier file's size in bytes.
+    :param version: the earlier file's version.
+    :param sha256: the earlier file's hash; ``""`` if it is not known.
+    :raises DatasetUnreadableError: the file could not be read to its end.
     """
     if dataset.size != size:
         return False
-    # Of some files nothing but the size was known.
+    # A version that is only a size does not identify the content.
     if dataset.version == version and version != f"{size} bytes":
         return True
     return bool(sha256) and sha256_of(dataset) == sha256
 
 
-def compared(dataset: Dataset) -> Dataset:
+def verified_by_content(dataset: Dataset) -> Dataset:
     """
-    Return a file with its hash as its version; reading other content raises ``DatasetChangedError`` at its end.
+    Return a file with its hash as its version. Reading other content raises ``DatasetChangedError`` at the end.
 
-    The file is read once more for that, before it is sent. Otherwise a mix of two files of one size would pass for one.
+    The file is read once for the hash before it is sent. Without the hash, a file that is overwritten during the upload
+    by another one of the same size would be sent as a mix of both.
 
-    :param dataset: a file of which nothing but the size tells whether it changed.
-    :raises DatasetUnreadableError: it could not be read to its end.
+    :param dataset: a file whose version is only its size.
+    :raises DatasetUnreadableError: the file could not be read to its end.
     """
     try:
         sha256 = sha256_of(dataset)
     except DatasetUnreadableError:
-        # A connection may well break once, and only what fails while it is sent is tried again by others.
+        # One retry, as a connection to a store may break. Callers retry only what fails during the upload itself.
         sha256 = sha256_of(dataset)
 
     def version() -> str:
@@ -81,7 +83,7 @@ def compared(dataset: Dataset) -> Dataset:
     return replace(
         dataset,
         version=_version(dataset.version, sha256),
-        open=lambda: _Comparing(dataset, sha256),
+        open=lambda: _VerifyingReader(dataset, sha256),
         current_version=version,
     )
 
@@ -91,12 +93,12 @@ def _version(known: str, sha256: str) -> str:
 
 
 class _Reader(AbstractContextManager["Readable"]):
-    """Takes the hash of one block in a thread while the caller sends it: neither waits for the other's work."""
+    """Hashes each block in a thread while the caller sends it."""
 
     def __init__(self, opening: AbstractContextManager[Readable]) -> None:
         self._opening = opening
         self._hash = hashlib.sha256()
-        # The interpreter waits for it before it ends, but never for longer than one block takes.
+        # The interpreter waits for this thread at exit, but never longer than one block takes.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="datatile-sha256")
         self._last: Future[None] | None = None
 
@@ -107,7 +109,7 @@ class _Reader(AbstractContextManager["Readable"]):
     def read(self, size: int, /) -> bytes:
         block = self._file.read(size)
         if self._last:
-            # One block at a time, so that memory stays flat.
+            # Only one block is in the queue, so memory stays flat.
             self._last.result()
         self._last = self._pool.submit(self._hash.update, block)
         return block
@@ -120,8 +122,8 @@ class _Reader(AbstractContextManager["Readable"]):
         return self._hash.hexdigest()
 
 
-class _Comparing(_Reader):
-    """Raises at the end when what was read is not what the hash was taken of."""
+class _VerifyingReader(_Reader):
+    """Raises at the end of the file if its content does not have the expected hash."""
 
     def __init__(self, dataset: Dataset, sha256: str) -> None:
         super().__init__(dataset.open())
@@ -130,7 +132,7 @@ class _Comparing(_Reader):
 
     def read(self, size: int, /) -> bytes:
         block = super().read(size)
-        # At the end all blocks before it are hashed.
+        # An empty block is the end of the file: all blocks before it are hashed.
         if not block and (now := self.hexdigest()) != self._sha256:
             before = self._dataset.version
             raise self._dataset.changed(_version(before, self._sha256), _version(before, now))

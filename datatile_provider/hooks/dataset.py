@@ -1,4 +1,4 @@
-"""Whatever a user names as a file, turned into a dataset that can be sent, and sent again."""
+"""Turns a path, a URI or an open file into a dataset that can be sent several times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 from datatile_provider.api.errors import DatasetUnreadableError, InvalidInputError
 from datatile_provider.api.multipart import Dataset, Readable
-from datatile_provider.hooks.content import compared
+from datatile_provider.hooks.content import verified_by_content
 from datatile_provider.hooks.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     DatasetLike = str | os.PathLike[str] | ObjectStoragePath | BinaryIO
 
-# What alone tells one version of an object from the next, by the names that the large stores give it.
+# Keys of the large stores that identify the version of an object. One of them is enough.
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "VersionId")
-# What tells it in other stores, by whatever name. Not all that a store says: that may hold the time of an access, the
-# id of a request or a link that expires, and the file would seem to change each time that it is looked up.
-_SIGN = re.compile(
+# Keys that identify it in other stores. All other keys are ignored: an access time, a request id or an expiring link
+# would make the file seem to change with each lookup.
+_VERSION_KEY = re.compile(
     r"^(?!.*(access|view|link|url))"
     r".*(etag|md5|sha|hash|sum|crc|digest|generation|version|^rev|modif|mtime|ctime|updat|writ|chang|creat|date|^ino|uniq)",
     re.IGNORECASE,
@@ -35,78 +35,86 @@ _SIGN = re.compile(
 
 def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
     """
-    Return the dataset that a path, URI or open file names.
+    Return the dataset of a path, URI or open file.
 
     :param given: a local path, a ``file://`` URI, an ``ObjectStoragePath`` or its URI, or an open binary file.
-    :param max_bytes: the largest file that is taken.
-    :raises InvalidInputError: there is no such file, or it can't be uploaded: a directory, empty, too large.
-    :raises DatasetUnreadableError: the object store does not answer now, or a file that must be read first can't be.
+    :param max_bytes: the largest size that is accepted, in bytes; None for no limit.
+    :raises InvalidInputError: there is no such file, or it cannot be uploaded: a directory, empty, too large.
+    :raises DatasetUnreadableError: the object store does not respond, or the file could not be read for its hash.
     """
     dataset = _dataset_of(given)
     if not dataset.size:
-        raise InvalidInputError(f"The file {dataset.location} is empty", hint="Nothing was sent.")
+        raise InvalidInputError(
+            f"The file {dataset.location} is empty", hint="Check the task or program that writes it."
+        )
     if max_bytes is not None and dataset.size > max_bytes:
         raise InvalidInputError(
-            f"The file {dataset.location} has {dataset.size:,} bytes, over the {max_bytes:,} of the connection's "
-            "max_upload_bytes",
-            hint="Nothing was sent.",
+            f"The file {dataset.location} has {dataset.size:,} bytes. The connection allows {max_bytes:,} "
+            "(max_upload_bytes)",
+            hint="Split it or compress it (.zsav), or raise max_upload_bytes in the connection's extra.",
         )
-    # Nothing else tells whether it changes: an open file, or a store that gives no sign of it.
-    return compared(dataset) if dataset.version == f"{dataset.size} bytes" else dataset
+    # The version is only a size: an open file, or a store that reports neither times nor versions.
+    return verified_by_content(dataset) if dataset.version == f"{dataset.size} bytes" else dataset
 
 
 def _dataset_of(given: DatasetLike) -> Dataset:
     if hasattr(given, "read"):
-        return _open_file(given)
+        return _from_file(given)
     if isinstance(given, str) and "://" in given:
         parts = urlsplit(given)
         if parts.scheme != "file":
-            return _stored(_storage_path(given), given)
+            return _from_store(_storage_path(given), given)
         if parts.netloc not in ("", "localhost"):
-            raise InvalidInputError(f"The file {given} is on another machine", hint="Use file:///path/of/the/file.")
+            raise InvalidInputError(
+                f"The URI {given} names another machine", hint="Write it with three slashes: file:///path/to/file."
+            )
         if parts.query or parts.fragment:
             raise InvalidInputError(
                 f"The URI {given} has a query or a fragment", hint="Write '?' as %3F and '#' as %23."
             )
-        return _local(Path(url2pathname(parts.path)))
-    # Asked of the class: the path itself would look for its store, and raise when there is none.
+        return _from_path(Path(url2pathname(parts.path)))
+    # The class is checked, because `fs` of the path itself would look for the store, and raise if there is none.
     if hasattr(type(given), "fs"):
-        return _stored(given, str(given))
+        return _from_store(given, str(given))
     if isinstance(given, (str, os.PathLike)) and str(given).strip():
-        return _local(Path(given))
+        return _from_path(Path(given))
     raise InvalidInputError(
-        f"A file is needed, and the dataset is {given!r}",
-        hint="Give a local path, a file:// or object storage URI, or an open binary file.",
+        f"The dataset must be a file, not {given!r}",
+        hint="Use a local path, a file:// or object storage URI, or an open binary file.",
     )
 
 
 def _name(path: str) -> str:
-    # A name of bytes that are no UTF-8 comes from the file system as lone surrogates, which nothing can send.
+    # Python reads the bytes of a file name that are not UTF-8 as lone surrogates, which cannot be sent.
     return path.encode("utf-8", "replace").decode("utf-8")
 
 
-def _local(path: Path) -> Dataset:
+def _from_path(path: Path) -> Dataset:
     def lookup() -> tuple[int, str]:
         found = path.stat()
         whole, parts = divmod(found.st_mtime_ns, 10**9)
         changed = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(whole))}.{parts:09d} UTC"
-        # A writer may set the time of a change back, but not that of setting it.
+        # A program can set the modification time back, but not the ctime.
         return found.st_size, f"{found.st_size} bytes of {changed}, inode {found.st_ino}, ctime {found.st_ctime_ns}"
 
     location = repr(_name(str(path)))
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
-            # Whether it may be read is best asked before the server is.
+            # A missing read permission is reported before any request is made.
             path.open("rb").close()
         size, version = lookup()
     except FileNotFoundError:
-        raise InvalidInputError(f"There is no file {location}", hint="Nothing was sent.") from None
+        raise InvalidInputError(
+            f"There is no file {location}", hint="Check the path. The worker must be able to read it."
+        ) from None
     except (OSError, ValueError) as e:
-        raise InvalidInputError(f"The file {location} can't be read: {e}", hint="Nothing was sent.") from None
+        raise InvalidInputError(
+            f"The file {location} cannot be read: {e}", hint="Check its permissions for the user that runs the worker."
+        ) from None
     if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise InvalidInputError(f"{location} is {kind}", hint="Nothing was sent.")
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise InvalidInputError(f"{location} is {kind}", hint="Use the path of one regular file.")
     return Dataset(_name(path.name), size, version, location, lambda: path.open("rb"), lambda: lookup()[1])
 
 
@@ -116,82 +124,95 @@ def _storage_path(uri: str) -> ObjectStoragePath:
     try:
         return ObjectStoragePath(uri)
     except (ValueError, TypeError) as e:
-        raise InvalidInputError(f"The dataset {uri!r} is no object storage URI: {e}") from None
+        raise InvalidInputError(
+            f"The dataset {uri!r} is not an object storage URI: {e}",
+            hint="A URI looks like this: s3://aws_default@bucket/folder/wave.zsav",
+        ) from None
 
 
-def _whole(reported: Any) -> int | None:
-    """Return a store's word for a size as one, if it can be: some give text, as FTP servers do, or a float."""
+def _size(reported: Any) -> int | None:
+    """Return the size that a store reports, or None. Some stores report text, as FTP servers do, or a float."""
     try:
         size = int(reported)
     except (TypeError, ValueError, OverflowError):
         return None
-    odd = isinstance(reported, bool) or size < 0 or (isinstance(reported, float) and size != reported)
-    return None if odd else size
+    invalid = isinstance(reported, bool) or size < 0 or (isinstance(reported, float) and size != reported)
+    return None if invalid else size
 
 
 def _version(info: dict[str, Any]) -> str:
-    """Return what tells this version of an object from the next; ``""`` if its store says nothing that does."""
+    """Return what identifies the version of an object; ``""`` if its store reports nothing that does."""
     for key in _VERSIONS:
         if info.get(key):
             return f"{key} {info[key]}"
-    # What is true or false says what may be done with a file, as `writable` and `shared` do.
-    signs = {key: value for key, value in info.items() if value and value is not True and _SIGN.match(key)}
-    # A file that is written to in place may keep the time of its creation.
-    if all("creat" in key.lower() for key in signs):
+    # A boolean is a property of the file, as `writable` and `shared` are.
+    found = {key: value for key, value in info.items() if value and value is not True and _VERSION_KEY.match(key)}
+    # A file that is overwritten in place may keep its creation time.
+    if all("creat" in key.lower() for key in found):
         return ""
-    return ", ".join(f"{key} {signs[key]}" for key in sorted(signs))
+    return ", ".join(f"{key} {found[key]}" for key in sorted(found))
 
 
-def _stored(path: Any, uri: str) -> Dataset:
+def _from_store(path: Any, uri: str) -> Dataset:
     location = repr(uri)
 
     def lookup() -> tuple[int | None, str]:
         path.fs.invalidate_cache()
         info = dict(path.stat())
-        size = _whole(info.get("size"))
+        size = _size(info.get("size"))
         return size, f"{size} bytes {_version(info)}".strip()
 
     try:
         if path.is_dir():
-            raise InvalidInputError(f"{location} is a directory", hint="Nothing was sent.")
+            raise InvalidInputError(f"{location} is a directory", hint="Use the URI of one file.")
         size, version = lookup()
     except FileNotFoundError:
-        raise InvalidInputError(f"There is no file {location}", hint="Nothing was sent.") from None
+        raise InvalidInputError(
+            f"There is no file {location}", hint="Check the URI: the connection, the bucket and the key."
+        ) from None
     except PermissionError as e:
         raise InvalidInputError(
-            f"The store refuses the file {location}: {e}",
-            hint="Nothing was sent. Check the store's connection: its credentials, and that they may read there.",
+            f"The store denied access to the file {location}: {e}",
+            hint="Check the credentials in the store's Airflow connection, and their permission to read the file.",
         ) from None
     except (ImportError, ValueError) as e:
         if isinstance(e, InvalidInputError):
             raise
         raise InvalidInputError(
-            f"The store of {location} can't be reached from here: {e}",
-            hint="Install this package's extra for it: s3, gcs or azure; for another store, its Airflow provider.",
+            f"The store of {location} is not available: {e}",
+            hint="Install this package's extra for the store (s3, gcs or azure), or the store's Airflow provider.",
         ) from None
-    except Exception as e:  # each store raises errors of its own, and most of them pass
-        raise DatasetUnreadableError(f"The file {location} could not be looked up: {type(e).__name__}: {e}") from e
+    except Exception as e:  # each store raises its own classes of errors, and most of them are transient
+        raise DatasetUnreadableError(
+            f"The file {location} could not be looked up: {type(e).__name__}: {e}",
+            hint="Check the store and its Airflow connection.",
+        ) from e
     if size is None:
-        raise InvalidInputError(f"The store of {location} does not tell its size, and an upload needs it")
+        raise InvalidInputError(
+            f"The store does not report the size of {location}, which an upload needs",
+            hint="Copy the file to a disk or to another store.",
+        )
 
     def opened() -> AbstractContextManager[Readable]:
-        # Only these stores' clients are made for several threads.
+        # Only the clients of these stores may be called from several threads.
         if path.fs.async_impl:
             return ReadAhead(lambda start, end: path.fs.cat_file(path.path, start=start, end=end), size)
-        # The others are read by the caller's own thread, which nothing but a timeout of theirs frees when they hang.
+        # The others are read in the caller's thread. If one hangs, only its own timeout ends the read.
         file: AbstractContextManager[Readable] = path.open("rb")
         return file
 
     return Dataset(_name(path.name), size, version, location, opened, lambda: lookup()[1])
 
 
-def _open_file(file: Any) -> Dataset:
+def _from_file(file: Any) -> Dataset:
     raw_name = getattr(file, "name", "")
     name = _name(os.path.basename(raw_name)) if isinstance(raw_name, str) and raw_name else "dataset"
     location = f"{name!r} (an open file)"
     try:
         if not file.seekable():
-            raise InvalidInputError(f"{location} can't be rewound, so its size is not known", hint="Nothing was sent.")
+            raise InvalidInputError(
+                f"{location} is not seekable, so its size is not known", hint="Write the data to a file first."
+            )
         start = file.tell()
 
         def size() -> int:
@@ -202,11 +223,13 @@ def _open_file(file: Any) -> Dataset:
 
         first_size = size()
         if not isinstance(file.read(0), bytes):
-            raise InvalidInputError(f"{location} is open as text", hint="Open it with mode 'rb'.")
+            raise InvalidInputError(f"{location} is open in text mode", hint="Open it with mode 'rb'.")
     except (OSError, ValueError, AttributeError) as e:
         if isinstance(e, InvalidInputError):
             raise
-        raise InvalidInputError(f"{location} can't be read: {e}", hint="Nothing was sent.") from None
+        raise InvalidInputError(
+            f"{location} cannot be read: {e}", hint="Open it for reading, and keep it open until the upload has ended."
+        ) from None
 
     def rewound() -> AbstractContextManager[BinaryIO]:
         file.seek(start)

@@ -1,4 +1,4 @@
-"""DatatileHook: an Airflow connection turned into uploads and jobs."""
+"""DatatileHook: uploads and jobs over an Airflow connection."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from datatile_provider.hooks.content import Sha256
     from datatile_provider.hooks.dataset import DatasetLike
 
-#: Seconds for which an upload is tried until the server accepts it.
+#: Seconds within which the server must accept an upload.
 ACCEPT_TIMEOUT = 3600.0
-#: Seconds between looks at a job, once the quick first ones are over.
+#: Seconds between polls of a job, after a few quick first ones.
 POLL_INTERVAL = 30.0
-#: Seconds for which a job is waited for.
+#: Seconds after which a wait for a job times out.
 JOB_TIMEOUT = 24 * 3600.0
-#: Seconds for which a connection is read that could never be read yet.
+#: Seconds for which reading a connection is retried that was never read before.
 FIRST_READ = 20.0
 _PAUSE = 5.0
 
@@ -38,7 +38,7 @@ class DatatileHook(BaseHook):
     Talks to the DATATILE server of an Airflow connection.
 
     :param datatile_conn_id: the connection: the server in its host, the API token in its password, options in its
-        extra. It is read anew for each call, so a regenerated token is picked up.
+        extra. It is read for each call, so a new token is used at once.
     """
 
     conn_name_attr = "datatile_conn_id"
@@ -63,7 +63,7 @@ class DatatileHook(BaseHook):
             kind = schema["type"][0]
             if kind == "boolean":
                 return BooleanField(label, description=description)
-            # Airflow takes no class for other numbers: those are read from their text.
+            # Airflow accepts no class for other numbers: they are parsed from text.
             made = IntegerField if kind == "integer" else StringField
             return made(label, [Optional()], description=description, widget=BS3TextFieldWidget())
 
@@ -83,7 +83,7 @@ class DatatileHook(BaseHook):
 
     def get_conn(self) -> Settings:
         """
-        Return the connection's fields, checked.
+        Return the connection's settings, checked.
 
         :raises AirflowNotFoundException: there is no such connection.
         :raises InvalidInputError: a field is missing or wrong.
@@ -98,25 +98,24 @@ class DatatileHook(BaseHook):
         try:
             conn = await get_async_connection(self.datatile_conn_id)
         except AirflowNotFoundException:
-            # `airflow dags test` (3.3.2) can't answer an asynchronous question for a connection of its database.
+            # `airflow dags test` (3.3.2) can't return a connection of its database asynchronously.
             conn = await asyncio.to_thread(self.get_connection, self.datatile_conn_id)
-        # It may load a CA bundle.
+        # In a thread, as it may load a CA bundle.
         return await asyncio.to_thread(self._settings, conn)
 
     def _read_conn(self, server: str | None) -> Settings:
         """
         Return the same as :meth:`get_conn`, for a poll.
 
-        :param server: the address of the server that the connection must still lead to.
-        :raises TransientError: Airflow can't tell the connection now. A missing one looks the same as an API server that is
-            away for a moment.
-        :raises PermanentError: it leads to another server by now.
+        :param server: the address of the server that the connection must still point to.
+        :raises ConnectionUnreadableError: Airflow could not return the connection.
+        :raises ConnectionChangedError: it points to another server now.
         """
         try:
             found = self.get_conn()
         except errors.DatatileError:
             raise
-        except Exception as e:  # each secrets backend raises errors of its own
+        except Exception as e:  # each secrets backend has its own errors
             raise self._unreadable(e) from e
         return self._at(server, found)
 
@@ -125,50 +124,50 @@ class DatatileHook(BaseHook):
             found = await self.get_conn_async()
         except errors.DatatileError:
             raise
-        except Exception as e:  # likewise
+        except Exception as e:  # each secrets backend has its own errors
             raise self._unreadable(e) from e
         return self._at(server, found)
 
     def _at(self, server: str | None, settings: Settings) -> Settings:
         if server in (None, settings.server.address):
             return settings
-        raise errors.PermanentError(
-            f"The connection {self.datatile_conn_id!r} leads to another server now: the job is at {server}, and the "
-            f"connection at {settings.server.address}",
-            hint="Let the connection lead to the job's server until the job has finished.",
+        raise errors.ConnectionChangedError(
+            f"The job is at {server}.\n"
+            f"The connection {self.datatile_conn_id!r} points to {settings.server.address} now",
+            hint="Point the connection to the job's server until the job has finished.",
         )
 
-    def _unreadable(self, error: Exception) -> errors.TransientError:
-        return errors.TransientError(
-            f"The Airflow connection {self.datatile_conn_id!r} could not be read: {type(error).__name__}: {error}",
+    def _unreadable(self, error: Exception) -> errors.ConnectionUnreadableError:
+        return errors.ConnectionUnreadableError(
+            f"Airflow could not return the connection {self.datatile_conn_id!r}: {error or type(error).__name__}",
             hint="Check that it exists, and that Airflow's API server or secrets backend is up.",
         )
 
     def first_conn(self, server: str | None = None, *, job_id: str = "", deadline: float = 0.0) -> Settings:
         """
-        Return the same as :meth:`get_conn`, for a wait that begins: tried until it can be read.
+        Return the same as :meth:`get_conn`, for a wait that starts: with retries.
 
-        :param server: the address of the server that the connection must lead to, once it was read before.
+        :param server: the address of the server that the connection must point to, if it was read before.
         :param job_id: the job that is waited for.
         :param deadline: the wait's, in seconds since the epoch.
-        :raises JobTimeoutError: Airflow could not tell the connection until the deadline.
-        :raises TransientError: it could not from the very start, so there may be none.
+        :raises JobTimeoutError: Airflow could not return the connection until the deadline.
+        :raises TransientError: Airflow could not return it and it was never read before, so it may not exist.
         :raises InvalidInputError: a field is missing or wrong.
         """
-        attempts = _FirstRead(self.log, server, job_id, deadline)
+        retry = _ConnectionRetry(self.log, server, job_id, deadline)
         while True:
             try:
                 return self._read_conn(server)
             except errors.DatatileError as e:
-                time.sleep(attempts.pause(e, time.time()))
+                time.sleep(retry.pause(e, time.time()))
 
     async def _first_conn_async(self, server: str | None, job_id: str, deadline: float) -> Settings:
-        attempts = _FirstRead(self.log, server, job_id, deadline)
+        retry = _ConnectionRetry(self.log, server, job_id, deadline)
         while True:
             try:
                 return await self._read_conn_async(server)
             except errors.DatatileError as e:
-                await asyncio.sleep(attempts.pause(e, time.time()))
+                await asyncio.sleep(retry.pause(e, time.time()))
 
     def _settings(self, conn: Any) -> Settings:
         from datatile_provider.api.settings import Settings
@@ -200,25 +199,26 @@ class DatatileHook(BaseHook):
         """
         Upload a file and return the job that processes it.
 
-        A failure after which the server can't hold the file is tried again until the timeout; one that leaves
-        that open is tried again for ``reload`` only.
+        An attempt after whose failure the server can't have the file is retried until the timeout. One of unknown
+        outcome is retried for ``reload`` only.
 
         :param action: ``create`` (a database in a folder), ``reload`` or ``append``.
         :param target_hash: the hash of the folder (create) or of the database.
         :param dataset: a local path, ``file://`` URI, object storage path or URI, or an open binary file.
-        :param callback_url: where DATATILE pushes the job's transitions.
-        :param timeout: seconds for which to go on trying until the server accepts the file.
-        :param resend_unknown: send a create or append again too when its outcome is unknown. It may then be held twice.
-        :param failures: how many tries have failed elsewhere before this call.
-        :param version: the version of the file that those sent; the file must still be that one.
+        :param callback_url: the URL that DATATILE sends the job's transitions to.
+        :param timeout: seconds (or a ``timedelta``) within which the server must accept the file.
+        :param resend_unknown: send a create or append again too when its outcome is unknown. The server may then have
+            the data twice.
+        :param failures: the number of attempts that failed before this call.
+        :param version: the version of the file that those attempts sent; the file must still have it.
         :param content: takes the hash of what is sent.
-        :param before_attempt: called when all input has been checked, before the first byte of each try.
-        :param before_retry: called with the failure and the seconds until the next try. What either of these two
+        :param before_attempt: called before the first byte of each attempt, after all input was checked.
+        :param before_retry: called with the error and the seconds until the next attempt. What either of these two
             raises ends the upload.
         :raises InvalidInputError: bad input; nothing was sent.
         :raises TransientError: not accepted within the timeout.
-        :raises PermanentError: not accepted, and trying again would change nothing.
-        :raises OutcomeUnknownError: the server may hold the file.
+        :raises PermanentError: not accepted, and another attempt would change nothing.
+        :raises OutcomeUnknownError: the server may have the file.
         """
         from datatile_provider.api.retry import Retry
         from datatile_provider.assets.datatile import collect_lineage
@@ -234,7 +234,8 @@ class DatatileHook(BaseHook):
             raise file.changed(version, file.version)
         file = content.of(file) if content else file
         retry = Retry(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
-        self.log.info("Uploading: %s at %s, from %s", upload, settings.server.url, file.location)
+        self.log.info("Uploading: %s", upload)
+        self.log.info("From %s to %s", file.location, settings.server.url)
         token_renewed = False
         while True:
             try:
@@ -249,19 +250,19 @@ class DatatileHook(BaseHook):
                 if token_renewed or newer is None:
                     raise e from None
                 settings, token_renewed = newer, True
-                self.log.warning("The token was refused; trying once with the newer one that the connection now holds")
+                self.log.warning("The server rejected the token. The connection has a newer one: trying it once")
             except errors.DatatileError as e:
                 delay = retry.after(e, time.monotonic())
                 before_retry(Attempts(upload, settings.server, retry.failures, file.version), e, delay)
-                self.log.warning("%s Trying again in %.0f s.", e, delay)
+                self.log.warning("%s", e.report(f"next attempt in {delay:.0f} s"))
                 time.sleep(delay)
 
     def _newer_conn(self, settings: Settings) -> Settings | None:
-        """Return the connection if it holds another token for the same server by now."""
+        """Return the connection if it has another token for the same server by now."""
         try:
             found = self._read_conn(settings.server.address)
         except errors.DatatileError as e:
-            # What matters is that the token was refused.
+            # The rejected token is the error to report.
             self.log.warning("%s", e)
             return None
         return found if found.token != settings.token else None
@@ -288,24 +289,21 @@ class DatatileHook(BaseHook):
         with metrics.upload(file.size):
             job = DatatileClient(settings).upload(upload, file, callback_url, on_progress)
         took = time.monotonic() - started
-        self.log.info(
-            "Accepted as job %s after %.1f s (%.1f MB/s). Processing log: %s",
-            job.id,
-            took,
-            file.size / 1e6 / max(took, 1e-6),
-            settings.server.processing_log_url,
-        )
+        # The rate of a short upload says nothing.
+        rate = f" after {took:,.1f} s ({file.size / 1e6 / took:,.1f} MB/s)" if took >= 1 else ""
+        self.log.info("Accepted as job %s%s", job.id, rate)
+        self.log.info("Processing log: %s", settings.server.processing_log_url)
         return job
 
     def get_job(self, job_id: str, *, server: str | None = None) -> Job:
         """
         Poll a job once.
 
-        :param server: the address of the server that the job is at, if it is known: the connection may lead to another
-            one by now.
+        :param server: the address of the server that the job is on, if it is known: the connection may point to
+            another one by now.
         :raises InvalidInputError: the job id or the connection is wrong.
-        :raises TransientError: no usable response now, or Airflow can't tell the connection now.
-        :raises PermanentError: the server will not tell.
+        :raises TransientError: no usable response, or Airflow could not return the connection.
+        :raises PermanentError: the server will not report the job.
         """
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
@@ -331,13 +329,13 @@ class DatatileHook(BaseHook):
         """
         Wait until a job has succeeded, and return it.
 
-        :param poll_interval: seconds between looks, after a few quick first ones.
+        :param poll_interval: seconds between polls, after a few quick first ones.
         :param timeout: seconds after which the wait times out.
         :param server: as for :meth:`get_job`.
-        :raises JobFailedError: with the server's reason.
-        :raises JobCancelledError: somebody cancelled it.
+        :raises JobFailedError: the job failed.
+        :raises JobCancelledError: it was cancelled.
         :raises JobTimeoutError: it was not finished in time.
-        :raises PermanentError: the server will not tell (token refused, no such job).
+        :raises PermanentError: the server will not report it (wrong token, no such job).
         """
         from datatile_provider import metrics
         from datatile_provider.api.client import DatatileClient
@@ -346,7 +344,7 @@ class DatatileHook(BaseHook):
         now = _steady_clock(started, started)
         deadline = started + seconds("timeout", timeout)
         settings = self.first_conn(server, job_id=contract.check_job_id(job_id), deadline=deadline)
-        wait = self.waiting(settings.server, job_id, poll_interval, timeout, started)
+        wait = self.new_wait(settings.server, job_id, poll_interval, timeout, started)
         with metrics.waiting(wait):
             while True:
                 result: Job | errors.DatatileError
@@ -378,17 +376,17 @@ class DatatileHook(BaseHook):
         """
         Wait as :meth:`wait_for_job` does, without blocking the event loop.
 
-        :param started: when the wait began, in seconds since the epoch: it may have been in another process.
+        :param started: when the wait started, in seconds since the epoch. That may have been in another process.
         :param status: the status that was seen, and logged, there.
         :param server: as for :meth:`get_job`.
         """
         from datatile_provider import metrics
 
         deadline = started + timeout
-        # The clock may have been set since.
+        # The system clock may have been changed since.
         now = _steady_clock(started, min(max(started, time.time()), deadline))
         settings = await self._first_conn_async(server, job_id, time.time() + deadline - now())
-        wait = self.waiting(settings.server, job_id, poll_interval, timeout, started, status)
+        wait = self.new_wait(settings.server, job_id, poll_interval, timeout, started, status)
         with metrics.waiting(wait):
             return await self._poll_until_done(settings, wait, now)
 
@@ -414,10 +412,10 @@ class DatatileHook(BaseHook):
                     received_at = now()
                     if job := wait.update(result, received_at, received_at - client.sent_ago):
                         return job
-                    # From when the answer was got: so waits for one job fall into step, and share their looks.
+                    # Counted from the response, so that waits for the same job share their polls.
                     await asyncio.sleep(max(0.0, wait.delay(now()) - client.age))
 
-    def waiting(
+    def new_wait(
         self,
         server: contract.Server,
         job_id: str,
@@ -426,7 +424,7 @@ class DatatileHook(BaseHook):
         started: float,
         status: str = "",
     ) -> Wait:
-        """Return what a wait for a job knows, logging to this hook's log; see :class:`Wait` for the parameters."""
+        """Return a wait that logs to this hook's log; see :class:`Wait` for the parameters."""
         return Wait(
             server,
             contract.check_job_id(job_id),
@@ -439,7 +437,7 @@ class DatatileHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Find out whether uploads and waits would work, without sending or changing anything.
+        Check whether uploads and waits would work, without sending a file or changing anything.
 
         :return: whether they would, and what was found.
         """
@@ -450,36 +448,40 @@ class DatatileHook(BaseHook):
         try:
             settings = self.get_conn()
             DatatileClient(settings).probe()
-        except (errors.DatatileError, AirflowNotFoundException) as e:
+        except errors.DatatileError as e:
+            # The form shows no line breaks.
+            return False, e.paragraph
+        except AirflowNotFoundException as e:
             return False, str(e)
         return True, f"{settings.server.url} accepts the token."
 
 
 def _steady_clock(started: float, now: float) -> Callable[[], float]:
     """
-    Return a clock for a wait that does not jump when the computer's is set.
+    Return a clock for a wait that is not affected when the system clock is changed.
 
-    :param started: when the wait began, in seconds since the epoch.
-    :param now: the time from which it goes on, likewise.
+    :param started: when the wait started, in seconds since the epoch.
+    :param now: the time from which it continues, in seconds since the epoch.
     """
     begun = time.monotonic() - (now - started)
     return lambda: started + (time.monotonic() - begun)
 
 
 @dataclass(slots=True)
-class _FirstRead:
+class _ConnectionRetry:
     """
-    Decides how long a wait that begins goes on when Airflow can't tell its connection.
+    Decides how long a wait that starts retries to read its connection.
 
     :param deadline: the wait's, in seconds since the epoch.
-    :param give_up: when it is given up, in seconds of the monotonic clock; set at the first failure.
+    :param last_attempt: the time of the last attempt, in seconds of the monotonic clock; set at the first failure.
+    :param kind: the kind of the last error.
     """
 
     log: Any
     server: str | None
     job_id: str
     deadline: float
-    give_up: float | None = None
+    last_attempt: float | None = None
     kind: type[errors.DatatileError] | None = None
 
     def pause(self, error: errors.DatatileError, now: float) -> float:
@@ -491,29 +493,31 @@ class _FirstRead:
         final = not isinstance(error, errors.TransientError)
         if final and not self.server:
             raise error
-        if self.give_up is None or self.kind is not type(error):
-            self.log.warning("%s Trying again.", error)
-            # One that was never read may not exist. One that is being edited may be wrong for a moment.
+        if self.last_attempt is None or self.kind is not type(error):
+            self.log.warning("%s", error.report("trying again"))
+            # One that was never read may not exist. One that is edited now may be wrong for a moment.
             patience = GRACE if final else self.deadline - now if self.server else FIRST_READ
-            self.give_up, self.kind = time.monotonic() + patience, type(error)
-        left = self.give_up - time.monotonic()
+            self.last_attempt, self.kind = time.monotonic() + patience, type(error)
+        left = self.last_attempt - time.monotonic()
         if left > 0:
             return min(_PAUSE, left)
         if final or not self.server:
             raise error
         raise errors.JobTimeoutError(
-            f"Job {self.job_id} was not finished in time as far as is known: {error.what}", hint=error.hint
+            f"The job could not be polled before the deadline.\n{error.what}",
+            subject=f"job {self.job_id}",
+            hint=error.hint,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """
-    The tries of one upload so far.
+    The attempts of one upload so far.
 
-    :param upload: what is sent where.
+    :param upload: the upload.
     :param server: the server.
-    :param failures: how many have failed.
+    :param failures: the number of attempts that failed.
     :param version: the version of the file that they sent.
     """
 
@@ -526,7 +530,7 @@ class Attempts:
 @dataclass(slots=True)
 class Progress:
     """
-    Decides when a long upload is worth another line in the log: each 10 %, or each 30 s.
+    Decides when the progress of a long upload is logged: each 10 %, or each 30 s.
 
     :param last_time: when the upload began, in seconds.
     """
@@ -536,7 +540,7 @@ class Progress:
 
     def is_due(self, share: float, now: float) -> bool:
         """Return whether to log that this share of the body has been sent by now."""
-        # Ten lines within a second would tell nobody anything.
+        # Ten lines within a second are of no use.
         due = now - self.last_time >= (3.0 if share - self.last_share >= 0.1 else 30.0)
         if due:
             self.last_time, self.last_share = now, share

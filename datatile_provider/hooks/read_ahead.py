@@ -1,4 +1,4 @@
-"""An object of a store, read ahead: its next parts come in while those before them are sent."""
+"""Reads an object ahead: its next parts are fetched while the caller sends the current one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from contextlib import AbstractContextManager
 from io import BytesIO
 from threading import Thread
 
-#: Bytes of one request to the store: so many that its delay hardly counts.
+#: Bytes per request to the store: enough to make its latency negligible.
 PART = 8 << 20
-#: Parts on their way at a time: so many that the delay of one passes while others come in.
+#: Parts in flight at a time: enough to hide the latency of one request.
 PARTS = 3
-#: Seconds to wait for a part: so many that a slow store with retries of its own is not taken for one that hangs.
-PATIENCE = 300
+#: Seconds to wait for a part: enough for a slow store whose client retries by itself.
+PART_TIMEOUT = 300
 
 
 class ReadAhead(AbstractContextManager["ReadAhead"]):
     """
-    Reads an object from its first byte to its last, and one more if it is longer than its size.
+    Reads an object from its first byte to its last, and one byte more if it is longer than its size.
 
-    :param fetch: returns the bytes from one place up to another, or to the object's end; several threads call it at a
-        time.
+    :param fetch: returns the bytes between two offsets, or up to the object's end; it is called from several threads.
     :param size: the object's size in bytes.
     """
 
@@ -30,51 +29,51 @@ class ReadAhead(AbstractContextManager["ReadAhead"]):
         self._fetch = fetch
         self._size = size
         self._ranges = iter([(start, min(start + PART, size)) for start in range(0, size, PART)])
-        self._coming: deque[Future[bytes]] = deque()
+        self._in_flight: deque[Future[bytes]] = deque()
         self._part = BytesIO()
 
     def read(self, size: int, /) -> bytes:
         """
-        Return at most so many bytes, none at the end.
+        Return at most ``size`` bytes, and none at the end.
 
-        :raises EOFError: the object is shorter than it was.
-        :raises TimeoutError: the store hangs.
+        :raises EOFError: the object is shorter than its size.
+        :raises TimeoutError: the store does not respond.
         """
         if block := self._part.read(size):
             return block
-        while len(self._coming) < PARTS and (bounds := next(self._ranges, None)):
-            self._coming.append(self._request(*bounds))
-        self._part = BytesIO(self._next() if self._coming else b"")
+        while len(self._in_flight) < PARTS and (bounds := next(self._ranges, None)):
+            self._in_flight.append(self._request(*bounds))
+        self._part = BytesIO(self._next() if self._in_flight else b"")
         return self._part.read(size)
 
     def __exit__(self, *error: object) -> None:
-        # Nobody waits for a store that hangs; what still comes is thrown away.
-        self._coming.clear()
+        # Requests in flight are not waited for, as the store may hang. Their parts are discarded.
+        self._in_flight.clear()
 
     def _next(self) -> bytes:
-        part = self._coming.popleft()
-        if not wait([part], PATIENCE).done:
-            raise TimeoutError(f"the store gave nothing for {PATIENCE} s")
+        part = self._in_flight.popleft()
+        if not wait([part], PART_TIMEOUT).done:
+            raise TimeoutError(f"the store returned no data for {PART_TIMEOUT} s")
         return part.result()
 
     def _request(self, start: int, end: int) -> Future[bytes]:
         part: Future[bytes] = Future()
 
-        def ask() -> None:
+        def run() -> None:
             try:
-                part.set_result(self._whole(start, end))
+                part.set_result(self._fetch_part(start, end))
             except BaseException as e:
                 part.set_exception(e)
 
-        # Not of a pool: the interpreter waits for the threads of those before it ends, even for one that hangs.
-        Thread(target=ask, name="datatile-read-ahead", daemon=True).start()
+        # Not a thread pool: at exit the interpreter would wait for its threads, even for one that hangs.
+        Thread(target=run, name="datatile-read-ahead", daemon=True).start()
         return part
 
-    def _whole(self, start: int, end: int) -> bytes:
-        # Stores refuse a request that begins past the end, but not one that ends there.
-        asked = end + (end == self._size)
-        part = self._fetch(start, asked)
-        # Else what follows would move up, unseen.
-        if not end <= start + len(part) <= asked:
-            raise EOFError(f"the store gave {len(part):,} of the {end - start:,} bytes from {start:,} on")
+    def _fetch_part(self, start: int, end: int) -> bytes:
+        # Stores reject a range that begins past the end of the object, but not one that only ends past it.
+        requested_end = end + (end == self._size)
+        part = self._fetch(start, requested_end)
+        # A short part would silently shift all bytes after it.
+        if not end <= start + len(part) <= requested_end:
+            raise EOFError(f"the store returned {len(part):,} of the {end - start:,} bytes from offset {start:,}")
         return part

@@ -1,4 +1,4 @@
-"""The links from a task's page to DATATILE's processing log, and to the very job."""
+"""The links on a task's page: to DATATILE's processing log and to the job."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ if TYPE_CHECKING:
 
     from datatile_provider.api.contract import Server
 
-#: Where a task keeps its links' addresses while its process lasts.
-_KNOWN = "_datatile_links"
+#: The attribute of a task that holds the URLs of its links in the task's process.
+_URLS = "_datatile_links"
 
 
-class _PushedLink(BaseOperatorLink):
-    """A link to the address that the task has pushed as an XCom. Airflow 3 reads that by itself."""
+class _XComLink(BaseOperatorLink):
+    """A link to a URL that the task pushed as an XCom. The UI of Airflow 3 reads the XCom itself."""
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the address, or ``""`` while it is not known."""
+        """Return the URL; ``""`` if it is not known."""
         from airflow.providers.common.compat.sdk import XCom
 
-        # Airflow asks at the end of each of the task's processes, and pushes the answer itself.
-        known: dict[str, str] = getattr(operator, _KNOWN, {})
-        if self.xcom_key in known:
-            return known[self.xcom_key]
-        # Whatever it raised would stand in the task's log as an error, or take the page's other links along.
+        # Airflow 3 calls this at the end of the task's process, and pushes the URL as the XCom itself.
+        urls: dict[str, str] = getattr(operator, _URLS, {})
+        if self.xcom_key in urls:
+            return urls[self.xcom_key]
+        # An exception would be an error in the task's log, or would hide the page's other links.
         try:
             return str(XCom.get_value(ti_key=ti_key, key=self.xcom_key) or "")
         except Exception:
             return ""
 
 
-class DatatileLogLink(_PushedLink):
-    """Where a person sees all jobs."""
+class DatatileLogLink(_XComLink):
+    """A link to the processing log, which lists all jobs."""
 
     name = "DATATILE processing log"
     xcom_key = "datatile_log_url"
 
 
-class DatatileJobLink(_PushedLink):
-    """Where a person sees this job, if the connection tells how to get there."""
+class DatatileJobLink(_XComLink):
+    """A link to the task's job, if ``processing_log_url`` in the connection's extra has ``{job_id}`` in it."""
 
     name = "DATATILE job"
     xcom_key = "datatile_job_url"
@@ -49,20 +49,30 @@ class DatatileJobLink(_PushedLink):
 
 def addresses(server: Server, job_id: str = "") -> dict[str, str]:
     """
-    Return the links' addresses by the key of their XCom.
+    Return the URLs of the links by their XCom key.
 
-    One that is not known is ``""``: Airflow asks for each at the task's end, and where there is none it logs an error.
+    An unknown URL is ``""``, because Airflow logs an error at the end of the task for a link without a value.
+
+    :param server: the server.
+    :param job_id: the job's id; ``""`` if there is no job yet.
     """
     return {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
 
 
 def push_links(task: BaseOperator, context: Context, server: Server, job_id: str = "") -> None:
-    """Let the links lead somewhere from here on, not only from the task's end."""
-    links = addresses(server, job_id)
-    setattr(task, _KNOWN, links)
-    for key, url in links.items():
+    """
+    Push the URLs of the links now, so that they work while the task is running.
+
+    :param task: the task.
+    :param context: the task's context.
+    :param server: the server.
+    :param job_id: the job's id; ``""`` if there is no job yet.
+    """
+    urls = addresses(server, job_id)
+    setattr(task, _URLS, urls)
+    for key, url in urls.items():
         try:
             if url:
                 context["ti"].xcom_push(key=key, value=url)
-        except Exception as e:  # as of any XCom backend; a link must not fail a task
-            task.log.warning("The link %s could not be stored: %s", url, e)
+        except Exception as e:  # XCom backends raise errors of any class, and a link must not fail the task
+            task.log.warning("The link %s could not be stored as an XCom: %s", url, e)

@@ -22,14 +22,19 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action, Job
+from datatile_provider.api.contract import UNKNOWN_HINT, Action, Job
 from datatile_provider.api.polling import job_error, seconds
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, Attempts, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.upload_state import Cleared, Phase, Record, Sent, Step, UploadState, first_step
-from datatile_provider.triggers.datatile import SAFETY_NET, DatatileRetryTrigger, airflow_error, defer_wait, job_of
-from datatile_provider.version_compat import resume_arguments
+from datatile_provider.triggers.datatile import (
+    TRIGGER_TIMEOUT_MARGIN,
+    DatatileRetryTrigger,
+    airflow_error,
+    defer_wait,
+    job_of,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -37,9 +42,9 @@ if TYPE_CHECKING:
 
     from datatile_provider.hooks.dataset import DatasetLike
 
-#: Seconds up to which waiting for one's turn in the worker costs less than a trigger and another worker start.
+#: Seconds of backoff up to which sleeping in the worker costs less than a trigger and another worker start.
 MAX_BACKOFF_IN_WORKER = 10.0
-#: Seconds between the polls that must agree that a job failed, before its file is sent again.
+#: Seconds between the two polls that must report that a job failed before its file is sent again.
 CONFIRM_PAUSE = 10.0
 
 
@@ -47,23 +52,23 @@ class DatatileUploadOperator(BaseOperator):
     """
     Uploads a file to create, reload or append a DATATILE database, and returns the id of the job that processes it.
 
-    A create or append is never sent again when it is unknown whether the server holds it: the task fails, without
-    Airflow's retries, and says where to look.
+    A create or append is never sent again when its outcome is unknown: the task fails without Airflow's retries, and
+    its error says what to check.
 
     :param action: ``create`` (makes a new database in a folder), ``reload`` (replaces a database's data) or
         ``append`` (adds to a database). (templated)
     :param target_hash: the hash of the folder (create) or of the database (reload, append). (templated)
     :param dataset: a local path, a ``file://`` URI, or an object storage path or URI, which is streamed. (templated)
-    :param callback_url: where DATATILE pushes the job's transitions. (templated)
+    :param callback_url: the URL that DATATILE sends the job's transitions to. (templated)
     :param datatile_conn_id: the connection. (templated)
     :param wait_for_completion: whether to wait until the job has succeeded.
-    :param deferrable: whether to wait in the triggerer, without a worker slot: for the job, and for one's turn when
-        the destination is busy or uploads come too fast.
-    :param poll_interval: seconds (or a ``timedelta``) between looks at the job, after a few quick first ones.
-    :param timeout: seconds (or a ``timedelta``) to wait for the job, from its acceptance.
-    :param accept_timeout: seconds (or a ``timedelta``) to go on trying until the server accepts the file.
-    :param resend_unknown: send a create or append again when it is unknown whether the server holds it. The data may
-        then be there twice.
+    :param deferrable: whether to wait in the triggerer, without a worker slot: for the job, and for the next attempt
+        when the destination is busy or uploads come too fast.
+    :param poll_interval: seconds (or a ``timedelta``) between polls of the job, after a few quick first ones.
+    :param timeout: seconds (or a ``timedelta``) after which the wait for the job times out.
+    :param accept_timeout: seconds (or a ``timedelta``) within which the server must accept the file.
+    :param resend_unknown: send a create or append again when its outcome is unknown. The server may then have the data
+        twice.
     """
 
     template_fields: Sequence[str] = ("action", "target_hash", "dataset", "callback_url", "datatile_conn_id")
@@ -103,9 +108,9 @@ class DatatileUploadOperator(BaseOperator):
 
     def execute(self, context: Context) -> str:
         """
-        Upload the file, or take up what an earlier try left behind, and, if asked to, wait for its job.
+        Upload the file, or resume what an earlier attempt uploaded, and wait for its job if asked to.
 
-        :raises AirflowFailException: bad input, a refusal, an unknown outcome, or a job that did not succeed.
+        :raises AirflowFailException: bad input, a permanent error, an unknown outcome, or a job that did not succeed.
         :raises AirflowException: not accepted within ``accept_timeout``; Airflow may retry.
         :raises AirflowSensorTimeout: accepted, and the job was not finished within ``timeout``.
         """
@@ -120,26 +125,30 @@ class DatatileUploadOperator(BaseOperator):
         event: Any = None,
     ) -> str:
         """Retry the upload, after a backoff in the triggerer."""
-        # `dag.test()` passes on nothing but the event.
+        # `dag.test()` passes nothing but the event.
         return self._begin(context, deadline or time.time() + self.accept_timeout, failures, version)
 
     def _begin(self, context: Context, deadline: float, failures: int = 0, version: str | None = None) -> str:
+        self._label_mapped_task(context)
         state = self._upload_state(context)
         try:
             record = state.read()
         except ValueError as e:
-            raise AirflowFailException(
-                f"The task's state store holds something else than the record of an upload under datatile_upload: {e}. "
-                "Nothing was sent. Look in DATATILE's processing log for the file, then delete that entry."
-            ) from None
+            unreadable = errors.StateUnreadableError(
+                f"The task's state store has something else under the key datatile_upload: {e}",
+                subject=self._subject,
+                hint="Nothing was sent. Look in DATATILE's processing log for the file, then delete that key.",
+            )
+            raise airflow_error(unreadable, may_retry=False) from None
         numbers = state.airflow
         if not state.lasts and numbers.try_number > numbers.max_tries + 1 and not self._may_send_again:
             # Airflow's own attempts never exceed that, and a clear raises it.
-            raise AirflowFailException(
-                f"Airflow started the {self.action} of {self.dataset} to {self.target_hash} once more though no attempt"
-                " was left, as after a scheduler's restart. It is unknown whether the server holds the file. "
-                "Look there before it is sent again; clearing this task sends it."
+            unknown = errors.OutcomeUnknownError(
+                "Airflow started the task again though no attempt was left, as after a restart of the scheduler",
+                subject=self._subject,
+                hint=UNKNOWN_HINT,
             )
+            raise airflow_error(unknown, may_retry=False)
         if record is None:
             return self._upload(context, state, deadline, failures, version)
         cleared = Cleared.since(record.airflow, state.airflow)
@@ -148,30 +157,47 @@ class DatatileUploadOperator(BaseOperator):
         except errors.DatatileError as e:
             raise airflow_error(e, may_retry=True) from None
         step = first_step(record, cleared=cleared, differs=bool(differences), may_send_again=again)
-        changed = f"The task has changed since ({'; '.join(differences)})" if differences else ""
         if step is Step.UPLOAD:
-            if changed and record.job_id:
+            if differences and record.job_id:
                 self.log.warning(
-                    "An earlier attempt was accepted as job %s: %s. %s", record.job_id, record.text, changed
+                    "An earlier attempt was accepted as job %s, and the task has changed since:\n%s",
+                    record.job_id,
+                    "\n".join(differences),
                 )
             return self._upload(context, state, deadline, failures, version)
         if step is Step.RETURN:
-            self.log.info("An earlier attempt succeeded, and Airflow did not hear of it: %s", record.text)
+            self.log.info("An earlier attempt succeeded as job %s, and Airflow lost its result", record.job_id)
             return self._succeeded(context, Job(record.job_id))
         if step is Step.RESUME:
             return self._resume(context, state, record)
         text = record.text
         if step is not Step.REPORT_AGAIN:
-            what, hint = _FAILURES[step]
-            what = what.format(text=record.text, job=record.job_id)
-            text = " ".join(f"{part}." for part in (what, changed, hint) if part)
+            text = str(_failure(step, record, differences))
             self._remember(lambda: state.advance(Phase.REPORTED, text))
         elif cleared is Cleared.UNSURE:
-            text = f"{text} Airflow's numbers do not tell whether the task was cleared. If it was, clear it once more."
+            text = f"{text}\nIf you have cleared this task, clear it once more: Airflow does not show it."
         raise AirflowFailException(text)
 
+    def _label_mapped_task(self, context: Context) -> None:
+        """Show the file's name in the place of the map index, unless the DAG has a template for that."""
+        ti: Any = context["ti"]
+        if ti.map_index >= 0 and not context.get("map_index_template"):
+            # Airflow renders the template after the task, but not after a failure.
+            context["map_index_template"] = "{{ task.file_name }}"
+            with contextlib.suppress(Exception):
+                ti.rendered_map_index = self.file_name
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file."""
+        return str(self.dataset).rpartition("/")[2]
+
+    @property
+    def _subject(self) -> str:
+        return f"{self.action} of {self.file_name!r} to {self.target_hash}"
+
     def _compare(self, context: Context, record: Record, cleared: Cleared) -> tuple[list[str], bool]:
-        """Return in what the task's upload differs from the record's, and whether the record's may be sent again."""
+        """Return the differences between the task's upload and the record's, and whether that may be sent again."""
         server = DatatileHook(self.datatile_conn_id).get_conn().server.address
         now, before = Sent(server, self.action, self.target_hash), record.sent
         again = now.same_place(before) and self._may_send_again
@@ -180,9 +206,9 @@ class DatatileUploadOperator(BaseOperator):
             ("action", before.action, now.action),
             ("target", before.target, now.target),
         )
-        found = [f"{name}: {was} before, {is_now} now" for name, was, is_now in pairs if was != is_now]
+        found = [f"{name}: before {was}, now {is_now}" for name, was, is_now in pairs if was != is_now]
         steps = {first_step(record, cleared=cleared, differs=d, may_send_again=again) for d in (bool(found), True)}
-        # To read a large file once more must not be for nothing.
+        # A large file is only read when the comparison matters.
         dataset = self._dataset_to_compare(context, cleared) if len(steps) > 1 else None
         return [*found, *(self._compare_content(before, dataset) if dataset is not None else [])], again
 
@@ -197,46 +223,46 @@ class DatatileUploadOperator(BaseOperator):
             file = dataset_of(dataset)
             same = same_content(file, before.size, before.version, before.sha256)
         except errors.InvalidInputError as e:
-            # Files are often moved away once they were accepted. One that can't be read for a moment is no such file.
-            self.log.warning("The file is not compared with what was accepted: %s", e)
+            # Files are often moved away after they were accepted.
+            self.log.warning("%s", e.report("the file is not compared with the accepted one"))
             return []
-        return [] if same else [f"content: {before.name!r} of {before.size:,} bytes before, {file.location} now"]
+        return [] if same else [f"content: before {before.name!r} of {before.size:,} bytes, now {file.location}"]
 
     def execute_complete(self, context: Context, text: str = "", job_id: str = "", event: Any = None) -> str:
         """
         Return the id of the job that the triggerer saw succeed.
 
-        :raises AirflowFailException: the job did not succeed, or nobody can tell; the file was accepted, so Airflow
+        :raises AirflowFailException: the job did not succeed, or its end is unknown. The file was accepted, so Airflow
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
         state = self._upload_state(context)
         if not job_id:
-            # `dag.test()` passes on nothing but the event.
-            with contextlib.suppress(Exception):  # as of any XCom backend; the event names the job too
+            # `dag.test()` passes nothing but the event.
+            with contextlib.suppress(Exception):  # any XCom backend's; the event names the job too
                 job_id = self._pushed_job_id(context) or ""
         self._job = Job(job_id) if job_id else None
         with self._accepted(state, job_id, text):
-            # The record is the one that its attempt wrote. A damaged one is for the next attempt to report.
+            # This attempt wrote the record. The next attempt reports a damaged one.
             with contextlib.suppress(ValueError):
                 state.read()
             try:
                 job = job_of(event, job_id or None)
             except errors.DatatileError as e:
                 raise self._ended(state, e) from None
-            self.log.info("Job %s has succeeded", job.id)
+            self.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
             return self._done(context, state, job)
 
     def pre_execute(self, context: Context) -> None:
-        """Let an accepted upload be resumed on Airflow 2, which else ends it once its ``execution_timeout`` is over."""
+        """Let Airflow 2 resume an accepted upload also after its ``execution_timeout``."""
         with self._hook_of_the_user(context):
             super().pre_execute(context)
-        # Only Airflow 2 shows a task that it is being resumed. It would try again, and so send the file again.
+        # Only Airflow 2 has this attribute. It would end the task, retry it, and so send the file again.
         if getattr(context["ti"], "next_method", None) not in (None, "", "resume_upload"):
             self.execution_timeout = None
 
     def post_execute(self, context: Context, result: Any = None) -> None:
-        """Let no hook of the user's look like a reason to send the file again."""
+        """Prevent that an error in a hook of the DAG makes Airflow send the file again."""
         with self._hook_of_the_user(context):
             super().post_execute(context, result)
 
@@ -246,29 +272,30 @@ class DatatileUploadOperator(BaseOperator):
             yield
         except Exception as e:
             job_id = self._job.id if self._job else ""
-            with contextlib.suppress(Exception):  # as of any XCom backend
-                # What an earlier attempt pushed is gone: if there is one, this attempt was accepted.
+            with contextlib.suppress(Exception):  # any XCom backend's
+                # Airflow deletes the XComs of earlier attempts, so this one is of this attempt.
                 job_id = job_id or self._pushed_job_id(context) or ""
             if self._upload_state(context).lasts or not job_id or not _would_be_retried(e):
                 raise
-            raise AirflowFailException(_ended_early(job_id, e)) from e
+            raise airflow_error(self._interrupted(job_id, e), may_retry=False) from e
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume, and let no broken trigger make an older Airflow upload an accepted file once more."""
+        """Resume the task; a failed trigger must not make an older Airflow send an accepted file again."""
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
         try:
             job_id = self._pushed_job_id(context)
-        except Exception as e:  # as of any XCom backend
+        except Exception as e:  # any XCom backend's
             if self._upload_state(context).lasts:
                 raise
-            raise AirflowFailException(
-                f"The {self.action} of {self.dataset} to {self.target_hash} was resumed after a trigger had failed, "
-                f"and its job id could not be read ({e}): it is unknown whether the server holds the file. "
-                "Look there before it is sent again."
-            ) from None
+            unknown = errors.OutcomeUnknownError(
+                f"The trigger failed, and the job id could not be read: {e}", subject=self._subject, hint=UNKNOWN_HINT
+            )
+            raise airflow_error(unknown, may_retry=False) from None
         if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
+        from datatile_provider.version_compat import resume_arguments
+
         method, kwargs = resume_arguments(next_method, next_kwargs, job_id, self.timeout)
         if method != next_method:
             kwargs = {**(kwargs or {}), "job_id": job_id}
@@ -279,16 +306,16 @@ class DatatileUploadOperator(BaseOperator):
         except AirflowException as e:
             if self._upload_state(context).lasts:
                 raise
-            raise AirflowFailException(_ended_early(job_id, e)) from None
+            raise airflow_error(self._interrupted(job_id, e), may_retry=False) from None
 
     def on_kill(self) -> None:
-        """Say that the job goes on: DATATILE documents no way to cancel it."""
+        """Log that the job continues: DATATILE documents no way to cancel it."""
         self._killed = True
         if self._job:
-            self.log.warning("Job %s goes on in DATATILE; see its processing log", self._job.id)
+            self.log.warning("Job %s continues in DATATILE; see its processing log", self._job.id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return what was read and written. OpenLineage calls it, where it is installed."""
+        """Return the task's inputs and outputs for OpenLineage."""
         from datatile_provider.lineage import lineage
 
         return lineage(
@@ -300,7 +327,7 @@ class DatatileUploadOperator(BaseOperator):
         )
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return what would have been read and written."""
+        """Return the inputs and outputs of a failed task for OpenLineage."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def _upload_state(self, context: Context) -> UploadState:
@@ -310,14 +337,13 @@ class DatatileUploadOperator(BaseOperator):
         try:
             context["ti"].xcom_push(key="job_id", value=job.id)
             if not state.lasts:
-                # Airflow 2 asks the task for it when anything fails from here on.
+                # Airflow 2 reads it from the task after any error from here on.
                 self.retries = 0
-        except Exception as e:  # as of any XCom backend
-            text = f"Job {job.id} could not be stored as the XCom job_id: {e}"
+        except Exception as e:  # any XCom backend's
             if not state.lasts:
-                # What the task returns is an XCom too. Without it Airflow would retry, and so send the file again.
-                raise AirflowFailException(f"The upload was accepted. {text}") from None
-            self.log.error("%s", text)
+                # The return value is an XCom too. Without it Airflow would retry, and so send the file again.
+                raise airflow_error(self._interrupted(job.id, e), may_retry=False) from None
+            self.log.error("The job id %s could not be stored as an XCom: %s", job.id, e)
 
     def _pushed_job_id(self, context: Context) -> str | None:
         ti = context["ti"]
@@ -333,7 +359,7 @@ class DatatileUploadOperator(BaseOperator):
     ) -> str:
         from datatile_provider.hooks.content import Sha256
 
-        # Of the attempt that is under way, if any.
+        # Of the running attempt, if any.
         text = ""
         attempted: list[tuple[Attempts, Sent]] = []
         content = Sha256()
@@ -353,7 +379,7 @@ class DatatileUploadOperator(BaseOperator):
             )
             attempted.append((attempts, sent))
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-            begun = f"{upload}, begun {now} (processing log: {attempts.server.processing_log_url})"
+            begun = f"{upload}\nstarted {now}\nProcessing log: {attempts.server.processing_log_url}"
             state.write(Phase.SENDING, begun, sent)
             text = begun
 
@@ -363,14 +389,14 @@ class DatatileUploadOperator(BaseOperator):
                 return
             text = ""
             state.forget()
-            turn = isinstance(error, (errors.DestinationBusyError, errors.RateLimitedError))
-            if self.deferrable and turn and delay > MAX_BACKOFF_IN_WORKER:
-                self.log.info("%s Waiting for its turn, for %.0f s", error, delay)
+            defers = isinstance(error, (errors.DestinationBusyError, errors.RateLimitedError, errors.ServerBusyError))
+            if self.deferrable and defers and delay > MAX_BACKOFF_IN_WORKER:
+                self.log.info("%s", error.report(f"deferred, next attempt in {delay:.0f} s"))
                 self.defer(
                     trigger=DatatileRetryTrigger(until=time.time() + delay),
-                    method_name="resume_upload",
+                    method_name="retry_upload",
                     kwargs={"deadline": deadline, "failures": attempts.failures, "version": attempts.version},
-                    timeout=timedelta(seconds=delay) + SAFETY_NET,
+                    timeout=timedelta(seconds=delay) + TRIGGER_TIMEOUT_MARGIN,
                 )
 
         try:
@@ -379,7 +405,7 @@ class DatatileUploadOperator(BaseOperator):
                 self.target_hash,
                 self.dataset,
                 callback_url=self.callback_url,
-                # After a wait in the triggerer there is one attempt, however late it is.
+                # After a backoff in the triggerer there is always one attempt, even after the deadline.
                 timeout=max(deadline - time.time(), 0.001),
                 resend_unknown=self.resend_unknown,
                 failures=failures,
@@ -392,19 +418,20 @@ class DatatileUploadOperator(BaseOperator):
             if self._may_send_again:
                 state.forget()
                 raise AirflowException(str(e)) from None
-            server_message = str(e)
-            self._remember(lambda: state.advance(Phase.REPORTED, server_message))
+            reported = str(e)
+            self._remember(lambda: state.advance(Phase.REPORTED, reported))
             raise airflow_error(e, may_retry=False) from None
         except errors.DatatileError as e:
             state.forget()
-            raise airflow_error(e, may_retry=True) from None
+            hint = "\n".join(filter(None, [e.hint, "The server does not have the file. To send it, clear this task."]))
+            raise airflow_error(e.but(hint=hint), may_retry=True) from None
         except BaseException as e:  # execution_timeout, SIGTERM, and what Airflow's own code raises
             if state.lasts or self._may_send_again or not text or not _would_be_retried(e):
                 raise
-            raise AirflowFailException(
-                f"{_name(e)} ended the {text} in the middle, and it is unknown whether the server holds it. "
-                "Look there before it is sent again."
-            ) from None
+            unknown = errors.OutcomeUnknownError(
+                f"{_name(e)} ended the task while the file was sent", subject=text, hint=UNKNOWN_HINT
+            )
+            raise airflow_error(unknown, may_retry=False) from None
         attempts, sent = attempted[-1]
         with self._accepted(state, job.id, text):
             sent = replace(sent, sha256=content.hexdigest())
@@ -414,32 +441,35 @@ class DatatileUploadOperator(BaseOperator):
             return self._wait(context, state, job, text, sent.server)
 
     def _resume(self, context: Context, state: UploadState, record: Record) -> str:
-        self.log.info("An earlier attempt was accepted as job %s; taking that up: %s", record.job_id, record.text)
-        job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
+        self.log.info("Resuming job %s, which an earlier attempt started:\n%s", record.job_id, record.text)
+        self._job = job = Job(record.job_id)
+        hook = DatatileHook(self.datatile_conn_id)
         try:
             server = hook.get_conn().server
             push_links(self, context, server, job.id)
             job = hook.get_job(job.id, server=record.sent.server)
             if _has_failed(job):
-                # What leads to sending the file again must not hang on a single response.
+                # One response is not enough to send the file again.
                 time.sleep(CONFIRM_PAUSE)
                 job = hook.get_job(job.id, server=record.sent.server)
         except errors.DatatileError as e:
-            # Whatever it is, it is no reason to send the file again.
-            self.log.warning("%s", e)
+            # No error is a reason to send the file again.
+            self.log.warning("%s", e.report("resuming nevertheless"))
             job = Job(record.job_id)
         if _has_failed(job) and job.named:
-            self.log.warning("Job %s is %s (%s), so uploading anew", job.id, job.state.value, job.message)
+            failed = job_error(server, job)
+            self.log.warning("%s", failed.report("sending the file again"))
             state.forget()
             return self._upload(context, state, time.time() + self.accept_timeout)
         if _has_failed(job):
             # The response does not name the job. That is enough to fail, and not enough to send the file again.
-            doubt = errors.DatatileError(
-                f"Job {job.id} may have failed: a response that does not name it says {job.status!r}",
+            unclear = errors.JobStatusUnclearError(
+                f"A response that does not name the job has the status {job.status!r}",
+                subject=f"job {job.id}",
                 server_message=job.message,
-                hint=f"See the processing log: {server.processing_log_url} Clearing this task resumes the job.",
+                log_url=server.processing_log_url,
             )
-            raise self._ended(state, job_error(server, job) if server.status_field else doubt)
+            raise self._ended(state, job_error(server, job) if server.status_field else unclear)
         self._remember(lambda: state.advance(record.phase))
         self._push_job_id(context, state, job)
         return self._wait(context, state, job, record.text, record.sent.server)
@@ -469,7 +499,7 @@ class DatatileUploadOperator(BaseOperator):
     @contextlib.contextmanager
     def _accepted(self, state: UploadState, job_id: str, text: str) -> Iterator[None]:
         """
-        Let nothing that is raised after acceptance look like a reason to send the file again.
+        Prevent that an error after the acceptance makes Airflow send the file again.
 
         An Airflow without a state store would retry the task and so send it.
         """
@@ -478,21 +508,28 @@ class DatatileUploadOperator(BaseOperator):
         except BaseException as e:  # execution_timeout and SIGTERM too
             if state.lasts or not job_id or not _would_be_retried(e):
                 raise
-            raise AirflowFailException(f"{_ended_early(job_id, e)}: {text}") from None
+            raise airflow_error(self._interrupted(job_id, e, text), may_retry=False) from None
 
     def _done(self, context: Context, state: UploadState, job: Job) -> str:
         if self._killed:
             # As a success it would be sent again, not resumed, when a person clears it.
             self._remember(lambda: state.advance(Phase.WAIT_FAILED))
-            raise AirflowFailException(f"The task was ended from outside. Its upload was accepted as job {job.id}.")
+            killed = errors.UploadInterruptedError(
+                f"The task was killed after the file was accepted as job {job.id}",
+                subject=self._subject,
+                hint=self._hint_to_resume(state),
+            )
+            raise airflow_error(killed, may_retry=False)
         try:
             state.advance(Phase.DONE)
-        except Exception as e:  # as of any store
+        except Exception as e:  # any store's
             # As a success it would be resumed, not sent, when a person clears the task to send the next file.
-            raise AirflowException(
-                f"Airflow could not store that the task is done ({e}), so it fails, though nothing is lost: it was "
-                f"accepted as job {job.id}"
-            ) from e
+            not_stored = errors.StateNotStoredError(
+                f"The file was accepted as job {job.id}. Airflow could not store that: {e}",
+                subject=self._subject,
+                hint="The next attempt resumes the job; the file is not sent again.",
+            )
+            raise airflow_error(not_stored, may_retry=True) from e
         return self._succeeded(context, job)
 
     def _succeeded(self, context: Context, job: Job) -> str:
@@ -504,46 +541,69 @@ class DatatileUploadOperator(BaseOperator):
         return job.id
 
     def _ended(self, state: UploadState, error: errors.DatatileError) -> BaseException:
+        job_id = self._job.id if self._job else ""
         self._job = self._job and self._job.ended_by(error)
+        failed = isinstance(error, (errors.JobFailedError, errors.JobCancelledError))
+        next_step = _HINT_TO_SEND if failed else self._hint_to_resume(state)
         # A job's error names the job alone.
-        file = str(self.dataset).rpartition("/")[2]
-        error.what = f"{self.action} of {file!r} to {self.target_hash}: {error.what}"
+        error = error.but(
+            subject=f"{self._subject}\njob {job_id}".removesuffix("\njob "),
+            hint="\n".join(filter(None, [error.hint, next_step])),
+        )
         found = airflow_error(error, may_retry=False)
         if isinstance(found, AirflowTaskTimeout):
             return found if state.lasts else AirflowFailException(str(error))
-        # The job may still go on: a clear of the task resumes it.
-        phase = (
-            Phase.REPORTED
-            if isinstance(error, (errors.JobFailedError, errors.JobCancelledError))
-            else Phase.WAIT_FAILED
-        )
-        text = str(error) if phase is Phase.REPORTED else None
-        self._remember(lambda: state.advance(phase, text))
+        # The job may continue: clearing the task resumes it.
+        phase = Phase.REPORTED if failed else Phase.WAIT_FAILED
+        self._remember(lambda: state.advance(phase, str(error) if failed else None))
         return found
+
+    def _interrupted(self, job_id: str, error: BaseException, text: str = "") -> errors.UploadInterruptedError:
+        return errors.UploadInterruptedError(
+            f"The file was accepted as job {job_id}, then {_name(error)} ended the task",
+            subject=text or self._subject,
+            hint="The job continues in DATATILE.\n"
+            "It succeeds: mark this task success. It does not: clear this task, which sends the file again.",
+        )
+
+    @staticmethod
+    def _hint_to_resume(state: UploadState) -> str:
+        if state.lasts:
+            return "The file was accepted.\nTo resume the wait, clear this task: the file is not sent again."
+        return "The file was accepted, and the job may continue.\nClearing this task sends the file again."
 
     def _remember(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except Exception as e:  # the file is at the server: whatever the store raises must not look as if it were not
-            self.log.error("Airflow could not store how far the upload has come: %s", e)
+        except Exception as e:  # any store's; the server has the file, so the task must not fail as if it had not
+            self.log.error("Airflow could not store the state of the upload: %s", e)
 
 
-#: What a task says when it must not go on by itself: what happened, and what to do.
-_FAILURES = {
-    Step.UNKNOWN: (
-        "It is unknown whether the server holds the {text}: an earlier attempt ended before the response was known",
-        "Look there before it is sent again; clearing this task sends it",
-    ),
-    Step.CHANGED: (
-        "An earlier attempt was accepted as job {job}: {text}",
-        "What the task is about now was not sent. Look at that job first; clearing this task then sends the file",
-    ),
-    Step.UNSURE: (
-        "An earlier attempt succeeded as job {job}: {text}. Airflow's numbers do not tell whether a person has cleared "
-        "the task since, as when its retries were changed",
-        "Nothing was sent. Clearing this task sends the file",
-    ),
-}
+_HINT_TO_SEND = "The file was accepted, but its job did not succeed.\nTo send the file again, clear this task."
+
+
+def _failure(step: Step, record: Record, differences: list[str]) -> errors.DatatileError:
+    """Return the error of an attempt that must not continue without a person."""
+    changed = f"The task has changed since:\n{chr(10).join(differences)}" if differences else ""
+    accepted = f"An earlier attempt was accepted as job {record.job_id}"
+    if step is Step.CHANGED:
+        return errors.TaskChangedError(
+            f"{accepted}.\n{changed}",
+            subject=record.text,
+            hint="The task's upload of now was not sent. Check that job first.\nTo send it, clear this task.",
+        )
+    if step is Step.UNSURE:
+        return errors.AlreadyUploadedError(
+            f"{accepted} and succeeded. Airflow does not show whether the task was cleared since, "
+            "as after a change of its retries",
+            subject=record.text,
+            hint="Nothing was sent.\nTo send the file again, clear this task.",
+        )
+    return errors.OutcomeUnknownError(
+        "\n".join(filter(None, ["An earlier attempt ended before its response was known", changed])),
+        subject=record.text,
+        hint=UNKNOWN_HINT,
+    )
 
 
 def _has_failed(job: Job) -> bool:
@@ -551,17 +611,13 @@ def _has_failed(job: Job) -> bool:
 
 
 def _would_be_retried(error: BaseException) -> bool:
-    """Whether Airflow would retry the task after it."""
+    """Return whether Airflow would retry the task after an error."""
     if isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred)):
         return False
-    # Airflow has two places for the last one's class.
+    # By its name, as its module differs between versions.
     ends = isinstance(error, (AirflowTaskTimeout, SystemExit, KeyboardInterrupt, asyncio.CancelledError))
     return ends or isinstance(error, Exception) or type(error).__name__ == "AirflowTaskTerminated"
 
 
 def _name(error: BaseException) -> str:
     return "execution_timeout" if isinstance(error, AirflowTaskTimeout) else f"{type(error).__name__} ({error})"
-
-
-def _ended_early(job_id: str, error: BaseException) -> str:
-    return f"The upload was accepted as job {job_id}, which may go on in DATATILE; it was broken off by {_name(error)}"

@@ -1,4 +1,4 @@
-"""What a task remembers of its upload from one attempt to the next, where Airflow can keep it (3.3 and later)."""
+"""The state of a task's upload, kept from one attempt to the next where Airflow has a state store (3.3 and later)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 _KEY = "datatile_upload"
 _VERSION = 1
-#: Seconds for which a write is tried while Airflow's API server does not answer; its own client gives up sooner.
+#: Seconds for which a call of the store is retried while Airflow's API server does not respond.
 STORE_TIMEOUT = 120.0
 _PAUSE = 3.0
 
 
 class Phase(str, Enum):
-    """How far an upload is known to have come."""
+    """How far an upload has come."""
 
     SENDING = "sending"
-    """It is about to be sent; nobody knows yet whether the server holds it."""
+    """It is being sent; whether the server has it is not known yet."""
     ACCEPTED = "accepted"
     """The server responded with a job."""
-    WAIT_FAILED = "waited"
-    """The task failed, as the job's end is not known, and its error named the job."""
+    WAIT_FAILED = "wait_failed"
+    """The task failed without knowing how the job ends, and its error named the job."""
     DONE = "done"
     """The task returned the job."""
-    REPORTED = "told"
-    """The task failed as nobody knows whether the server holds the file, or as its job did not succeed, and said so."""
+    REPORTED = "reported"
+    """The task failed with an unknown outcome, or with a job that did not succeed, and its error said so."""
 
 
 _WITH_JOB = (Phase.ACCEPTED, Phase.WAIT_FAILED, Phase.DONE)
@@ -40,14 +40,14 @@ _WITH_JOB = (Phase.ACCEPTED, Phase.WAIT_FAILED, Phase.DONE)
 @dataclass(frozen=True, slots=True)
 class Sent:
     """
-    What an upload is: a file's content, and where it goes.
+    What was uploaded where.
 
     :param server: the address of the server's API.
     :param action: what the upload does.
     :param target: the folder's or the database's hash.
     :param name: the file's name; another name alone is no other upload.
     :param size: its size in bytes; -1 when it is not known.
-    :param version: tells whether the file is still the same, where it is.
+    :param version: what tells whether the file has changed, without reading it.
     :param sha256: the hash of its content, once it was sent.
     """
 
@@ -64,18 +64,18 @@ class Sent:
         return f"{self.action} of {file} to {self.target} at {self.server}"
 
     def same_place(self, other: Sent) -> bool:
-        """Whether another upload does the same to the same target."""
+        """Return whether another upload has the same server, action and target."""
         return (self.server, self.action, self.target) == (other.server, other.action, other.target)
 
 
 class Numbers(NamedTuple):
     """
-    What tells a person's clear from Airflow's own retry.
+    Airflow's numbers that distinguish a person's clear from its own retry.
 
-    :param max_tries: a clear sets it to the attempts so far plus ``retries``; a retry leaves it.
-    :param retries: the task's own.
+    :param max_tries: a clear sets it to the attempts so far plus ``retries``; a retry does not change it.
+    :param retries: the task's ``retries``.
     :param try_number: the attempt.
-    :param clears: how often tasks of the run were cleared; -1 when it is not known. A clear need not count.
+    :param clears: how often the run was cleared; -1 when it is not known. A clear of a task may not be counted.
     """
 
     max_tries: int
@@ -94,13 +94,13 @@ class Numbers(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Record:
     """
-    What is remembered.
+    What is stored; the format is in docs/formats.md.
 
-    :param phase: how far the upload came.
-    :param text: what it is, or what was said of it, for people.
-    :param sent: the upload; an attempt that only follows its job never changes it.
+    :param phase: how far the upload has come.
+    :param text: the upload, or the error that was reported, for people.
+    :param sent: the upload; an attempt that only resumes its job never changes it.
     :param job_id: its job, from ``ACCEPTED`` on.
-    :param airflow: what Airflow's numbers were at that time.
+    :param airflow: Airflow's numbers at that time.
     """
 
     phase: Phase
@@ -112,9 +112,9 @@ class Record:
     @classmethod
     def of(cls, value: Any) -> Record:
         """
-        Return the record that a stored value holds.
+        Return the record of a stored value.
 
-        :raises ValueError: it holds none.
+        :raises ValueError: it is not a record.
         """
         try:
             if value["version"] != _VERSION:
@@ -129,7 +129,7 @@ class Record:
             if found.phase in _WITH_JOB:
                 contract.check_job_id(found.job_id)
         except (TypeError, KeyError, ValueError) as e:
-            raise ValueError(f"no record of an upload: {type(e).__name__}: {e}") from None
+            raise ValueError(f"not the record of an upload: {type(e).__name__}: {e}") from None
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ _SENT = {"server": str, "action": str, "target": str, "name": str, "size": int, 
 
 
 def _never_expire() -> Any:
-    # Airflow would drop the record after 30 days, and a task that is cleared then would send its file again.
+    # Airflow would delete the record after 30 days, and a task that is cleared later would send its file again.
     from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
     return NEVER_EXPIRE
@@ -161,7 +161,7 @@ def _checked(value: Any, kind: type) -> Any:
 
 
 class Cleared(Enum):
-    """Whether a person has cleared the task since the record was written, or Airflow tries again by itself."""
+    """Whether a person has cleared the task since the record was written, or Airflow retries by itself."""
 
     YES = "yes"
     NO = "no"
@@ -170,14 +170,14 @@ class Cleared(Enum):
     @classmethod
     def since(cls, before: Numbers, now: Numbers) -> Cleared:
         """
-        Return what Airflow's numbers tell.
+        Return what Airflow's numbers show.
 
         :param before: those of the record.
         :param now: those of this attempt.
         """
         if now.max_tries != before.max_tries:
             return cls.YES
-        # With fewer retries than before, a clear may set the very number that was there.
+        # With fewer retries than before, a clear may set max_tries to the number that it had.
         cleared_after = now.max_tries - now.retries
         possible = before.try_number <= cleared_after < now.try_number
         same = (now.retries, now.clears) == (before.retries, before.clears)
@@ -185,26 +185,26 @@ class Cleared(Enum):
 
 
 class Step(Enum):
-    """What an attempt begins with."""
+    """What an attempt starts with."""
 
     UPLOAD = "upload"
     RESUME = "resume the job that the server already has"
     RETURN = "return the job of an attempt that had succeeded"
-    UNKNOWN = "fail: an attempt ended between sending and knowing"
-    CHANGED = "fail: another upload than the task's was accepted"
-    UNSURE = "fail: it can't be told whether a person wants the upload again"
+    UNKNOWN = "fail: an attempt ended after sending and before its response was known"
+    CHANGED = "fail: the accepted upload is not the one that the task would send now"
+    UNSURE = "fail: whether a person cleared the task to send it again is not known"
     REPORT_AGAIN = "fail as the attempt before did"
 
 
 def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_send_again: bool) -> Step:
     """
-    Return what an attempt begins with.
+    Return what an attempt starts with.
 
-    :param record: what the attempts before left behind.
+    :param record: the record of the attempts before.
     :param cleared: whether a person has cleared the task since.
-    :param differs: whether the task is about another upload now.
-    :param may_send_again: whether this very upload may be sent again when its outcome is unknown: a reload, or by the
-        user's choice.
+    :param differs: whether the task would now send another upload.
+    :param may_send_again: whether this upload may be sent again when its outcome is unknown: a reload, or with
+        ``resend_unknown``.
     """
     if record is None:
         return Step.UPLOAD
@@ -212,7 +212,7 @@ def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_se
     if record.phase is Phase.SENDING:
         return Step.UPLOAD if may_send_again else Step.UNKNOWN
     if record.phase is Phase.ACCEPTED:
-        # Nobody was told of that job yet.
+        # No error has named that job yet.
         return Step.CHANGED if differs else Step.RESUME
     if record.phase is Phase.WAIT_FAILED:
         if not differs:
@@ -220,7 +220,7 @@ def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_se
         return Step.UPLOAD if by_person else Step.CHANGED
     if by_person:
         return Step.UPLOAD
-    # Airflow may try again what has ended: the report of a task's end can be lost when its API server is down.
+    # Airflow may retry a task that has ended: the report of its end is lost when the API server is down.
     if record.phase is Phase.REPORTED:
         return Step.REPORT_AGAIN
     if differs:
@@ -230,7 +230,7 @@ def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_se
 
 class UploadState:
     """
-    Keeps the record in the task's state store; on an Airflow without one it keeps nothing.
+    Reads and writes the record in the task's state store. On an Airflow without a store it does nothing.
 
     :param context: the task's context.
     :param retries: the task's ``retries``.
@@ -238,31 +238,31 @@ class UploadState:
 
     def __init__(self, context: Context, retries: int) -> None:
         self._store: Any = context.get("task_state_store")
-        self._forever = {"retention": _never_expire()} if self._store is not None else {}
+        self._retention = {"retention": _never_expire()} if self._store is not None else {}
         self.airflow = Numbers.of(context, retries)
         self._known: Record | None = None
 
     @property
     def lasts(self) -> bool:
-        """Whether the next attempt will know what this one writes."""
+        """Whether the next attempt can read what this one writes."""
         return self._store is not None
 
     def read(self) -> Record | None:
         """
-        Return what the attempts before left behind.
+        Return the record of the attempts before.
 
-        :raises ValueError: something that is no record.
+        :raises ValueError: what is stored is not a record.
         """
-        value = self._patiently(lambda: self._store.get(_KEY)) if self._store is not None else None
+        value = self._with_retries(lambda: self._store.get(_KEY)) if self._store is not None else None
         self._known = Record.of(value) if value is not None else None
         return self._known
 
     def write(self, phase: Phase, text: str, sent: Sent, job_id: str = "") -> None:
-        """Remember how far an upload has come."""
+        """Store how far an upload has come."""
         self._write(Record(phase, text, sent, job_id, self.airflow))
 
     def advance(self, phase: Phase, text: str | None = None) -> None:
-        """Remember how far the known upload has come; what it is does not change."""
+        """Store how far the known upload has come; the upload does not change."""
         known = self._known
         if known is None:
             return
@@ -271,17 +271,17 @@ class UploadState:
 
     def _write(self, record: Record) -> None:
         if self._store is not None and record != self._known:
-            self._patiently(lambda: self._store.set(_KEY, record.as_dict(), **self._forever))
+            self._with_retries(lambda: self._store.set(_KEY, record.as_dict(), **self._retention))
         self._known = record
 
     def forget(self) -> None:
-        """Remember nothing: the server holds nothing of this upload."""
+        """Delete the record: the server does not have this upload."""
         if self._store is not None and self._known is not None:
-            self._patiently(lambda: self._store.delete(_KEY))
+            self._with_retries(lambda: self._store.delete(_KEY))
         self._known = None
 
     @staticmethod
-    def _patiently(call: Any) -> Any:
+    def _with_retries(call: Any) -> Any:
         from airflow.sdk.exceptions import AirflowRuntimeError
 
         deadline = time.monotonic() + STORE_TIMEOUT

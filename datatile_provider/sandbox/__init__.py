@@ -1,7 +1,7 @@
 """
-An embedded DATATILE server, for demos, for tests, and for trying DAGs without an account.
+An embedded DATATILE server, to demonstrate and test DAGs without an account.
 
-``python -m datatile_provider.sandbox`` runs it by itself; :class:`Sandbox` runs it inside a Python process.
+``python -m datatile_provider.sandbox`` runs it as a process; :class:`Sandbox` runs it inside a Python process.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ T = TypeVar("T")
 
 class Sandbox:
     """
-    A DATATILE server in a thread of its own, on this machine only.
+    A DATATILE server in its own thread. It listens on this machine only.
 
     .. code-block:: python
 
         with Sandbox(processing_seconds=0.1) as sandbox:
             requests.post(f"{sandbox.url}/api/v2/upload/create/{sandbox.folder}", ...)
 
-    :param options: those of :class:`Options`.
-    :raises ValueError: an option cannot work; the message names it.
+    :param options: the options of :class:`Options`.
+    :raises ValueError: an option is invalid; the message names it.
     """
 
-    #: The server's address, without a slash at the end.
+    #: The server's URL, without a trailing slash.
     url: str
 
     def __init__(self, **options: Any) -> None:
@@ -45,7 +45,11 @@ class Sandbox:
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Sandbox:
-        """:raises OSError: the port is taken, or a file cannot be read or written."""
+        """
+        Start the server.
+
+        :raises OSError: the port is in use, or a file cannot be read or written.
+        """
         with ExitStack() as cleanup:
             directory = self._options.state_dir or Path(
                 cleanup.enter_context(TemporaryDirectory(prefix="datatile-sandbox-"))
@@ -71,59 +75,59 @@ class Sandbox:
 
     @property
     def token(self) -> str:
-        """The user's API token, as it is now."""
+        """The user's current API token."""
         return self._store.token
 
     @property
     def folder(self) -> str:
-        """Hash of a folder that databases can be created in."""
+        """Hash of a folder that accepts ``create``."""
         return self._store.folder
 
     @property
     def root(self) -> str:
-        """Hash of the root folder, which refuses ``create``."""
+        """Hash of the root folder, which rejects ``create``."""
         return self._store.root
 
     @property
     def connection(self) -> dict[str, Any]:
-        """The Airflow connection to this server, as ``AIRFLOW_CONN_…`` takes it in JSON."""
+        """The Airflow connection to this server; as JSON, a value for ``AIRFLOW_CONN_…``."""
         extra = {"processing_log_url": f"{self.url}/processing-log/{{job_id}}"}
         return {"conn_type": "datatile", "host": self.url, "password": self.token, "extra": extra}
 
     def state(self) -> dict[str, Any]:
-        """All that the sandbox knows, as ``GET /sandbox/state`` answers it."""
+        """Return the whole state, as in the response to ``GET /sandbox/state``."""
         return self._call(self._store.snapshot)
 
     def databases(self) -> list[dict[str, Any]]:
-        """The databases: hash, name, folder, rows, variables, …"""
+        """Return the databases: hash, name, folder, rows, variables, …"""
         return list(self.state()["databases"])
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The jobs, oldest first: job_id, action, hash, filename, state, transitions, …"""
+        """Return the jobs, oldest first: job_id, action, hash, filename, state, transitions, …"""
         return list(self.state()["jobs"])
 
     def mails(self) -> list[dict[str, str]]:
-        """The mails that would have been sent: to, subject, body, time."""
+        """Return the emails that DATATILE would have sent: to, subject, body, time."""
         return list(self.state()["mails"])
 
     def uploads(self) -> list[dict[str, Any]]:
-        """The accepted uploads: action, hash, filename, size, job_id, time."""
+        """Return the accepted uploads: action, hash, filename, size, job_id, time."""
         return list(self.state()["uploads"])
 
     def callbacks(self) -> list[dict[str, Any]]:
-        """The callbacks made: job_id, url, state, time, and the answer's status or the error."""
+        """Return the callbacks that were sent: job_id, url, state, time, and the response's status or the error."""
         return list(self.state()["callbacks"])
 
     def add_database(self, name: str = "Database", rows: int = 0, variables: Sequence[str] = ()) -> str:
-        """Make a database without an upload; its hash."""
+        """Create a database without an upload, and return its hash."""
         return self._call(self._store.add_database, name, rows, variables)
 
     def regenerate_token(self) -> str:
-        """A new token; the old one is refused from now on."""
+        """Generate a new token and return it. The old one becomes invalid."""
         return self._call(self._store.regenerate_token)
 
     def set_permission(self, target_hash: str, can_edit: bool) -> None:
-        """Whether the user may edit a folder or database."""
+        """Set whether the user may edit a folder or database."""
         self._call(self._store.set_permission, target_hash, can_edit)
 
     def set_roles(self, *roles: str) -> None:
@@ -131,15 +135,15 @@ class Sandbox:
         self._call(self._store.set_roles, roles)
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a job, as a person does in the Drive."""
+        """Cancel a job, as a user does in the Drive."""
         self._run(self._server.queue.cancel(job_id))
 
     def set_word(self, job_id: str, word: str | None) -> None:
-        """Let answers use this word for the job's status, whatever its state; ``None`` ends that."""
+        """Report this word as the job's status, whatever its state; ``None`` reports the state again."""
         self._call(lambda: self._store.set_word(self._store.find_job(job_id), word))
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call in the server's thread, which alone touches the store."""
+        """Call a function in the server's thread, the only one that may access the store."""
 
         async def call() -> T:
             return function(*arguments)

@@ -18,11 +18,11 @@ from typing import NoReturn
 from . import Options, Sandbox
 from .options import ROLES
 
-GREETING = """\
+BANNER = """\
 DATATILE sandbox: {url}
   token   {token}
-  folder  {folder}  (ready for create)
-  root    {root}  (refuses create)
+  folder  {folder}  (accepts create)
+  root    {root}  (rejects create)
 
 For Airflow:
 export AIRFLOW_CONN_DATATILE_DEFAULT={connection}
@@ -37,7 +37,7 @@ post("{url}/api/v2/upload/create/{folder}",
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, an option of :class:`Options` each."""
+    """Return the command line's parser, with an argument for each option of :class:`Options`."""
     default = {field.name: field.default for field in dataclasses.fields(Options)}
     command = argparse.ArgumentParser(
         prog="python -m datatile_provider.sandbox",
@@ -47,49 +47,62 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("--host", help=f"loopback address to listen on (default {default['host']})")
     add("--port", type=int, help="port to listen on (default: a free one)")
-    add("--token", help="the user's token (default: made up)")
-    add("--folder", metavar="HASH", help="hash of the ready folder (default: made up)")
-    add("--state-dir", type=Path, metavar="DIR", help="keep everything here, and take it up after a restart")
+    add("--token", help="the user's API token (default: random)")
+    add("--folder", metavar="HASH", help="hash of the folder for new databases (default: random)")
+    add("--state-dir", type=Path, metavar="DIR", help="keep the state here, and resume it after a restart")
     add(
         "--processing-seconds",
         type=float,
         metavar="SECONDS",
-        help=f"time that a job takes (default {default['processing_seconds']:g})",
+        help=f"duration of a job (default {default['processing_seconds']:g})",
     )
-    add("--max-upload-bytes", type=int, metavar="BYTES", help="largest file accepted (default: any)")
-    add("--uploads-per-minute", type=float, metavar="N", help="evenly spaced (default: any number)")
-    add("--role", action="append", dest="roles", choices=ROLES, help="repeatable (default: both)")
-    add("--tls-cert", type=Path, metavar="PEM", help="certificate, to serve https")
-    add("--tls-key", type=Path, metavar="PEM", help="its key")
-    add("--job-path", metavar="PATH", help=f"where a job's status is (default {default['job_path']})")
-    add("--job-id-field", metavar="NAME", help="name of the id in answers, dots nest (default job_id)")
-    add("--status-field", metavar="NAME", help="name of the status in answers, likewise (default status)")
-    add("--state-words", type=words, metavar="JSON", help='words for states: {"QUEUED": "waiting in line"}')
+    add("--max-upload-bytes", type=int, metavar="BYTES", help="largest file that is accepted (default: no limit)")
+    add(
+        "--uploads-per-minute",
+        type=float,
+        metavar="N",
+        help="rate limit; uploads must be evenly spaced (default: no limit)",
+    )
+    add("--role", action="append", dest="roles", choices=ROLES, help="a role of the user; repeatable (default: both)")
+    add("--tls-cert", type=Path, metavar="PEM", help="certificate; the sandbox then serves https")
+    add("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
+    add("--job-path", metavar="PATH", help=f"path of a job's status (default {default['job_path']})")
+    add(
+        "--job-id-field",
+        metavar="NAME",
+        help="field of the job's id in responses, with dots for nested fields (default job_id)",
+    )
+    add(
+        "--status-field",
+        metavar="NAME",
+        help="field of the status in responses, with dots for nested fields (default status)",
+    )
+    add("--state-words", type=state_words, metavar="JSON", help='statuses by state: {"QUEUED": "waiting in line"}')
     add("--callback-field", metavar="NAME", help="form field with the callback URL (default callback)")
     add("--json", action="store_true", help="print one line of JSON: url, token, folder, root, connection")
     return command
 
 
-def words(text: str) -> dict[str, str]:
-    """The argument of ``--state-words``."""
+def state_words(text: str) -> dict[str, str]:
+    """Parse the argument of ``--state-words``."""
     try:
-        found = json.loads(text)
+        words = json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(words, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
-    return found
+    return words
 
 
-def end(signum: int, frame: FrameType | None) -> NoReturn:
-    """Leave by the ordinary way out, which stops the server."""
+def stop(signum: int, frame: FrameType | None) -> NoReturn:
+    """Exit, which closes the server."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(0)
 
 
 def main() -> None:
-    """Run the sandbox as the command line says."""
+    """Run the sandbox with the options of the command line."""
     command = parser()
     arguments = vars(command.parse_args())
     as_json = arguments.pop("json", False)
@@ -100,19 +113,19 @@ def main() -> None:
     except ValueError as error:
         command.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     with ExitStack() as stack:
         try:
             stack.enter_context(sandbox)
         except (OSError, ValueError) as error:
             sys.exit(f"The sandbox cannot start: {error}")
-        reported = {name: getattr(sandbox, name) for name in ("url", "token", "folder", "root", "connection")}
+        facts = {name: getattr(sandbox, name) for name in ("url", "token", "folder", "root", "connection")}
         if as_json:
-            print(json.dumps(reported), flush=True)
+            print(json.dumps(facts), flush=True)
         else:
-            reported["connection"] = shlex.quote(json.dumps(sandbox.connection))
-            print(GREETING.format(**reported), flush=True)
+            facts["connection"] = shlex.quote(json.dumps(sandbox.connection))
+            print(BANNER.format(**facts), flush=True)
         while True:
             time.sleep(3600)
 

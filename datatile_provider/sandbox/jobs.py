@@ -1,4 +1,4 @@
-"""The processing queue: takes each job through its states, and tells the callback URL about it."""
+"""The processing queue: moves each job through its states, and posts each state to the job's callback URL."""
 
 from __future__ import annotations
 
@@ -18,102 +18,104 @@ import aiohttp
 
 from . import reader
 from .options import Options
-from .store import Job, Rejection, Store
+from .store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 
 CALLBACK_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
-# A file that takes longer to read, or more memory than this and what the libraries need, fails its job.
+# Limits for reading a file; beyond them its job fails. The memory is on top of what the libraries need.
 READ_SECONDS = 60.0
 READ_BYTES = 1536 * 2**20
 
 
 class Queue:
     """
-    Works on jobs until it is stopped, and takes up those that an earlier stop left unfinished.
+    Processes jobs until it is stopped. It resumes the jobs that were unfinished at an earlier stop.
 
-    :param directory: where received files are, each named by its job's id.
+    :param options: the sandbox's options.
+    :param store: the sandbox's state.
+    :param directory: the folder of the received files, each named by its job's id.
     """
 
     def __init__(self, options: Options, store: Store, directory: Path) -> None:
         self._options = options
         self._store = store
         self._directory = directory
-        self._work: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callbacks: dict[str, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(os.cpu_count() or 1)
         self._session = aiohttp.ClientSession(timeout=CALLBACK_TIMEOUT)
 
     def start(self) -> None:
-        """Begin, with the jobs left unfinished."""
+        """Start, and resume the unfinished jobs."""
         unfinished = {job.job_id: job for job in self._store.jobs.values() if not job.finished}
         for path in self._directory.iterdir():
             if path.name not in unfinished:
                 path.unlink()
         for job in unfinished.values():
-            self._begin(job)
+            self._start_job(job)
 
     async def stop(self) -> None:
-        """End at once; unfinished jobs stay as they are."""
-        tasks = [*self._work.values(), *self._callbacks.values()]
+        """Stop at once. Unfinished jobs keep their state."""
+        tasks = [*self._tasks.values(), *self._callbacks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
 
     def path(self, job_id: str) -> Path:
-        """Where the file of a job is."""
+        """Return the path of a job's file."""
         return self._directory / job_id
 
     def add(self, job: Job) -> None:
-        """Take in a new job."""
-        self._tell(job)
-        self._begin(job)
+        """Add a new job."""
+        self._notify(job)
+        self._start_job(job)
 
     async def cancel(self, job_id: str) -> Job:
         """
-        Cancel a job, as a person does in the Drive.
+        Cancel a job, as a user does in the Drive.
 
-        :raises Rejection: there is no such job, or it is finished.
+        :raises RejectedError: there is no such job, or it is finished.
         """
         job = self._store.find_job(job_id)
         if job.finished:
-            raise Rejection(409, f"Job {job.job_id} is finished")
-        task = self._work[job.job_id]
+            raise RejectedError(409, f"Job {job.job_id} is already finished")
+        task = self._tasks[job.job_id]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
         if not job.finished:
             self._store.move(job, "CANCELLED", "Cancelled by a user")
-            self._finished(job)
+            self._clean_up(job)
         return job
 
-    def _begin(self, job: Job) -> None:
+    def _start_job(self, job: Job) -> None:
         task = asyncio.create_task(self._process(job))
-        self._work[job.job_id] = task
-        task.add_done_callback(lambda _: self._work.pop(job.job_id, None))
+        self._tasks[job.job_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.job_id, None))
 
     async def _process(self, job: Job) -> None:
         pause = self._options.processing_seconds / 2
         if job.state == "QUEUED":
             await asyncio.sleep(pause)
             self._store.move(job, "RUNNING")
-            self._tell(job)
+            self._notify(job)
         contents, _ = await asyncio.gather(self._read(job), asyncio.sleep(pause))
         if "reason" in contents:
             self._store.move(job, "FAILED", f"{job.filename} cannot be read: {contents['reason']}")
         else:
             self._store.finish(job, contents["rows"], contents["variables"])
-        self._finished(job)
+        self._clean_up(job)
 
     async def _read(self, job: Job) -> dict[str, Any]:
         async with self._readers:
-            # The reader limits its own processor time too: it may outlive this process.
+            # The reader also limits its own CPU time, because it may outlive this process.
             limits = [str(math.ceil(READ_SECONDS)), str(READ_BYTES)]
             too_long = {"reason": f"reading it took longer than {READ_SECONDS:g} s"}
-            # Not asyncio's own subprocess: one cancelled while it starts is left with open pipes.
-            process = subprocess.Popen(  # noqa: S603 - our own script; the name of the file is data to it
+            # Not asyncio.create_subprocess_exec: cancelled while it starts, it would leave open pipes.
+            process = subprocess.Popen(  # noqa: S603 - runs this package's own script without a shell
                 [sys.executable, reader.__file__, self.path(job.job_id), job.filename, *limits],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -131,40 +133,40 @@ class Queue:
             if -process.returncode == getattr(signal, "SIGXCPU", None):
                 return too_long
             log.warning(
-                "Job %s: the reader ended with %s: %s", job.job_id, process.returncode, errors.decode(errors="replace")
+                "Job %s: the reader exited with %s: %s", job.job_id, process.returncode, errors.decode(errors="replace")
             )
             return {"reason": "the reader stopped unexpectedly"}
         contents: dict[str, Any] = json.loads(output)
         return contents
 
-    def _finished(self, job: Job) -> None:
+    def _clean_up(self, job: Job) -> None:
         self.path(job.job_id).unlink(missing_ok=True)
-        self._tell(job)
+        self._notify(job)
 
-    def _tell(self, job: Job) -> None:
+    def _notify(self, job: Job) -> None:
         message = job.transitions[-1].message
         log.info("Job %s %s %r: %s %s", job.job_id, job.action, job.filename, job.state, message)
         if job.callback:
-            earlier = self._callbacks.get(job.job_id)
+            previous = self._callbacks.get(job.job_id)
             body = response(self._options, job)
-            task = asyncio.create_task(self._call_back(earlier, job.job_id, job.callback, job.state, body))
+            task = asyncio.create_task(self._call_back(previous, job.job_id, job.callback, job.state, body))
             self._callbacks[job.job_id] = task
 
     async def _call_back(
-        self, earlier: asyncio.Task[None] | None, job_id: str, url: str, state: str, body: dict[str, Any]
+        self, previous: asyncio.Task[None] | None, job_id: str, url: str, state: str, body: dict[str, Any]
     ) -> None:
-        if earlier:
-            await earlier
+        if previous:
+            await previous
         try:
-            # A redirect could lead away from this machine.
+            # A redirect could lead to another machine.
             async with self._session.post(url, json=body, allow_redirects=False) as response:
-                self._store.called_back(job_id, url, state, response.status, None)
+                self._store.add_callback(job_id, url, state, response.status, None)
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
-            self._store.called_back(job_id, url, state, None, str(error) or type(error).__name__)
+            self._store.add_callback(job_id, url, state, None, str(error) or type(error).__name__)
 
 
 def response(options: Options, job: Job) -> dict[str, Any]:
-    """A job as the API tells it, in the words and fields that the options ask for."""
+    """Return the API's response for a job, with the fields and statuses of the options."""
     last = job.transitions[-1]
     return {
         "action": job.action,
@@ -180,7 +182,7 @@ def response(options: Options, job: Job) -> dict[str, Any]:
 
 
 def receipt(options: Options, job: Job) -> dict[str, Any]:
-    """A job's id and status, as an upload is answered."""
+    """Return the API's response to an upload: the job's id and status."""
     body: dict[str, Any] = {}
     word = job.word if job.word is not None else options.state_words.get(job.state, job.state.lower())
     for field, value in ((options.job_id_field, job.job_id), (options.status_field, word)):

@@ -1,4 +1,4 @@
-"""What a sandbox can be told; the command line and :class:`Sandbox` share these."""
+"""The options of a sandbox, for the command line and for :class:`Sandbox`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-#: Role as written on the command line, and as DATATILE calls it.
+#: The name of each role in DATATILE, by its name on the command line.
 ROLES = {"database-creator": "Database creator", "data-collector": "Data collector"}
 
 STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED")
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address can only be this machine."""
+    """Return whether a host name or address is always this machine."""
     if host == "localhost":
         return True
     try:
@@ -31,21 +31,21 @@ class Options:
 
     :param host: loopback address to listen on.
     :param port: port to listen on; 0 takes a free one.
-    :param token: the user's API token; made up when not given.
-    :param folder: hash of the ready folder; made up when not given.
-    :param state_dir: where folders, databases, jobs and token live on after a stop; without it, nowhere.
-    :param processing_seconds: how long a job takes from queued to finished, in seconds.
-    :param max_upload_bytes: largest file accepted, in bytes; 0 for no limit.
-    :param uploads_per_minute: uploads accepted per minute, evenly spaced; 0 for no limit.
+    :param token: the user's API token; random if None.
+    :param folder: hash of the folder for new databases; random if None.
+    :param state_dir: folder that keeps the state after a stop; if None, the state is lost.
+    :param processing_seconds: duration of a job from queued to finished, in seconds.
+    :param max_upload_bytes: largest file that is accepted, in bytes; 0 for no limit.
+    :param uploads_per_minute: rate limit of uploads, evenly spaced; 0 for no limit.
     :param roles: the user's roles, keys of :data:`ROLES`.
     :param tls_cert: PEM certificate; with ``tls_key`` the sandbox serves https.
-    :param tls_key: PEM key of ``tls_cert``.
+    :param tls_key: PEM private key of ``tls_cert``.
     :param job_path: path of a job's status, with ``{job_id}`` in it.
-    :param job_id_field: name of the job's id in answers; dots make nesting.
-    :param status_field: name of the job's status in answers; dots make nesting.
-    :param state_words: the word that answers use for a state, by state; default, the state in lower case.
+    :param job_id_field: field of the job's id in responses, with dots for nested fields.
+    :param status_field: field of the job's status in responses, with dots for nested fields.
+    :param state_words: the status in responses, by state; by default the state in lower case.
     :param callback_field: name of the form field with the callback URL.
-    :raises ValueError: an option cannot work; the message names it.
+    :raises ValueError: an option is invalid; the message names it.
     """
 
     host: str = "127.0.0.1"
@@ -67,23 +67,23 @@ class Options:
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host):
-            raise ValueError(f"host: {self.host!r} is not a loopback address of this machine")
+            raise ValueError(f"host: {self.host!r} is not a loopback address")
         for name in ("token", "folder"):
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-                raise ValueError(f"{name}: letters, digits, - and _ only, not {value!r}")
+                raise ValueError(f"{name}: must consist of letters, digits, - and _, not {value!r}")
         for name in ("port", "processing_seconds", "max_upload_bytes", "uploads_per_minute"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: must be zero or more, not {getattr(self, name)}")
         if self.port > 65_535:
             raise ValueError(f"port: must be 0 to 65535, not {self.port}")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key: give both or neither")
+            raise ValueError("tls_cert and tls_key: must be given together")
         if self.job_path.count("{job_id}") != 1 or re.search(r"[{}]", self.job_path.replace("{job_id}", "")):
-            raise ValueError(f"job_path: must hold {{job_id}} once, not {self.job_path!r}")
+            raise ValueError(f"job_path: must contain {{job_id}} once and no other braces, not {self.job_path!r}")
         for name in ("job_id_field", "status_field", "callback_field"):
             if not all(getattr(self, name).split(".")):
-                raise ValueError(f"{name}: not a field name: {getattr(self, name)!r}")
+                raise ValueError(f"{name}: must be a field name, not {getattr(self, name)!r}")
         if f"{self.job_id_field}.".startswith(f"{self.status_field}.") or f"{self.status_field}.".startswith(
             f"{self.job_id_field}."
         ):
@@ -91,15 +91,15 @@ class Options:
         check_roles(self.roles)
         unknown = set(self.state_words) - set(STATES)
         if unknown or not all(isinstance(word, str) for word in self.state_words.values()):
-            raise ValueError(f"state_words: words for {', '.join(STATES)}, not {dict(self.state_words)}")
+            raise ValueError(f"state_words: must map {', '.join(STATES)} to text, not {dict(self.state_words)}")
 
 
 def check_roles(roles: object) -> tuple[str, ...]:
     """
-    Roles, checked.
+    Return the roles as a tuple.
 
-    :raises ValueError: not a list of known roles.
+    :raises ValueError: they are not a list of known roles.
     """
     if not isinstance(roles, (list, tuple)) or not set(roles) <= set(ROLES):
-        raise ValueError(f"roles: a list out of {', '.join(ROLES)}, not {roles!r}")
+        raise ValueError(f"roles: must be a list of {', '.join(ROLES)}, not {roles!r}")
     return tuple(roles)

@@ -1,4 +1,4 @@
-"""The Drive and the processing log, as a person sees them in a browser."""
+"""The web pages: the Drive and the processing log."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ code { font-size: .9em } .state { font-weight: 600 } .SUCCEEDED { color: #15803d
 
 
 def drive(store: Store) -> str:
-    """Folders and the databases in them."""
+    """Return the page of all folders and their databases."""
     return _page("Drive", "".join(_folder(store, folder) for folder in store.folders.values()), refresh=True)
 
 
 def processing_log(store: Store) -> str:
-    """All jobs, newest first."""
+    """Return the page of all jobs, newest first."""
     rows = [
         (
             f'<tr id="job-{job.job_id}">',
@@ -47,8 +47,8 @@ def processing_log(store: Store) -> str:
 
 
 def job(store: Store, job: Job) -> str:
-    """One job: what it is, its states in time, the mails about it."""
-    facts: dict[str, Any] = {
+    """Return the page of a job, with its states, emails and callbacks."""
+    properties: dict[str, Any] = {
         "Action": job.action,
         "File": job.filename,
         "Size": f"{job.size:,} bytes",
@@ -56,32 +56,31 @@ def job(store: Store, job: Job) -> str:
         "Rows in the database afterwards": job.total_rows,
         "Callback": job.callback,
     }
-    known = ((name, value) for name, value in facts.items() if value is not None)
-    rows = [("<tr>", f"<b>{name}</b>", escape(str(value))) for name, value in known]
+    rows = [("<tr>", f"<b>{name}</b>", escape(str(value))) for name, value in properties.items() if value is not None]
     rows.append(("<tr>", "<b>Target</b>", _target(store, job)))
     if job.action == "create" and job.database in store.databases:
         rows.append(("<tr>", "<b>New database</b>", _named(store.databases[job.database])))
-    steps = [("<tr>", _time(step.time), _state(step.state), escape(step.message)) for step in job.transitions]
-    sent = [
+    states = [("<tr>", _time(step.time), _state(step.state), escape(step.message)) for step in job.transitions]
+    emails = [
         ("<tr>", _time(mail["time"]), escape(mail["to"]), escape(mail["subject"]), escape(mail["body"]))
         for mail in mails(job)
     ]
-    calls = [
-        ("<tr>", _time(call.time), _state(call.state), escape(str(call.error or f"answered {call.status}")))
-        for call in store.callbacks
-        if call.job_id == job.job_id
+    callbacks = [
+        ("<tr>", _time(sent.time), _state(sent.state), escape(str(sent.error or f"HTTP {sent.status}")))
+        for sent in store.callbacks
+        if sent.job_id == job.job_id
     ]
     body = (
         _table((), rows)
-        + f"<h2>States</h2>{_table(('Time', 'State', 'Message'), steps)}"
-        + f"<h2>Mails</h2>{_table(('Time', 'To', 'Subject', 'Text'), sent)}"
-        + (f"<h2>Callbacks</h2>{_table(('Time', 'State', 'Result'), calls)}" if calls else "")
+        + f"<h2>States</h2>{_table(('Time', 'State', 'Message'), states)}"
+        + f"<h2>Emails</h2>{_table(('Time', 'To', 'Subject', 'Text'), emails)}"
+        + (f"<h2>Callbacks</h2>{_table(('Time', 'State', 'Result'), callbacks)}" if callbacks else "")
     )
     return _page(f"Job {job.job_id}", body, refresh=not job.finished)
 
 
-def problem(title: str, text: str) -> str:
-    """What a browser gets instead of a page."""
+def error(title: str, text: str) -> str:
+    """Return an error page."""
     return _page(title, f"<p>{escape(text)}</p>", refresh=False)
 
 
@@ -101,9 +100,9 @@ def _folder(store: Store, folder: Folder) -> str:
     ]
     title = f"<h2>{_named(folder)}</h2>"
     if folder.hash == store.root:
-        return f'{title}<p class="note">The root folder takes no databases.</p>'
-    note = "" if folder.can_edit else '<p class="note">You may not edit this folder.</p>'
-    head = ("Database", "Hash", "Rows", "Variables", "Updated", "May edit")
+        return f'{title}<p class="note">Databases cannot be created in the root folder.</p>'
+    note = "" if folder.can_edit else '<p class="note">You do not have edit permission on this folder.</p>'
+    head = ("Database", "Hash", "Rows", "Variables", "Updated", "Edit permission")
     return title + note + _table(head, rows, "No databases yet.")
 
 
@@ -128,7 +127,7 @@ def _time(time: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str = "") -> str:
-    """Each row is its opening tag, then its cells, which are HTML."""
+    """Return a table. Each row is an opening tag and the HTML of its cells."""
     body = "".join(f"{tag}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for tag, *cells in rows)
     if not body:
         return f'<p class="note">{empty}</p>'

@@ -1,11 +1,11 @@
 """
-Reads an uploaded survey file: how many rows, which variables.
+Reads the number of rows and the variables of an uploaded survey file.
 
-Run as a script, in a process of its own, so that a large file does not hold up the server, a damaged one
-cannot take the server down, and reading can be stopped at any moment. It prints one line of JSON.
+It runs as a script in its own process, so that a large file does not block the server, a damaged file cannot crash it,
+and reading can be stopped at any time. It prints one line of JSON.
 
-A small file can be made so that it takes forever to read, or all memory: time and memory are limited, and
-whatever a file claims about its own size is not believed.
+A small file can be crafted to take unlimited time or memory to read. CPU time and memory are therefore limited, and the
+sizes that a file declares are not trusted.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from typing import Any
 
 Contents = tuple[int, list[str]]
 
-# Excel's own limits; a file can claim any number.
+# Excel's limits. A file can declare any number.
 LAST_ROW, LAST_COLUMN = 1_048_576, 16_384
-# How many rows of an SPSS file without a count in its header are held in memory.
+# Rows that are held in memory while the rows of an SPSS file without a row count are counted.
 ROWS_AT_ONCE = 1_000_000
-# The server holds what this process prints: its answer, a reason in it, and what goes to stderr.
-LONGEST_ANSWER, LONGEST_REASON, LONGEST_TRACEBACK = 2**24, 500, 10_000
+# The server keeps the output of this process in memory: the result, the reason in it, and stderr.
+MAX_RESULT, MAX_REASON, MAX_TRACEBACK = 2**24, 500, 10_000
 
-# A workbook is a zip of XML parts, each of which may be missing, cut short, encrypted or malformed.
-BROKEN_WORKBOOK = (
+# A workbook is a zip archive of XML parts. Each part may be missing, truncated, encrypted or malformed.
+WORKBOOK_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError),
     *(LookupError, ValueError, TypeError, AttributeError, SyntaxError, RuntimeError),
 )
 
 
-class Unreadable(Exception):
-    """The file cannot be taken in; the message says why, to a person."""
+class UnreadableError(Exception):
+    """The file cannot be read; the message says why."""
 
 
 def read_spss(path: Path) -> Contents:
-    """Rows and variables of an SPSS system file, plain or compressed."""
+    """Return the rows and variables of an SPSS system file, compressed or not."""
     with path.open("rb") as file:
         if file.read(4) not in (b"$FL2", b"$FL3"):
-            raise Unreadable("it is not an SPSS data file")
+            raise UnreadableError("it is not an SPSS data file")
     try:
         import pyreadstat
         from pyreadstat import ReadstatError
     except ImportError:
-        raise Unreadable(
+        raise UnreadableError(
             "reading SPSS files needs pyreadstat: pip install 'airflow-provider-datatile[sandbox]'"
         ) from None
     try:
@@ -61,18 +61,18 @@ def read_spss(path: Path) -> Contents:
         rows = meta.number_rows
         if rows is None:
             return (count_spss_rows(path, variables[0]) if variables else 0), variables
-        # All rows are parsed, and must be as many as the header says. No column is kept: for each it says, room
-        # would be made before the first one is read.
+        # This parses all rows and compares their number with the header. No column is requested, because pyreadstat
+        # allocates memory for the declared rows of each column before it reads the first one.
         pyreadstat.read_sav(path, usecols=[], output_format="dict", disable_datetime_conversion=True)
     except (ReadstatError, UnicodeError) as error:
         if "allocate memory" in str(error):
             raise MemoryError from error
-        raise Unreadable(f"it is damaged or cut short ({error})") from error
+        raise UnreadableError(f"it is damaged or truncated ({error})") from error
     return rows, variables
 
 
 def count_spss_rows(path: Path, variable: str) -> int:
-    """Rows of an SPSS file whose header does not count them, by one of its variables."""
+    """Return the number of rows of an SPSS file without a row count in its header, by reading one variable."""
     import pyreadstat
 
     rows = 0
@@ -92,7 +92,7 @@ def count_spss_rows(path: Path, variable: str) -> int:
 
 
 def read_csv(path: Path) -> Contents:
-    """Rows and variables of a UTF-8 text file with commas, semicolons or tabs between values."""
+    """Return the rows and variables of a UTF-8 text file that is separated by commas, semicolons or tabs."""
     csv.field_size_limit(2**24)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -106,21 +106,23 @@ def read_csv(path: Path) -> Contents:
                 if len(values) == width:
                     rows += 1
                 elif values:
-                    raise Unreadable(f"line {lines.line_num} has {len(values)} values, but there are {width} variables")
+                    raise UnreadableError(
+                        f"line {lines.line_num} has {len(values)} values, but there are {width} variables"
+                    )
     except UnicodeDecodeError as error:
-        raise Unreadable("it is not UTF-8 text") from error
+        raise UnreadableError("it is not UTF-8 text") from error
     except csv.Error as error:
-        raise Unreadable(f"line {lines.line_num} is not well-formed CSV ({error})") from error
+        raise UnreadableError(f"line {lines.line_num} is not well-formed CSV ({error})") from error
     return rows, variables
 
 
 def read_xlsx(path: Path) -> Contents:
-    """Rows and variables of an Excel workbook's first sheet."""
+    """Return the rows and variables of the first sheet of an Excel workbook."""
     try:
         from openpyxl import load_workbook
         from openpyxl.worksheet._reader import WorkSheetParser
     except ImportError:
-        raise Unreadable(
+        raise UnreadableError(
             "reading Excel files needs openpyxl: pip install 'airflow-provider-datatile[sandbox]'"
         ) from None
     variables: list[str] = []
@@ -130,7 +132,7 @@ def read_xlsx(path: Path) -> Contents:
             book: Any = load_workbook(file, read_only=True, data_only=True)
             sheet = book.worksheets[0]
             with sheet._get_source() as source:
-                # The sheet's own iter_rows makes up all cells and rows that a gap in the file leaves out.
+                # Not the sheet's iter_rows: it creates all the rows and cells of a gap.
                 parser = WorkSheetParser(
                     source,
                     sheet._shared_strings,
@@ -145,11 +147,11 @@ def read_xlsx(path: Path) -> Contents:
                         rows += bool(values)
                     elif values:
                         variables = [str(values.get(column, "")) for column in range(1, max(values) + 1)]
-    except BROKEN_WORKBOOK as error:
-        # What the XML parser says instead of a MemoryError.
+    except WORKBOOK_ERRORS as error:
+        # The XML parser raises this instead of MemoryError.
         if isinstance(error, SyntaxError) and str(error).startswith("out of memory"):
             raise MemoryError from error
-        raise Unreadable(f"it is not an Excel workbook, or damaged ({error})") from error
+        raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
     while variables and not variables[-1]:
         variables.pop()
     return rows, variables
@@ -157,16 +159,16 @@ def read_xlsx(path: Path) -> Contents:
 
 def cell_values(number: int, cells: Sequence[dict[str, Any]]) -> dict[int, Any]:
     """
-    What the cells of a row hold, by column.
+    Return the values of a row's cells by column.
 
-    :raises Unreadable: no sheet of Excel has such a row or column.
+    :raises UnreadableError: the row or a column is beyond Excel's limits.
     """
     if number > LAST_ROW:
-        raise Unreadable(f"row {number} is beyond the last row of Excel, {LAST_ROW}")
+        raise UnreadableError(f"row {number} is beyond Excel's last row, {LAST_ROW}")
     values = {cell["column"]: cell["value"] for cell in cells if cell["value"] is not None}
     last = max(values, default=0)
     if last > LAST_COLUMN:
-        raise Unreadable(f"row {number} has a cell in column {last}, beyond the last column of Excel, {LAST_COLUMN}")
+        raise UnreadableError(f"row {number} has a cell in column {last}, beyond Excel's last column, {LAST_COLUMN}")
     return values
 
 
@@ -181,38 +183,40 @@ LIBRARIES = {".sav": "pyreadstat", ".zsav": "pyreadstat", ".xlsx": "openpyxl"}
 
 def read(path: Path, filename: str) -> Contents:
     """
-    Read a survey file whole.
+    Read a whole survey file.
 
-    :param path: where the file is.
-    :param filename: the name that it was uploaded under; its suffix tells the format.
-    :raises Unreadable: the file cannot be taken in.
+    :param path: the file's path.
+    :param filename: the name of the uploaded file; its suffix is the format.
+    :return: the number of rows, and the names of the variables.
+    :raises UnreadableError: the file cannot be read, or has no rows or no usable variables.
     """
     suffix = PurePath(filename).suffix.lower()
     if suffix not in READERS:
-        raise Unreadable(f"{suffix or 'a file without suffix'} is not one of {', '.join(READERS)}")
+        raise UnreadableError(f"{suffix or 'a file without suffix'} is not one of {', '.join(READERS)}")
     rows, variables = READERS[suffix](path)
     if not variables or not all(variables):
-        raise Unreadable("it has variables without a name" if variables else "it has no variables")
+        raise UnreadableError("it has variables without a name" if variables else "it has no variables")
     if len(set(variables)) < len(variables):
-        raise Unreadable("it has several variables of one name")
+        raise UnreadableError("it has several variables with the same name")
     if not rows:
-        raise Unreadable("it has no rows")
+        raise UnreadableError("it has no rows")
     return rows, variables
 
 
 def limit(seconds: int, memory: int) -> None:
     """
-    Let the system end this process after so many seconds of processor time, and give it no more than so much memory.
+    Limit the CPU time and the memory of this process.
 
-    :param memory: in bytes, over what the process has already.
+    :param seconds: CPU time in seconds, after which the system kills the process.
+    :param memory: bytes on top of what the process uses already; Linux only.
     """
     try:
         import resource
     except ImportError:
-        return  # Not on Windows: there only the server's own limit of time holds.
-    # A process that was ended for its time would leave its memory on the disk.
+        return  # Windows has no such limits; the server's own timeout applies.
+    # Without a core size of 0, a process that exceeds its CPU time would write a core dump.
     limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0}
-    # Only Linux tells how much address space is taken, and keeps to a limit of it.
+    # Only Linux reports the address space in use, and enforces a limit of it.
     with contextlib.suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + memory
@@ -223,30 +227,36 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the file ``arguments[0]``, uploaded as ``arguments[1]``, within so many seconds and bytes of memory."""
+    """
+    Read a file and print the result.
+
+    :param arguments: the file's path, the name of the uploaded file, and the limits in seconds and bytes.
+    """
     path, filename, seconds, memory = arguments
-    # Each odd cell can be worth a warning, and the server holds them all.
+    # Each invalid cell can cause a warning, and the server keeps stderr in memory.
     warnings.simplefilter("ignore")
-    # How much memory a library takes depends on the machine: its number of processors, for one.
+    # Imported before the limit is set: a library's memory depends on the machine, as on its number of CPUs.
     with contextlib.suppress(ImportError):
         importlib.import_module(LIBRARIES.get(PurePath(filename).suffix.lower(), "csv"))
     limit(int(seconds), int(memory))
     try:
         rows, variables = read(Path(path), filename)
-        response = json.dumps({"rows": rows, "variables": variables})
-        if len(response) > LONGEST_ANSWER:
-            raise Unreadable(f"the names of its variables take more than {LONGEST_ANSWER // 2**20} MB")
-    except Unreadable as error:
+        result = json.dumps({"rows": rows, "variables": variables})
+        if len(result) > MAX_RESULT:
+            raise UnreadableError(f"the names of its variables take more than {MAX_RESULT // 2**20} MB")
+    except UnreadableError as error:
         reason = str(error)
-        # Some errors quote the whole value that they are about.
-        if len(reason) > LONGEST_REASON:
-            reason = f"{reason[:LONGEST_REASON]}…"
-        response = json.dumps({"reason": reason})
+        # Some errors quote a whole value of the file.
+        if len(reason) > MAX_REASON:
+            reason = f"{reason[:MAX_REASON]}…"
+        result = json.dumps({"reason": reason})
     except MemoryError:
-        response = json.dumps({"reason": "reading it takes too much memory"})
+        result = json.dumps({"reason": "reading it takes too much memory"})
     except Exception:
-        sys.exit(traceback.format_exc()[-LONGEST_TRACEBACK:])
-    print(response)
+        # A bug, or an error that a library does not document. The server logs the traceback and fails the job. Only the
+        # end is printed, because an error may quote the whole file, and the server keeps stderr in memory.
+        sys.exit(traceback.format_exc()[-MAX_TRACEBACK:])
+    print(result)
 
 
 if __name__ == "__main__":

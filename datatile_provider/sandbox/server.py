@@ -1,4 +1,4 @@
-"""The sandbox's HTTP face: the Data Collector API, the pages, and what tests need besides."""
+"""The HTTP server: the Data Collector API, the web pages, and the endpoints that control the sandbox."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from . import pages
 from .guard import refusal
 from .jobs import Queue, receipt, response
 from .options import Options, is_loopback
-from .store import Job, Rejection, Store
+from .store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 
-# What a multipart request may hold besides the file's bytes.
+# Bytes that a multipart request may have besides the file.
 ENVELOPE = 16 * 1024
 CHUNK = 1024 * 1024
-# A name as browsers, curl and requests send it: three characters as %22, %0D and %0A, all others as they are.
+# A file name as browsers, curl and requests send it: only '"', CR and LF are escaped, as %22, %0D and %0A.
 PLAIN_FILENAME = re.compile(r';\s*filename="([^"]*)"\s*(?:;|$)')
 
 
@@ -33,7 +33,9 @@ class Server:
     """
     Serves a store over HTTP.
 
-    :param directory: where received files are kept until their job is finished.
+    :param options: the sandbox's options.
+    :param store: the sandbox's state.
+    :param directory: the folder that keeps received files until their job is finished.
     """
 
     def __init__(self, options: Options, store: Store, directory: Path) -> None:
@@ -41,7 +43,7 @@ class Server:
         self._options = options
         self._store = store
         self.queue = Queue(options, store, directory)
-        app = web.Application(middlewares=[_rejections, _guard])
+        app = web.Application(middlewares=[_handle_rejections, _guard])
         app.add_routes(
             [
                 web.post("/api/v2/upload/{action}/{hash}", self._upload),
@@ -59,15 +61,15 @@ class Server:
                 web.post("/sandbox/jobs/{job_id}/state", self._set_word),
             ]
         )
-        # An upload refused early is read on for a while, so that the client gets to read the answer.
+        # After an early rejection, the server keeps reading for a short time, so that the client can read the response.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, lingering_time=0.5, read_bufsize=CHUNK)
 
     async def start(self) -> str:
         """
-        Begin to serve.
+        Start the server.
 
         :return: the server's URL.
-        :raises OSError: the port is taken, or the certificate cannot be read.
+        :raises OSError: the port is in use, or the certificate cannot be read.
         """
         host = self._options.host
         tls = None
@@ -87,7 +89,7 @@ class Server:
         return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def stop(self) -> None:
-        """Serve no more."""
+        """Stop the server and the queue."""
         await self.queue.stop()
         await self._runner.cleanup()
 
@@ -108,33 +110,33 @@ class Server:
         return web.json_response(receipt(self._options, job))
 
     async def _receive(self, request: web.Request, path: Path) -> tuple[str, str | None]:
-        """The file into ``path``; its name and the callback URL."""
+        """Write the file to ``path``, and return its name and the callback URL."""
         if request.content_type != "multipart/form-data":
-            raise Rejection(400, "The request is not multipart/form-data")
+            raise RejectedError(400, "The request is not multipart/form-data")
         filename = callback = None
         try:
             parts = await request.multipart()
             while (part := await parts.next()) is not None:
                 if not isinstance(part, BodyPartReader):
-                    raise Rejection(400, "A part holds parts")
+                    raise RejectedError(400, "Nested multipart parts are not supported")
                 if part.name == "dataset":
                     if filename is not None:
-                        raise Rejection(400, "There are several parts named dataset")
+                        raise RejectedError(400, "There are several parts named dataset")
                     filename = _filename(part)
                     await self._write(part, path)
                 elif part.name == self._options.callback_field:
                     callback = _callback((await part.read()).decode())
-            # Only what came whole, to the last byte of the request, is accepted.
+            # An upload is accepted only after the last byte of the request.
             while not request.content.at_eof():
                 await request.content.readany()
-        # Older releases of aiohttp assert that a body is well-formed.
+        # Older releases of aiohttp raise AssertionError for a malformed body.
         except (ValueError, AssertionError) as error:
-            raise Rejection(400, f"The body is not well-formed multipart/form-data: {error}") from error
+            raise RejectedError(400, f"The body is not well-formed multipart/form-data: {error}") from error
         except ConnectionError:
-            log.info("A client broke off in the middle of an upload; nothing of it is kept")
-            raise Rejection(400, "The connection was lost in the middle of the upload") from None
+            log.info("A client disconnected during an upload; the upload is discarded")
+            raise RejectedError(400, "The connection was lost during the upload") from None
         if filename is None:
-            raise Rejection(400, "The part named dataset, with the file, is missing")
+            raise RejectedError(400, "The part named dataset, which holds the file, is missing")
         return filename, callback
 
     async def _write(self, part: BodyPartReader, path: Path) -> None:
@@ -144,7 +146,7 @@ class Server:
                 size += file.write(await part.read_chunk(CHUNK))
                 self._store.check_size(size)
         if not size:
-            raise Rejection(400, "The file is empty")
+            raise RejectedError(400, "The file is empty")
 
     async def _job(self, request: web.Request) -> web.Response:
         self._store.check_token(request.headers.get("token"))
@@ -169,13 +171,13 @@ class Server:
         body = await _body(request)
         name, rows, variables = body.get("name", "Database"), body.get("rows", 0), body.get("variables", [])
         if not isinstance(name, str) or type(rows) is not int or rows < 0 or not isinstance(variables, list):
-            raise Rejection(400, "A database has a name, a number of rows and a list of variables")
+            raise RejectedError(400, "A database has a name, a number of rows and a list of variables")
         return web.json_response({"hash": self._store.add_database(name, rows, list(map(str, variables)))})
 
     async def _set_permission(self, request: web.Request) -> web.Response:
         body = await _body(request)
         if not isinstance(body.get("can_edit"), bool):
-            raise Rejection(400, "can_edit must be true or false")
+            raise RejectedError(400, "can_edit must be true or false")
         self._store.set_permission(str(body.get("hash")), body["can_edit"])
         return web.json_response({})
 
@@ -184,7 +186,7 @@ class Server:
         try:
             self._store.set_roles(body.get("roles", ()))
         except ValueError as error:
-            raise Rejection(400, str(error)) from error
+            raise RejectedError(400, str(error)) from error
         return web.json_response({})
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -195,13 +197,13 @@ class Server:
         word = (await _body(request)).get("word")
         job = self._store.find_job(request.match_info["job_id"])
         if word is not None and not isinstance(word, str):
-            raise Rejection(400, "word must be text, or null for the state's own")
+            raise RejectedError(400, "word must be text, or null to report the state again")
         self._store.set_word(job, word)
         return web.json_response(response(self._options, job))
 
 
 @web.middleware
-async def _rejections(
+async def _handle_rejections(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
@@ -209,10 +211,10 @@ async def _rejections(
     except web.HTTPNotFound:
         if not _wants_page(request):
             raise
-        return _html(pages.problem("No such page", f"The sandbox has no page at {request.path}."), 404)
-    except Rejection as error:
+        return _html(pages.error("Page not found", f"The sandbox has no page at {request.path}."), 404)
+    except RejectedError as error:
         if _wants_page(request):
-            return _html(pages.problem("That did not work", f"{error}."), error.status)
+            return _html(pages.error("Request rejected", f"{error}."), error.status)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         response = web.json_response({"error": str(error)}, status=error.status, headers=headers)
         if not request.content.at_eof():
@@ -225,12 +227,12 @@ async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     if reason := refusal(request.method, request.path, request.headers):
-        raise Rejection(403, reason)
+        raise RejectedError(403, reason)
     return await handler(request)
 
 
 def _wants_page(request: web.Request) -> bool:
-    # As a browser says it. Programs take anything.
+    # Browsers ask for HTML. Other clients usually send "*/*" or nothing.
     return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
 
 
@@ -243,7 +245,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
         body = await request.json() if request.can_read_body else {}
         if isinstance(body, dict):
             return body
-    raise Rejection(400, "The body is not a JSON object")
+    raise RejectedError(400, "The body is not a JSON object")
 
 
 def _filename(part: BodyPartReader) -> str:
@@ -257,7 +259,7 @@ def _filename(part: BodyPartReader) -> str:
         filename = part.filename or ""
     filename = filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "")
     if not filename:
-        raise Rejection(400, "The part named dataset has no file name")
+        raise RejectedError(400, "The part named dataset has no file name")
     return filename
 
 
@@ -266,5 +268,5 @@ def _callback(url: str) -> str | None:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not is_loopback(parts.hostname):
-        raise Rejection(400, "The sandbox calls back to http URLs on this machine only")
+        raise RejectedError(400, "The callback URL must be an http or https URL on this machine")
     return url

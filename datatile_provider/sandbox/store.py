@@ -1,4 +1,4 @@
-"""The sandbox's world: one user, folders, databases, jobs, and the rules of what is let in."""
+"""The sandbox's state: a user, folders, databases and jobs, and the rules by which uploads are accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .options import ROLES, Options, check_roles
 TARGETS = {"create": "folder", "reload": "database", "append": "database"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 USER = "researcher@datatile.example"
-BECAME = {
+EMAIL_TEXTS = {
     "QUEUED": "is queued",
     "RUNNING": "is running",
     "SUCCEEDED": "has succeeded",
@@ -28,8 +28,14 @@ BECAME = {
 }
 
 
-class Rejection(Exception):
-    """A request is not let in; ``status`` is the HTTP status, and the text says why."""
+class RejectedError(Exception):
+    """
+    A request is rejected.
+
+    :param status: the HTTP status of the response.
+    :param message: why it is rejected.
+    :param retry_after: the header ``Retry-After``, in seconds.
+    """
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -96,16 +102,16 @@ class Callback:
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601."""
+    """Return the current time in UTC, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 class Store:
     """
-    Everything that the sandbox knows, kept in one JSON file.
+    The state of the sandbox, saved in a JSON file.
 
     :param options: the sandbox's options.
-    :param directory: where the file is, or will be; a store that it holds is taken up.
+    :param directory: the folder of the file. An existing file is loaded.
     """
 
     def __init__(self, options: Options, directory: Path) -> None:
@@ -130,7 +136,7 @@ class Store:
         self.save()
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything as plain data."""
+        """Return the state as plain data."""
         return {
             "token": self.token,
             "root": self.root,
@@ -145,7 +151,7 @@ class Store:
         }
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         kept = {
             "token": self.token,
             "root": self.root,
@@ -155,54 +161,63 @@ class Store:
             "jobs": [dataclasses.asdict(job) for job in self.jobs.values()],
             "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
         }
-        draft = self._file.with_suffix(".new")
-        draft.write_text(json.dumps(kept), "utf-8")
-        os.replace(draft, self._file)
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(kept), "utf-8")
+        os.replace(new, self._file)
 
     def check_token(self, token: str | None) -> None:
-        """:raises Rejection: the token is missing, wrong or no longer valid."""
+        """
+        Check the token of a request.
+
+        :raises RejectedError: the token is missing, wrong or no longer valid.
+        """
         if not secrets.compare_digest((token or "").encode("utf-8", "surrogateescape"), self.token.encode()):
-            raise Rejection(401, "The token is missing, wrong, or replaced by a newer one")
+            raise RejectedError(401, "The token is missing, wrong, or replaced by a newer one")
 
     def check_upload(self, token: str | None, action: str, target: str, size: int) -> None:
         """
-        Whether an upload would be let in now.
+        Check whether an upload is accepted now.
 
-        :param size: bytes of the file, as far as known.
-        :raises Rejection: it would not.
+        :param token: the token of the request, if there is one.
+        :param action: ``create``, ``reload`` or ``append``.
+        :param target: the hash of the folder or database.
+        :param size: the least number of bytes that the file has.
+        :raises RejectedError: it is not accepted.
         """
         self.check_token(token)
         if action not in TARGETS:
-            raise Rejection(404, f"No such action: {action}. There are {', '.join(TARGETS)}")
+            raise RejectedError(404, f"No such action: {action}. Use one of {', '.join(TARGETS)}")
         role = "database-creator" if action == "create" else "data-collector"
         if role not in self.roles:
-            raise Rejection(403, f"{action} needs the role {ROLES[role]}")
-        found = self.folders.get(target) or self.databases.get(target)
-        if found is None:
-            raise Rejection(404, f"No folder or database has the hash {target}")
+            raise RejectedError(403, f"{action} needs the role {ROLES[role]}")
+        found = self.find_target(target)
         kind = "folder" if target in self.folders else "database"
         if kind != TARGETS[action]:
-            raise Rejection(422, f"{action} needs the hash of a {TARGETS[action]}; {target} is a {kind}")
+            raise RejectedError(422, f"{action} needs the hash of a {TARGETS[action]}; {target} is a {kind}")
         if target == self.root:
-            raise Rejection(422, "create needs a folder other than the root folder")
+            raise RejectedError(422, "create needs a folder other than the root folder")
         if not found.can_edit:
-            raise Rejection(403, f"You may not edit the {kind} {found.name}")
+            raise RejectedError(403, f"You may not edit the {kind} {found.name}")
         self.check_size(size)
         if target in self._busy or any(job.hash == target and not job.finished for job in self.jobs.values()):
-            raise Rejection(409, f"The previous upload to the {kind} {found.name} is still in progress")
+            raise RejectedError(409, f"The previous upload to the {kind} {found.name} is still in progress")
         wait = self._next_upload - time.monotonic()
         if wait > 0:
-            raise Rejection(429, "Too many uploads; try again later", retry_after=math.ceil(wait))
+            raise RejectedError(429, "Too many uploads; try again later", retry_after=math.ceil(wait))
 
     def check_size(self, size: int) -> None:
-        """:raises Rejection: a file of ``size`` bytes is too large."""
+        """
+        Check the size of a file.
+
+        :raises RejectedError: a file of ``size`` bytes is too large.
+        """
         limit = self._options.max_upload_bytes
         if limit and size > limit:
-            raise Rejection(413, f"The file is larger than {limit} bytes")
+            raise RejectedError(413, f"The file is larger than {limit} bytes")
 
     @contextlib.contextmanager
     def receiving(self, token: str | None, action: str, target: str, size: int) -> Iterator[None]:
-        """Let an upload in, and keep its destination busy while its body arrives."""
+        """Check an upload, and keep its destination busy while the file is received."""
         self.check_upload(token, action, target, size)
         if self._options.uploads_per_minute:
             self._next_upload = time.monotonic() + 60 / self._options.uploads_per_minute
@@ -213,18 +228,18 @@ class Store:
             self._busy.discard(target)
 
     def accept(self, job: Job) -> None:
-        """An upload has arrived whole: queue its job."""
+        """Queue the job of a completely received upload."""
         job.database = job.hash if job.hash in self.databases else None
         self.jobs[job.job_id] = job
         self.move(job, "QUEUED")
 
     def move(self, job: Job, state: str, message: str = "") -> None:
-        """Bring a job into a state; ``message`` says why."""
+        """Move a job to a state, with a message for the user."""
         job.transitions.append(Transition(state, now(), message))
         self.save()
 
     def finish(self, job: Job, rows: int, variables: Sequence[str]) -> None:
-        """The job's file was read: bring it into the database, or fail the job."""
+        """Load a file that was read into its database, or fail the job if their variables do not match."""
         if job.action == "create":
             database = Database(secrets.token_hex(8), PurePath(job.filename).stem, job.hash, now())
         else:
@@ -241,33 +256,41 @@ class Store:
         self.move(job, "SUCCEEDED", f"{rows} rows read; {database.name} holds {database.rows}")
 
     def find_job(self, job_id: str) -> Job:
-        """:raises Rejection: there is no such job."""
+        """
+        Return a job.
+
+        :raises RejectedError: there is no such job.
+        """
         if job_id not in self.jobs:
-            raise Rejection(404, f"No such job: {job_id}")
+            raise RejectedError(404, f"No such job: {job_id}")
         return self.jobs[job_id]
 
     def find_target(self, target: object) -> Folder | Database:
-        """:raises Rejection: there is no such folder or database."""
+        """
+        Return a folder or database by its hash.
+
+        :raises RejectedError: there is no such folder or database.
+        """
         found = self.folders.get(str(target)) or self.databases.get(str(target))
         if found is None:
-            raise Rejection(404, f"No folder or database has the hash {target}")
+            raise RejectedError(404, f"No folder or database has the hash {target}")
         return found
 
     def add_database(self, name: str, rows: int, variables: Sequence[str]) -> str:
-        """Make a database without an upload; its hash."""
+        """Create a database without an upload, and return its hash."""
         database = Database(secrets.token_hex(8), name, self.folder, now(), rows, list(variables))
         self.databases[database.hash] = database
         self.save()
         return database.hash
 
     def regenerate_token(self) -> str:
-        """A new token; the old one is invalid from now on."""
+        """Generate a new token and return it. The old one becomes invalid."""
         self.token = secrets.token_hex(20)
         self.save()
         return self.token
 
     def set_permission(self, target: str, can_edit: bool) -> None:
-        """Whether the user may edit a folder or database."""
+        """Set whether the user may edit a folder or database."""
         self.find_target(target).can_edit = can_edit
         self.save()
 
@@ -276,23 +299,23 @@ class Store:
         self.roles = check_roles(roles)
 
     def set_word(self, job: Job, word: str | None) -> None:
-        """Let answers use this word for the job's status, whatever its state; ``None`` ends that."""
+        """Report this word as the job's status, whatever its state; ``None`` reports the state again."""
         job.word = word
         self.save()
 
-    def called_back(self, job_id: str, url: str, state: str, status: int | None, error: str | None) -> None:
-        """Note what became of a callback."""
+    def add_callback(self, job_id: str, url: str, state: str, status: int | None, error: str | None) -> None:
+        """Record the result of a callback."""
         self.callbacks.append(Callback(job_id, url, state, now(), status, error))
         self.save()
 
 
 def mails(job: Job) -> list[dict[str, str]]:
-    """The mails that DATATILE would have sent about a job, oldest first."""
+    """Return the emails that DATATILE would have sent about a job, oldest first."""
     return [
         {
             "to": USER,
             "subject": f"DATATILE: {job.action} {job.filename}: {transition.state.lower()}",
-            "body": f"Job {job.job_id} {BECAME[transition.state]}. {transition.message}".strip(),
+            "body": f"Job {job.job_id} {EMAIL_TEXTS[transition.state]}. {transition.message}".strip(),
             "time": transition.time,
         }
         for transition in job.transitions
@@ -300,7 +323,7 @@ def mails(job: Job) -> list[dict[str, str]]:
 
 
 def upload(job: Job) -> dict[str, Any]:
-    """The accepted upload that a job came from."""
+    """Return the accepted upload that a job belongs to."""
     return {
         "action": job.action,
         "hash": job.hash,

@@ -26,22 +26,28 @@ from datatile_provider.api.polling import Wait, seconds
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
-from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer
-from datatile_provider.triggers.datatile import SAFETY_NET, DatatileJobTrigger, airflow_error, defer_wait, job_of
-from datatile_provider.version_compat import resume_arguments
+from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
+from datatile_provider.triggers.datatile import (
+    TRIGGER_TIMEOUT_MARGIN,
+    DatatileJobTrigger,
+    airflow_error,
+    defer_wait,
+    job_of,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
 
-_SEEN = "datatile_seen"
+#: The key in the state store and the version of its value; see docs/formats.md.
+_SEEN, _SEEN_VERSION = "datatile_wait", 1
 _SOON = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one poke of a rescheduled wait leaves to the next; see :class:`Wait`."""
+    """What a poke of a rescheduled sensor stores for the next one; see :class:`Wait`."""
 
     status: str = ""
     rejected_since: float | None = None
@@ -57,15 +63,15 @@ class DatatileJobSensor(BaseSensorOperator):
     Waits until a DATATILE job has succeeded, and returns it as a dict (``id``, ``state``, ``status``, ``message``,
     ``details``).
 
-    A job that failed or was cancelled fails the task without retries; ``soft_fail`` skips it.
+    A job that failed or was cancelled fails the task without retries; with ``soft_fail`` the task is skipped.
 
     :param job_id: the job's id, as an upload returned it. (templated)
     :param datatile_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without a worker slot.
-    :param start_from_trigger: start in the triggerer, without any worker (Airflow 3.3 and later). Where that can't be,
-        the task goes through a worker and its log says why.
-    :param poke_interval: seconds (or a ``timedelta``) between looks. When deferred, the first looks come quicker.
-    :param timeout: seconds (or a ``timedelta``) after which the wait is given up with ``AirflowSensorTimeout``.
+    :param start_from_trigger: start in the triggerer, without any worker (Airflow 3.3 and later). Where that is not
+        possible, the task starts in a worker and its log says why.
+    :param poke_interval: seconds (or a ``timedelta``) between polls. When deferred, the first polls come sooner.
+    :param timeout: seconds (or a ``timedelta``) after which the sensor fails with ``AirflowSensorTimeout``.
     """
 
     template_fields: Sequence[str] = ("job_id", "datatile_conn_id")
@@ -91,7 +97,8 @@ class DatatileJobSensor(BaseSensorOperator):
         self.job_id = job_id
         self.datatile_conn_id = datatile_conn_id
         self.deferrable = deferrable
-        self._needs_worker = "mapped tasks and dag.test() always do" if start_from_trigger else ""
+        self._upload_task_id = upload_task_id(job_id)
+        self._needs_worker = "mapped tasks and dag.test() need one" if start_from_trigger else ""
         if start_from_trigger:
             template, reason = job_id_for_triggerer(self)
             self._needs_worker = reason or self._needs_worker
@@ -108,7 +115,7 @@ class DatatileJobSensor(BaseSensorOperator):
                     "do_xcom_push": self.do_xcom_push,
                 },
                 next_method="execute_complete",
-                timeout=timedelta(seconds=self.timeout) + SAFETY_NET,
+                timeout=timedelta(seconds=self.timeout) + TRIGGER_TIMEOUT_MARGIN,
             )
         self._wait: Wait | None = None
         self._job: Job | None = None
@@ -118,22 +125,22 @@ class DatatileJobSensor(BaseSensorOperator):
         """
         Wait for the job, in the worker or deferred.
 
-        :raises AirflowFailException: the job failed or was cancelled, or the server will not tell about it.
+        :raises AirflowFailException: the job failed or was cancelled, or the server will not report it.
         :raises AirflowSensorTimeout: it was not finished within ``timeout``.
         """
         self._begun = time.time()
         if self._needs_worker:
-            self.log.info("This task starts in a worker in spite of start_from_trigger: %s", self._needs_worker)
+            self.log.info("Started in a worker despite start_from_trigger: %s", self._needs_worker)
         if not self.deferrable:
             from datatile_provider import metrics
 
             with metrics.in_flight():
                 return super().execute(context)
-        # A job that is finished by now, or that nobody can wait for, needs no triggerer.
+        # A finished job, or one that can't be polled, needs no triggerer.
         try:
             if seen := self.poke(context):
                 return seen.xcom_value
-        except Exception as e:  # as Airflow's own loop around a poke sorts them
+        except Exception as e:  # classified as in Airflow's own loop around poke
             final = isinstance(e, (AirflowFailException, AirflowSensorTimeout))
             if self.never_fail or (final and self.soft_fail):
                 raise AirflowSkipException(str(e)) from None
@@ -151,18 +158,20 @@ class DatatileJobSensor(BaseSensorOperator):
         )
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume as Airflow does, with a passed deadline and ``never_fail`` meaning the same on every version."""
+        """Resume as Airflow does, with the same behaviour of timeouts and ``never_fail`` on every version."""
+        from datatile_provider.version_compat import resume_arguments
+
         resumed = resume_arguments(next_method, next_kwargs, str(self.job_id), self.timeout)
         try:
             return super().resume_execution(*resumed, context)
         except AirflowException as e:
-            # Airflow before 3.1 asks for nothing but soft_fail here.
+            # Airflow before 3.1 only checks soft_fail here.
             if self.never_fail:
                 raise AirflowSkipException(str(e)) from None
             raise
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look at the job once."""
+        """Poll the job once."""
         from datatile_provider import metrics
 
         job_id = "" if self.job_id is None else str(self.job_id)
@@ -174,12 +183,12 @@ class DatatileJobSensor(BaseSensorOperator):
                 return PokeReturnValue(False)
             wait, before = self._wait, _Seen.of(self._wait)
             job = self._poll(hook, wait)
-            # Airflow's own look at the clock comes next, and could not tell the job's status.
+            # Otherwise Airflow's own timeout check would come first, and its error has no status.
             if not job and time.time() + _SOON >= wait.deadline:
                 time.sleep(max(0.0, wait.deadline - time.time()))
                 job = self._poll(hook, wait)
-            if self.reschedule and _Seen.of(wait) != before:
-                self._remember(context, wait)
+            if self.reschedule and (seen := _Seen.of(wait)) != before:
+                self._remember(context, seen)
         except errors.DatatileError as e:
             if self._wait:
                 metrics.job_ended(self._wait, e)
@@ -200,70 +209,88 @@ class DatatileJobSensor(BaseSensorOperator):
         return wait.update(result, time.time(), sent)
 
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait | None:
-        """Return the wait, as far as it has come; None when a rescheduled one must poll later."""
+        """Return the wait, continued if the sensor was rescheduled; None when the connection must be read later."""
         from datatile_provider.version_compat import first_poke_time
 
         earlier = first_poke_time(context, self.retries or 0) if self.reschedule else None
         started = earlier.timestamp() if earlier else self._begun or time.time()
         seen = self._recall(context, started) if earlier else _Seen()
         try:
-            # A rescheduled poke gives its worker slot back instead of trying on.
+            # A rescheduled poke does not retry: it gives its worker slot back.
             deadline = time.time() if earlier else started + self.timeout
             server = hook.first_conn(seen.server, job_id=job_id, deadline=deadline).server
         except (errors.TransientError, errors.JobTimeoutError) as e:
             if not earlier or time.time() >= started + self.timeout:
                 raise
-            self.log.warning("%s Polling goes on.", e)
+            self.log.warning("%s", e.report("polling goes on"))
             return None
         push_links(self, context, server, job_id)
-        wait = hook.waiting(server, job_id, self.poke_interval, self.timeout, started, seen.status)
+        wait = hook.new_wait(server, job_id, self.poke_interval, self.timeout, started, seen.status)
         wait.rejected_since = seen.rejected_since
         if not earlier:
-            self.log.info("Waiting for job %s. Processing log: %s", job_id, server.processing_log_url)
+            self.log.info("Waiting for job %s", job_id)
+            self.log.info("Processing log: %s", server.processing_log_url)
         return wait
 
-    # Each poke of a rescheduled wait is a process of its own. Only Airflow 3.3 and later can keep something for the
-    # next one; that it can't must not end a wait.
+    # Each poke of a rescheduled sensor is a new process. Only Airflow 3.3 and later can store something for the next
+    # one. A failing store must not end the wait.
 
     def _recall(self, context: Context, started: float) -> _Seen:
         store: Any = context.get("task_state_store")
         if store is None:
-            # How long a refusal has lasted is not known, only that it could have.
+            # How long a permanent error has lasted is unknown: assume since the start.
             return _Seen(rejected_since=started)
         with contextlib.suppress(Exception):
             found = store.get(_SEEN)
-            since, server = found["refused_since"], found["server"]
+            since, server = found["rejected_since"], found["server"]
             return _Seen(
                 str(found["status"]), None if since is None else float(since), None if server is None else str(server)
             )
         return _Seen()
 
-    def _remember(self, context: Context, wait: Wait) -> None:
+    def _remember(self, context: Context, seen: _Seen) -> None:
         store: Any = context.get("task_state_store")
         if store is not None:
             with contextlib.suppress(Exception):
-                store.set(_SEEN, asdict(_Seen.of(wait)))
+                store.set(_SEEN, {"version": _SEEN_VERSION, **asdict(seen)})
 
     def _airflow_error(self, error: errors.DatatileError) -> BaseException:
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
+        error = self._with_next_steps(error)
         if self.soft_fail or self.never_fail:
-            # Airflow would only tell that it skips, not why.
+            # Airflow would only log that the task is skipped, not why.
             self.log.error("%s", error)
         return airflow_error(error, may_retry=True)
+
+    def _with_next_steps(self, error: errors.DatatileError) -> errors.DatatileError:
+        """Say which upload the job is of, and which task to clear for what."""
+        upload = f"the upload task {self._upload_task_id!r}" if self._upload_task_id else "the upload's task"
+        if not isinstance(error, errors.InvalidInputError):
+            of_upload = f", from {upload}" if self._upload_task_id else ""
+            error = error.but(subject=f"job {self.job_id}{of_upload}")
+        if isinstance(error, (errors.JobFailedError, errors.JobCancelledError)):
+            steps = f"The file was accepted, but its job did not succeed.\nTo send the file again, clear {upload}."
+        elif isinstance(error, errors.JobTimeoutError):
+            steps = "The file was accepted, and the job may continue.\nTo resume the wait, clear this task."
+        elif isinstance(error, errors.InvalidInputError):
+            return error
+        else:
+            steps = "To poll again, clear this task. The file is not sent again."
+        return error.but(hint="\n".join(filter(None, [error.hint, steps])))
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """
         Return the job that the triggerer saw succeed.
 
-        :raises AirflowFailException: the job failed or was cancelled, or the server will not tell about it.
+        :raises AirflowFailException: the job failed or was cancelled, or the server will not report it.
         :raises AirflowSensorTimeout: it was not finished within ``timeout``.
-        :raises AirflowException: the event is missing or odd.
+        :raises AirflowException: the event is missing or can't be read.
         """
         try:
             job = job_of(event, str(self.job_id))
         except errors.DatatileError as e:
             raise self._airflow_error(e) from None
-        self.log.info("Job %s has succeeded", job.id)
+        self.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
         return self._succeeded(context, job)
 
     def _succeeded(self, context: Context, job: Job) -> dict[str, Any]:
@@ -275,12 +302,12 @@ class DatatileJobSensor(BaseSensorOperator):
         return job.as_dict()
 
     def on_kill(self) -> None:
-        """Say that the job goes on: DATATILE documents no way to cancel it."""
+        """Log that the job continues: DATATILE documents no way to cancel it."""
         if self._wait:
-            self.log.warning("Job %s goes on in DATATILE; see its processing log", self._wait.job_id)
+            self.log.warning("Job %s continues in DATATILE; see its processing log", self._wait.job_id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return what the job wrote, if it tells. OpenLineage calls it, where it is installed."""
+        """Return the job's outputs, if the server reports them, for OpenLineage."""
         from datatile_provider.lineage import lineage
 
         return lineage(self.datatile_conn_id, self._job or Job(str(self.job_id), JobState.UNKNOWN))

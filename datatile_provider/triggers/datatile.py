@@ -1,4 +1,4 @@
-"""DatatileJobTrigger: waits for a job in the triggerer, and the event that tells the task how it ended."""
+"""DatatileJobTrigger: waits for a job in the triggerer, and resumes the task with an event."""
 
 from __future__ import annotations
 
@@ -17,44 +17,29 @@ from datatile_provider.api.states import JobState
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
-#: The triggerer keeps the deadline itself, and says what it saw last. This much later Airflow ends a wait of
-#: which no triggerer has told anything.
-SAFETY_NET = timedelta(minutes=10)
-
-
-class ExecutionTimeoutError(errors.JobTimeoutError):
-    """The task's ``execution_timeout`` passed before the job was finished, or the wait's own timeout was over."""
-
-
-_ENDS = {
-    kind.__name__: kind
-    for kind in (
-        ExecutionTimeoutError,
-        errors.JobFailedError,
-        errors.JobCancelledError,
-        errors.JobTimeoutError,
-        errors.PermanentError,
-        errors.InvalidInputError,
-    )
-}
+#: The trigger keeps the deadline itself, so that its error can report the last status. Airflow's own timeout of the
+#: deferral is this much later: it ends a wait when no triggerer runs.
+TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
+#: The version of triggers' arguments and events; see docs/formats.md.
+FORMAT = 1
 
 
 class DatatileJobTrigger(BaseTrigger):
     """
-    Waits for a job, over the triggerer's shared session to that server.
+    Waits for a job, over a session that all waits of this triggerer for that server share.
 
     :param job_id: the job.
-    :param datatile_conn_id: the connection; it is read in the triggerer, so no token is stored with the trigger.
-    :param poll_interval: seconds between looks, after a few quick first ones.
-    :param timeout: seconds from ``started`` after which the wait is given up.
-    :param started: when the wait began, in seconds since the epoch, so that it lasts no longer over restarts; None when
-        the task starts here, without a worker: Airflow then keeps that moment.
+    :param datatile_conn_id: the connection; the triggerer reads it, so no token is stored with the trigger.
+    :param poll_interval: seconds between polls, after a few quick first ones.
+    :param timeout: seconds from ``started`` after which the wait times out.
+    :param started: when the wait started, in seconds since the epoch, so that restarts do not extend it. None when the
+        task starts in the triggerer: Airflow then keeps that time.
     :param status: the status that the task has seen, and logged, already.
     :param execution_deadline: when the task's ``execution_timeout`` passes, in seconds since the epoch: Airflow 3
-        does not look at it while a task is deferred.
-    :param ends_task: whether to end the task here when the job has succeeded, without another worker start.
-    :param do_xcom_push: whether a task that ends here returns the job.
-    :param server: the address of the server that the job is at, if it is known: the connection may lead to another one
+        does not check it while a task is deferred.
+    :param ends_task: whether the triggerer may end the task when the job has succeeded, without another worker start.
+    :param do_xcom_push: whether a task that ends in the triggerer returns the job.
+    :param server: the address of the server that the job is on, if it is known: the connection may point to another one
         by now.
     """
 
@@ -72,7 +57,7 @@ class DatatileJobTrigger(BaseTrigger):
         server: str | None = None,
         **_: Any,
     ) -> None:
-        # What a later version of this package adds must not break a triggerer of this one.
+        # Arguments that a later version of this package adds must not break a triggerer of this one.
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own
         self.job_id = job_id
         self.datatile_conn_id = datatile_conn_id
@@ -89,6 +74,7 @@ class DatatileJobTrigger(BaseTrigger):
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
+                "version": FORMAT,
                 "job_id": self.job_id,
                 "datatile_conn_id": self.datatile_conn_id,
                 "poll_interval": self.poll_interval,
@@ -120,15 +106,15 @@ class DatatileJobTrigger(BaseTrigger):
                 server=self.server,
             )
         except errors.JobTimeoutError as e:
-            what = f"The task's execution_timeout has passed. {e.what}"
-            event = ended(ExecutionTimeoutError(what, hint=e.hint) if left < self.timeout else e)
+            late = errors.ExecutionTimeoutError(e.what, subject=e.subject, hint=e.hint, log_url=e.log_url)
+            event = ended(late if left < self.timeout else e)
         except errors.DatatileError as e:
             event = ended(e)
         else:
             if await self._returned(job):
                 yield TaskSuccessEvent()
                 return
-            event = {"job": job.as_dict()}
+            event = {"version": FORMAT, "job": job.as_dict()}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own
 
     async def _push(self, key: str, value: Any) -> None:
@@ -139,7 +125,7 @@ class DatatileJobTrigger(BaseTrigger):
         await XCom.aset(key, value, **where)
 
     async def _push_links(self) -> None:
-        """Let the task's links lead somewhere, as no worker does."""
+        """Store the addresses of the task's links, as there is no worker that does."""
         from datatile_provider.hooks.datatile import DatatileHook
         from datatile_provider.links.datatile import addresses
 
@@ -147,42 +133,42 @@ class DatatileJobTrigger(BaseTrigger):
             server = (await DatatileHook(self.datatile_conn_id).get_conn_async()).server
             for key, url in addresses(server, self.job_id).items():
                 await self._push(key, url)
-        except Exception as e:  # as of any XCom backend; what is wrong with the connection, the wait itself tells
+        except Exception as e:  # any XCom backend's; an error of the connection is reported by the wait
             self.log.warning("The task's links could not be stored: %s", e)
 
     async def _returned(self, job: Job) -> bool:
-        """Push what the task returns, if it may end here; otherwise a worker does both."""
-        # In `dag.test()` there is no triggerer that could end it.
+        """Push the task's return value, if the triggerer may end the task; otherwise a worker does both."""
+        # `dag.test()` has no triggerer that could end it.
         if not self.ends_task or self.task_instance is None or getattr(self, "trigger_id", None) is None:
             return False
         if self.do_xcom_push:
             try:
-                # Airflow 3.3.2 turns what an event itself brings (`xcoms=`) into JSON text.
+                # Airflow 3.3.2 stores an event's own `xcoms=` as JSON text.
                 await self._push("return_value", job.as_dict())
-            except Exception as e:  # as of any XCom backend
-                self.log.warning("The triggerer could not store what the task returns, so a worker does: %s", e)
+            except Exception as e:  # any XCom backend's
+                self.log.warning("The triggerer could not store the return value, so a worker ends the task: %s", e)
                 return False
-        self.log.info("Job %s has succeeded", job.id)
+        self.log.info("Job %s succeeded", job.id)
         return True
 
     def _started(self) -> float:
         if self.started is not None:
             return self.started
         end = getattr(self, "timeout_after", None)
-        return (end - SAFETY_NET).timestamp() - self.timeout if end else time.time()
+        return (end - TRIGGER_TIMEOUT_MARGIN).timestamp() - self.timeout if end else time.time()
 
     async def on_kill(self) -> None:
-        """Say that the job goes on, when a person ends the task: DATATILE documents no way to cancel it."""
-        self.log.warning("Job %s goes on in DATATILE; see its processing log", self.job_id)
+        """Log that the job continues when a person ends the task: DATATILE documents no way to cancel it."""
+        self.log.warning("Job %s continues in DATATILE; see its processing log", self.job_id)
 
 
 class DatatileRetryTrigger(BaseTrigger):
     """
-    Gives a worker's slot back until it is worth trying an upload again.
+    Waits for the backoff of an upload, without a worker slot.
 
-    :param until: when that is, in seconds since the epoch.
-    :param delay: the seconds until then, in case the clock is set back meanwhile; counted from now when not given.
-    :param _: what a newer version may have stored.
+    :param until: when the next attempt is, in seconds since the epoch.
+    :param delay: seconds until then, in case the system clock is set back; counted from now when not given.
+    :param _: arguments of a newer version.
     """
 
     def __init__(self, until: float, delay: float | None = None, **_: Any) -> None:
@@ -191,11 +177,12 @@ class DatatileRetryTrigger(BaseTrigger):
         self.delay = max(0.0, until - time.time()) if delay is None else delay
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"until": self.until, "delay": self.delay}
+        arguments = {"version": FORMAT, "until": self.until, "delay": self.delay}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(max(0.0, min(self.until - time.time(), self.delay)))
-        yield TriggerEvent({"turn": True})  # type: ignore[no-untyped-call]  # Airflow's own
+        yield TriggerEvent({"version": FORMAT, "retry": True})  # type: ignore[no-untyped-call]  # Airflow's own
 
 
 def defer_wait(
@@ -212,12 +199,12 @@ def defer_wait(
     kwargs: dict[str, Any] | None = None,
 ) -> NoReturn:
     """
-    Defer a task until a job has finished; it goes on in its ``execute_complete``.
+    Defer a task until a job has finished; Airflow then calls its ``execute_complete``.
 
     :param status: the status that the task has seen already.
     :param ends_task: whether the triggerer may end the task when the job has succeeded.
-    :param server: the address of the server that the job is at.
-    :param kwargs: what ``execute_complete`` gets besides the event.
+    :param server: the address of the server that the job is on.
+    :param kwargs: the arguments of ``execute_complete`` besides the event.
     """
     begun, limit = context["ti"].start_date, task.execution_timeout
     task.defer(
@@ -235,58 +222,57 @@ def defer_wait(
         ),
         method_name="execute_complete",
         kwargs=kwargs,
-        timeout=timedelta(seconds=timeout) + SAFETY_NET,
+        timeout=timedelta(seconds=timeout) + TRIGGER_TIMEOUT_MARGIN,
     )
 
 
 def ended(error: errors.DatatileError) -> dict[str, Any]:
     """Return the event for a wait that ended without success."""
-    kind = next((name for name, kind in _ENDS.items() if isinstance(error, kind)), "")
-    return {"error": kind, "what": error.what, "said": error.server_message, "advice": error.hint}
+    parts = {name: getattr(error, name) for name in _PARTS}
+    return {"version": FORMAT, "error": error.code, **parts, "status": error.status}
+
+
+_PARTS = ("what", "subject", "server_message", "hint", "log_url")
 
 
 def job_of(event: Any, job_id: str | None = None) -> Job:
     """
-    Return the succeeded job that an event tells of. Anything but a clear success raises.
+    Return the job of an event that reports its success. Any other event raises an error.
 
     :param event: what the task was resumed with.
     :param job_id: the job that it must be about, when that is known.
     :raises JobError: the job did not succeed.
-    :raises DatatileError: the wait was refused, or the event tells nothing.
+    :raises DatatileError: the wait ended with an error, or the event can't be read.
     """
     found = event if isinstance(event, dict) else {}
     if "error" in found:
-        kind = _ENDS.get(str(found["error"]), errors.DatatileError)
-        what, server_message, hint = (str(found.get(name) or "") for name in ("what", "said", "advice"))
-        raise kind(what, server_message=server_message, hint=hint)
-    reported = found["job"] if isinstance(found.get("job"), dict) else {}
-    reported_id, details = reported.get("id"), reported.get("details")
-    succeeded = reported.get("state") == JobState.SUCCEEDED.value
-    if (
-        not succeeded
-        or not reported_id
-        or not isinstance(reported_id, str)
-        or (job_id is not None and reported_id != job_id)
-    ):
-        about = f" for job {job_id}" if job_id else ""
+        kind = errors.BY_CODE.get(str(found["error"]), errors.DatatileError)
+        parts: dict[str, Any] = {name: str(found.get(name) or "") for name in _PARTS}
+        status = found.get("status")
+        raise kind(**parts, status=status if isinstance(status, int) else None)
+    job = found["job"] if isinstance(found.get("job"), dict) else {}
+    found_id, details = job.get("id"), job.get("details")
+    succeeded = job.get("state") == JobState.SUCCEEDED.value
+    if not succeeded or not found_id or not isinstance(found_id, str) or job_id not in (None, found_id):
         raise errors.DatatileError(
-            f"The triggerer told nothing that can be read{about}: {event!r}",
-            hint="The job may have ended well: look in DATATILE's processing log.",
+            f"The triggerer's event can't be read: {str(event)[:200]!r}",
+            subject=f"job {job_id}" if job_id else "",
+            hint="The job may have succeeded: look in DATATILE's processing log.",
         )
     return Job(
-        reported_id,
+        found_id,
         JobState.SUCCEEDED,
-        str(reported.get("status") or ""),
-        str(reported.get("message") or ""),
+        str(job.get("status") or ""),
+        str(job.get("message") or ""),
         details if isinstance(details, dict) else {},
     )
 
 
 def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> BaseException:
     """
-    Return what Airflow is to be told about an error.
+    Return the exception that Airflow gets for an error.
 
-    :param may_retry: whether Airflow's own retries may try again after an error that passes.
+    :param may_retry: whether Airflow may retry the task after a transient error.
     """
     from airflow.providers.common.compat.sdk import (
         AirflowException,
@@ -295,7 +281,7 @@ def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> BaseExcept
         AirflowTaskTimeout,
     )
 
-    if isinstance(error, ExecutionTimeoutError):
+    if isinstance(error, errors.ExecutionTimeoutError):
         return AirflowTaskTimeout(str(error))
     if isinstance(error, errors.JobTimeoutError):
         return AirflowSensorTimeout(str(error))

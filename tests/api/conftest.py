@@ -1,4 +1,4 @@
-"""Gives the tests of the clients a plain environment, and certificates."""
+"""Fixtures for the tests of the clients: a plain environment, and certificates."""
 
 from __future__ import annotations
 

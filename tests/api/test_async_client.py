@@ -1,4 +1,4 @@
-"""Waits' questions over real sockets: one session for all, and the same answers as the other client gives."""
+"""Polls of the asynchronous client over real sockets: it shares sessions, and agrees with the synchronous client."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import GARBAGE, MIB, TOKEN, Proxy, drip, drip_head, settings_for
 from tests.support.rawserver import Peer, RawServer
+from tests.support.reading import one_line
 
 
-async def ask(url: str, job_id: str = "7", **given: object) -> Job:
-    async with connected(settings_for(url, **given)) as client:
+async def poll_job(url: str, job_id: str = "7", **kwargs: object) -> Job:
+    async with connected(settings_for(url, **kwargs)) as client:
         return await client.get_job(job_id)
 
 
-async def failure(url: str, job_id: str = "7", **given: object) -> errors.DatatileError:
+async def failure(url: str, job_id: str = "7", **kwargs: object) -> errors.DatatileError:
     with pytest.raises(errors.DatatileError) as caught:
-        await ask(url, job_id, **given)
-    assert TOKEN not in str(caught.value)
+        await poll_job(url, job_id, **kwargs)
+    assert TOKEN not in one_line(caught.value)
     return caught.value
 
 
 def serving(status: int, body: bytes, *headers: str, heads: list[str] | None = None):
-    """Return what answers every request of a connection alike."""
+    """Return a handler that sends the same response to every request."""
 
     def handle(peer: Peer) -> None:
         while True:
@@ -50,10 +51,10 @@ def serving(status: int, body: bytes, *headers: str, heads: list[str] | None = N
 RUNNING = b'{"status": "running"}'
 
 
-async def test_what_is_asked():
+async def test_request_of_a_poll():
     heads: list[str] = []
     with RawServer(serving(200, RUNNING, heads=heads)) as server:
-        assert (await ask(server.url + "/base", "a%2e:ö")).state is JobState.RUNNING
+        assert (await poll_job(server.url + "/base", "a%2e:ö")).state is JobState.RUNNING
     (head,) = heads
     assert head.startswith("GET /base/api/v2/jobs/a%252e%3A%C3%B6 HTTP/1.1\r\n")
     assert f"\r\ntoken: {TOKEN}" in head
@@ -96,14 +97,14 @@ async def test_session_is_closed_when_the_last_leaves():
             await first.get_job("7")
             assert (server.connections, server.open_connections) == (1, 1)
         assert await asyncio.to_thread(server.wait_until_left)
-        await ask(server.url)
+        await poll_job(server.url)
         assert server.connections == 2
 
 
 async def test_session_is_closed_after_a_failure_and_a_cancellation():
     with RawServer(Peer.drain) as server:
         assert isinstance(await failure(server.url, timeout=0.2), errors.TransientError)
-        waiting = asyncio.create_task(ask(server.url))
+        waiting = asyncio.create_task(poll_job(server.url))
         while server.connections < 2:
             await asyncio.sleep(0.01)
         waiting.cancel()
@@ -112,7 +113,7 @@ async def test_session_is_closed_after_a_failure_and_a_cancellation():
         assert await asyncio.to_thread(server.wait_until_left)
 
 
-async def test_waits_of_several_tokens_do_not_mix():
+async def test_waits_with_different_tokens_do_not_mix():
     heads: list[str] = []
     with RawServer(serving(200, RUNNING, heads=heads)) as server:
         one, two = settings_for(server.url), async_client.Settings(settings_for(server.url).server, "another-token")
@@ -122,35 +123,34 @@ async def test_waits_of_several_tokens_do_not_mix():
     assert [("another-token" in head, TOKEN in head) for head in heads] == [(False, True), (True, False)]
 
 
-def test_loop_after_loop():
-    """A session of a loop that is over is not used in the next."""
+def test_a_session_is_not_reused_in_the_next_event_loop():
     with RawServer(serving(200, RUNNING)) as server:
         for _ in range(3):
-            assert asyncio.run(ask(server.url)).state is JobState.RUNNING
+            assert asyncio.run(poll_job(server.url)).state is JobState.RUNNING
 
 
 async def test_no_connection():
     with RawServer(Peer.reset) as server:
         url = server.url
     error = await failure(url)
-    assert type(error) is errors.TransientError
-    assert url in str(error)
+    assert type(error) is errors.ServerUnreachableError
+    assert url in one_line(error)
 
 
 @pytest.mark.parametrize("host", ["datatile.invalid", "xn--.invalid", "-"])
-async def test_name_that_leads_nowhere(host):
+async def test_host_that_does_not_resolve(host):
     error = await failure(f"https://{host}")
-    assert type(error) is errors.TransientError
-    assert host in str(error)
+    assert type(error) is errors.ServerUnreachableError
+    assert host in one_line(error)
 
 
 @pytest.mark.parametrize("handle", [Peer.reset, Peer.head, lambda peer: (peer.head(), peer.reset())])
-async def test_break(handle):
+async def test_connection_lost_before_the_response(handle):
     with RawServer(handle) as server:
-        assert type(await failure(server.url)) is errors.TransientError
+        assert type(await failure(server.url)) is errors.ServerUnreachableError
 
 
-async def test_connection_closed_between_two_looks():
+async def test_connection_closed_between_two_polls():
     def handle(peer: Peer) -> None:
         peer.request()
         peer.respond(200, RUNNING)
@@ -163,7 +163,7 @@ async def test_connection_closed_between_two_looks():
 
 
 @pytest.mark.parametrize("how", [Peer.drain, drip, drip_head])
-async def test_silence_and_slow_drip_are_ended(how):
+async def test_no_response_and_slow_drip_time_out(how):
     with RawServer(how) as server:
         started = time.monotonic()
         assert isinstance(await failure(server.url, timeout=0.3), errors.TransientError)
@@ -187,8 +187,8 @@ async def test_redirect_is_not_followed(status):
         with RawServer(serving(status, b"", location)) as server:
             error = await failure(server.url)
         assert elsewhere.connections == 0
-    assert type(error) is errors.PermanentError
-    assert elsewhere.url in str(error)
+    assert type(error) is errors.RedirectedError
+    assert elsewhere.url in one_line(error)
 
 
 async def test_netrc_and_cookies(netrc):
@@ -208,25 +208,25 @@ async def test_certificates(certificates, monkeypatch, tmp_path):
     with RawServer(serving(200, RUNNING), certificates.server_context()) as server:
         error = await failure(server.url)
         assert isinstance(error, errors.UntrustedCertificateError)
-        assert "Set verify" in str(error)
-        assert (await ask(server.url, verify=verify)).state is JobState.RUNNING
-        assert (await ask(server.url, verify=False)).state is JobState.RUNNING
+        assert "Set verify" in one_line(error)
+        assert (await poll_job(server.url, verify=verify)).state is JobState.RUNNING
+        assert (await poll_job(server.url, verify=False)).state is JobState.RUNNING
         assert isinstance(await failure(server.url, verify=str(folder)), errors.UntrustedCertificateError)
         assert isinstance(
             await failure(server.url.replace("127.0.0.1", "localhost"), verify=verify), errors.UntrustedCertificateError
         )
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
-        assert (await ask(server.url, verify=verify)).state is JobState.RUNNING
+        assert (await poll_job(server.url, verify=verify)).state is JobState.RUNNING
         assert isinstance(await failure(server.url), errors.UntrustedCertificateError)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", verify)
-        assert (await ask(server.url)).state is JobState.RUNNING
+        assert (await poll_job(server.url)).state is JobState.RUNNING
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle")
         error = await failure(server.url)
         assert isinstance(error, errors.InvalidInputError)
-        assert "/no/such/bundle" in str(error)
+        assert "/no/such/bundle" in one_line(error)
 
 
-async def test_answer_is_read_up_to_a_limit():
+async def test_response_is_read_up_to_a_limit():
     sent = []
 
     def handle(peer: Peer) -> None:
@@ -239,7 +239,7 @@ async def test_answer_is_read_up_to_a_limit():
     with RawServer(handle) as server:
         error = await failure(server.url)
         assert await asyncio.to_thread(server.wait_until_left)
-    assert (type(error), error.status) == (errors.TransientError, 500)
+    assert (type(error), error.status) == (errors.ServerError, 500)
     assert len(sent) < 100
     assert len(str(error)) < 2_000
 
@@ -247,7 +247,7 @@ async def test_answer_is_read_up_to_a_limit():
 async def test_proxy():
     proxy = Proxy()
     with RawServer(proxy) as server:
-        found = await ask("http://datatile.invalid:81/base", proxies={"http": server.url})
+        found = await poll_job("http://datatile.invalid:81/base", proxies={"http": server.url})
     assert found.state is JobState.SUCCEEDED
     assert [head.split(" HTTP")[0] for head in proxy.heads] == ["GET http://datatile.invalid:81/base/api/v2/jobs/7"]
 
@@ -255,7 +255,7 @@ async def test_proxy():
 async def test_tunnel_through_a_proxy(certificates):
     proxy = Proxy()
     with RawServer(serving(200, RUNNING), certificates.server_context()) as server, RawServer(proxy) as middle:
-        found = await ask(server.url, proxies={"https": middle.url}, verify=str(certificates.authority))
+        found = await poll_job(server.url, proxies={"https": middle.url}, verify=str(certificates.authority))
     assert found.state is JobState.RUNNING
     (head,) = proxy.heads
     assert head.startswith(f"CONNECT {server.address} HTTP/1.")
@@ -266,7 +266,7 @@ async def test_tunnel_through_a_proxy(certificates):
 @pytest.mark.parametrize("excepted", ["", "datatile.invalid"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
 async def test_proxy_of_the_environment(monkeypatch, proxies, excepted, scheme):
-    """Both clients go the same way."""
+    """Both clients use the same proxy."""
     proxy = Proxy()
     with RawServer(proxy) as server:
         monkeypatch.setenv("http_proxy", scheme + server.address)
@@ -274,7 +274,7 @@ async def test_proxy_of_the_environment(monkeypatch, proxies, excepted, scheme):
         settings = settings_for("http://datatile.invalid", proxies=proxies)
         for call in (
             asyncio.to_thread(DatatileClient(settings).get_job, "7"),
-            ask(settings.server.url, proxies=proxies),
+            poll_job(settings.server.url, proxies=proxies),
         ):
             if excepted:
                 with pytest.raises(errors.TransientError):
@@ -284,7 +284,7 @@ async def test_proxy_of_the_environment(monkeypatch, proxies, excepted, scheme):
     assert len(proxy.heads) == (0 if excepted else 2)
 
 
-async def test_waits_for_one_job_share_a_look():
+async def test_waits_for_one_job_share_a_poll():
     heads: list[str] = []
 
     def handle(peer: Peer) -> None:
@@ -298,7 +298,7 @@ async def test_waits_for_one_job_share_a_look():
         async with connected(settings) as one, connected(settings) as other:
             await asyncio.gather(*(client.get_job("7") for client in (one, other, one)))
             assert len(heads) == 1
-            # What it knows itself is no news to it, be it ever so fresh.
+            # A client never reuses its own last response, however fresh.
             await one.get_job("7", max_age=60)
             assert (len(heads), one.age) == (2, 0)
             await other.get_job("7", max_age=60)
@@ -313,7 +313,7 @@ async def test_waits_for_one_job_share_a_look():
             assert len(heads) == 5
 
 
-async def test_waits_of_two_connections_share_no_look():
+async def test_waits_of_two_connections_share_no_poll():
     heads: list[str] = []
     with RawServer(serving(200, b'{"status": "busy"}', heads=heads)) as server:
         plain = settings_for(server.url)
@@ -326,7 +326,7 @@ async def test_waits_of_two_connections_share_no_look():
         assert len(heads) == 4
 
 
-async def test_a_failed_look_is_not_shared_afterwards():
+async def test_a_failed_poll_is_not_shared_afterwards():
     responses = iter([(500, b""), (200, RUNNING)])
 
     def handle(peer: Peer) -> None:
@@ -342,7 +342,7 @@ async def test_a_failed_look_is_not_shared_afterwards():
             assert (await other.get_job("7", max_age=60)).state is JobState.RUNNING
 
 
-async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
+async def test_a_cancelled_wait_does_not_cancel_a_shared_poll():
     def handle(peer: Peer) -> None:
         peer.request()
         time.sleep(0.3)
@@ -359,13 +359,13 @@ async def test_a_wait_that_is_cancelled_takes_no_look_from_another():
         assert server.connections == 1
 
 
-def hanging(asked: list[str]):
-    """Return what answers no poll of a job whose id begins with "hangs"; the others run."""
+def hanging(polled: list[str]):
+    """Return a handler that never responds to polls of "hangs…" jobs; all other jobs are running."""
 
     def handle(peer: Peer) -> None:
         while True:
             job_id = peer.request()[0].split()[1].rpartition("/")[2]
-            asked.append(job_id)
+            polled.append(job_id)
             if job_id.startswith("hangs"):
                 peer.drain()
                 return
@@ -375,8 +375,8 @@ def hanging(asked: list[str]):
 
 
 async def test_polls_of_cancelled_waits_are_not_sent():
-    asked: list[str] = []
-    with RawServer(hanging(asked)) as server:
+    polled: list[str] = []
+    with RawServer(hanging(polled)) as server:
         settings = settings_for(server.url)
 
         async def wait(number: int) -> None:
@@ -393,10 +393,10 @@ async def test_polls_of_cancelled_waits_are_not_sent():
             assert (await last.get_job("7")).state is JobState.RUNNING
             assert time.monotonic() - started < 0.5
             await asyncio.sleep(0.2)
-            assert len(asked) == async_client.MAX_CONNECTIONS + 1
+            assert len(polled) == async_client.MAX_CONNECTIONS + 1
 
 
-async def test_a_poll_is_sent_again_for_a_wait_that_comes_as_the_last_one_is_cancelled():
+async def test_a_poll_is_sent_again_for_a_wait_that_starts_while_the_last_one_is_cancelled():
     def handle(peer: Peer) -> None:
         while True:
             peer.request()
@@ -412,13 +412,13 @@ async def test_a_poll_is_sent_again_for_a_wait_that_comes_as_the_last_one_is_can
             assert (await other.get_job("7")).state is JobState.RUNNING
 
 
-async def test_jobs_that_hang_never_take_the_connections_of_new_ones(monkeypatch):
+async def test_hanging_polls_never_take_the_connections_of_new_ones(monkeypatch):
     monkeypatch.setattr(async_client, "SLOW", 0.1)
     monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 2)
     monkeypatch.setattr(async_client, "MAX_POLLS", 10)
     monkeypatch.setattr(async_client, "MAX_SLOW", 4, raising=False)
-    asked: list[str] = []
-    with RawServer(hanging(asked)) as server:
+    polled: list[str] = []
+    with RawServer(hanging(polled)) as server:
         settings = settings_for(server.url, timeout=20)
 
         async def wait(number: int) -> None:
@@ -434,14 +434,14 @@ async def test_jobs_that_hang_never_take_the_connections_of_new_ones(monkeypatch
                 started = time.monotonic()
                 await client.get_job("7")
                 assert time.monotonic() - started < 2
-        assert {f"hangs-{number}" for number in range(40)} < set(asked)
+        assert {f"hangs-{number}" for number in range(40)} < set(polled)
         assert server.open_connections <= 11
         for task in waits:
             task.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def test_a_poll_that_is_given_up_for_others_says_so(monkeypatch):
+async def test_a_poll_cancelled_for_others_reports_it(monkeypatch):
     monkeypatch.setattr(async_client, "SLOW", 0.2)
     monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(async_client, "MAX_POLLS", 2)
@@ -449,8 +449,8 @@ async def test_a_poll_that_is_given_up_for_others_says_so(monkeypatch):
         polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", timeout=20)) for number in range(3)]
         done, _ = await asyncio.wait(polls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         (error,) = (task.result() for task in done)
-        assert type(error) is errors.TransientError
-        assert re.search(r"none within 0\.[2-9] s, and other polls needed the connection", str(error))
+        assert type(error) is errors.ServerUnreachableError
+        assert re.search(r"cancelled after 0\.[2-9] s, as other polls needed the connection", str(error))
         for task in polls:
             task.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
@@ -459,29 +459,29 @@ async def test_a_poll_that_is_given_up_for_others_says_so(monkeypatch):
 async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
     monkeypatch.setattr(async_client, "SLOW", 0.2)
     monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
-    asked: list[str] = []
-    with RawServer(hanging(asked)) as server:
+    polled: list[str] = []
+    with RawServer(hanging(polled)) as server:
         settings = settings_for(server.url)
         polls = [asyncio.create_task(failure(server.url, f"hangs-{number}")) for number in range(10)]
         await asyncio.sleep(0.1)
         async with connected(settings) as client:
             await client.get_job("7", left=0)
-        assert asked.index("7") == 1
+        assert polled.index("7") == 1
         for task in polls:
             task.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
 
 
-async def test_a_wait_does_not_stand_in_line_for_its_last_poll_for_ever(monkeypatch):
+async def test_a_wait_does_not_queue_forever_for_its_last_poll(monkeypatch):
     monkeypatch.setattr(async_client, "SLOW", 60)
     monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(async_client, "LAST_POLL_PATIENCE", 0.3)
+    monkeypatch.setattr(async_client, "LAST_POLL_TIMEOUT", 0.3)
     with RawServer(hanging([])) as server:
         poll = asyncio.create_task(failure(server.url, "hangs"))
         await asyncio.sleep(0.1)
         async with connected(settings_for(server.url)) as client:
             started = time.monotonic()
-            with pytest.raises(errors.TransientError, match=r"no connection was free for its last poll within 0\.3 s"):
+            with pytest.raises(errors.TransientError, match=r"no connection was free within 0\.3 s"):
                 await client.get_job("7", left=0.2)
             assert 0.5 <= time.monotonic() - started < 1
         poll.cancel()
@@ -497,7 +497,7 @@ async def test_a_replaced_bundle_is_used_by_new_waits(certificates, tmp_path):
                 await client.get_job("7")
             bundle.write_bytes(certificates.authority.read_bytes())
             os.utime(bundle, ns=(1, 1))
-            assert (await ask(server.url, verify=str(bundle))).state is JobState.RUNNING
+            assert (await poll_job(server.url, verify=str(bundle))).state is JobState.RUNNING
 
 
 @pytest.mark.parametrize("size", [60_000, 70_000])
@@ -505,49 +505,47 @@ async def test_a_long_response_to_a_poll_is_not_read(size):
     body = b'{"status": "running", "x": "' + b"x" * size + b'"}'
     with RawServer(serving(200, body)) as server:
         settings = settings_for(server.url)
-        for call in (asyncio.to_thread(DatatileClient(settings).get_job, "7"), ask(server.url)):
+        for call in (asyncio.to_thread(DatatileClient(settings).get_job, "7"), poll_job(server.url)):
             if size < 65_536:
                 assert (await call).state is JobState.RUNNING
                 continue
-            with pytest.raises(
-                errors.UnexpectedResponseError, match=r"poll of job 7 got a response of more than 65,536 bytes"
-            ) as e:
+            with pytest.raises(errors.UnexpectedResponseError, match="response has more than 65,536 bytes") as e:
                 await call
             assert e.value.status == 200
 
 
-async def test_a_long_page_with_a_refusal_is_a_refusal():
+async def test_a_long_page_with_status_401_is_a_rejected_token():
     with RawServer(serving(401, b'{"x": "' + b"x" * 200_000 + b'"}')) as server:
         assert isinstance(await failure(server.url), errors.TokenRefusedError)
 
 
-async def failures_of_both(url: str, **given: object) -> list[errors.DatatileError]:
+async def failures_of_both(url: str, **kwargs: object) -> list[errors.DatatileError]:
     with pytest.raises(errors.TransientError) as caught:
-        DatatileClient(settings_for(url, **given)).get_job("7")
-    return [caught.value, await failure(url, **given)]
+        DatatileClient(settings_for(url, **kwargs)).get_job("7")
+    return [caught.value, await failure(url, **kwargs)]
 
 
 @pytest.mark.parametrize("proxy", ["http://user:pa55w0rd@127.0.0.1:1", "http://nowhere.invalid:1"])
-async def test_a_proxy_that_can_not_be_reached_is_named_without_its_password(proxy):
+async def test_an_unreachable_proxy_is_named_without_its_password(proxy):
     for error in await failures_of_both("https://datatile.invalid", proxies={"https": proxy}):
         named = proxy.replace("user:pa55w0rd@", "")
-        assert f"got no response from https://datatile.invalid by the proxy {named}: " in str(error)
+        assert f"No response from https://datatile.invalid through the proxy {named}: " in one_line(error)
         assert "Check the proxy: proxies in the connection's extra" in error.hint
         assert "pa55w0rd" not in repr(error) + str(error)
 
 
-async def test_what_to_check_when_nothing_gets_through(monkeypatch):
-    async def said_by_both(url: str) -> set[str]:
+async def test_hints_when_the_server_cannot_be_reached(monkeypatch):
+    async def hints_of_both(url: str) -> set[str]:
         return {found.hint for found in await failures_of_both(url)}
 
-    # The environment's proxy would be asked for such a name.
+    # Otherwise a proxy of the environment would be asked to resolve the name.
     monkeypatch.setenv("NO_PROXY", "*")
-    assert await said_by_both("http://name.invalid") == {"Check the connection's host: its name leads nowhere."}
+    assert await hints_of_both("http://name.invalid") == {"Check the connection's host: its name can't be resolved."}
     with Sandbox() as sandbox:
         port = sandbox.url.rpartition(":")[2]
-        assert await said_by_both(f"https://127.0.0.1:{port}") == {
+        assert await hints_of_both(f"https://127.0.0.1:{port}") == {
             "Check the connection's schema and port: the server does not speak https there."
         }
-    assert await said_by_both(f"http://127.0.0.1:{port}") == {
+    assert await hints_of_both(f"http://127.0.0.1:{port}") == {
         "Check the connection's host and port, and that the server is up."
     }

@@ -1,4 +1,4 @@
-"""What the contract makes of answers of the usual shapes, and what it takes as a hash, a job id and a URL."""
+"""How the contract reads responses of the usual shapes, and which hashes, job ids and URLs it accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datatile_provider.api import contract, errors, responses
 from datatile_provider.api.contract import Action, Server
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, outcome, response_of
+from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, one_line, outcome, response_of
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_no_job_id(body):
     error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))
     assert isinstance(error, errors.OutcomeUnknownError)
     for part in ("wave.sav", "abc123", SERVER.processing_log_url):
-        assert part in str(error)
+        assert part in one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_no_job_id(body):
     ],
 )
 def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
-    """The file may be held under an id with an unknown name."""
+    """The server may have accepted the file, with the job id in a field of unknown name."""
     for given in (body, {**body, "uploadNumber": "17"}, {**body, "job_id": "job-1"}):
         for whole in (True, False):
             error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(given), whole_body_sent=whole)
             assert type(error) is errors.OutcomeUnknownError
-            assert "no such variable" in str(error)
-            assert ("job-1" in str(error)) is ("job_id" in given)
+            assert "no such variable" in one_line(error)
+            assert ("job-1" in one_line(error)) is ("job_id" in given)
 
 
 @pytest.mark.parametrize("word", ["failed", "error", "rejected", "Cancelled"])
@@ -111,14 +111,14 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
     ],
     ids=["beside the id", "around it", "inside"],
 )
-def test_an_upload_that_is_answered_with_a_job_and_a_failure_is_unknown(body, word):
+def test_an_upload_response_with_a_job_and_a_failure_leaves_the_outcome_unknown(body, word):
     error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(json.dumps(body).replace("{}", word)))
     assert type(error) is errors.OutcomeUnknownError
-    assert word in str(error)
-    assert "j1" in str(error)
+    assert word in one_line(error)
+    assert "j1" in one_line(error)
 
 
-def test_the_failure_of_another_job_is_not_the_uploads():
+def test_the_failure_of_another_job_does_not_fail_the_upload():
     body = {"job_id": "j1", "status": "queued", "previous": {"id": "j0", "status": "failed"}}
     assert outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)).id == "j1"
 
@@ -178,7 +178,7 @@ def test_states(body, state):
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        # An error of the request looks like a failed job, and a success of it like a finished one.
+        # The status of the request itself: an error of it reads like a failed job, a success like a finished one.
         ({"status": "error", "message": "Unable to communicate with database"}, "status"),
         ({"status": "failed", "data": None, "message": "try again later"}, "status"),
         ({"status": "cancelled", "code": 1}, "status"),
@@ -188,7 +188,7 @@ def test_states(body, state):
         ({"status": "success", "message": "job running"}, "status"),
         ({"status": "success", "progress": 40}, "status"),
         ({"status": "success", "data": {"status": "success", "data": {"progress": 40}}}, "data.status"),
-        # What stands beside or around it says otherwise.
+        # Another field contradicts the status.
         ({"id": "7", "status": "succeeded", "errors": [{"row": 3}]}, "status"),
         ({"id": "7", "status": "done", "error": "disk full"}, "status"),
         ({"status": "done", "success": False}, "status"),
@@ -209,14 +209,14 @@ def test_states(body, state):
         ({"status": "success", "data": {"validation": {"status": "failed"}}}, "status"),
     ],
 )
-def test_a_final_status_that_is_not_clearly_the_jobs_ends_nothing(body, field):
+def test_a_final_status_that_is_not_clearly_the_jobs_does_not_end_the_wait(body, field):
     error = outcome(contract.read_job, SERVER, "7", response_of(body))
     if field is None:
         assert isinstance(error, errors.UnexpectedResponseError) or not error.state.finished
         return
     assert type(error) is errors.UnexpectedResponseError
     assert (json.dumps({"status_field": field})) in error.hint
-    # The option that the hint names makes it clear.
+    # The option that the hint names resolves it.
     named = Server("https://x", status_field=field)
     assert outcome(contract.read_job, named, "7", response_of(body)).state.finished
 
@@ -231,30 +231,30 @@ def test_a_final_status_that_is_not_clearly_the_jobs_ends_nothing(body, field):
         {"id": "request-1", "data": {"status": "done"}},
     ],
 )
-def test_the_status_of_another_job_says_nothing(body):
+def test_the_status_of_another_job_is_ignored(body):
     error = outcome(contract.read_job, SERVER, "7", response_of(body))
     assert type(error) is errors.UnexpectedResponseError
-    assert "another" in str(error)
+    assert "another" in one_line(error)
 
 
-def test_the_status_of_another_job_says_nothing_at_the_configured_place_either():
+def test_the_status_of_another_job_is_ignored_at_the_configured_path_too():
     server = Server("https://x", status_field="data.status")
     assert type(outcome(contract.read_job, server, "7", response_of({"data": {"job_id": "8", "status": "done"}}))) is (
         errors.UnexpectedResponseError
     )
-    placed = Server("https://x", status_field="data.status", job_id_field="data.nr")
-    found = outcome(contract.read_job, placed, "7", response_of({"data": {"id": "db", "nr": 7, "status": "failed"}}))
+    mapped = Server("https://x", status_field="data.status", job_id_field="data.nr")
+    found = outcome(contract.read_job, mapped, "7", response_of({"data": {"id": "db", "nr": 7, "status": "failed"}}))
     assert (found.state, found.named) == (JobState.FAILED, True)
 
 
-def test_words_that_stand_for_the_opposite_are_not_taken_for_each_other():
+def test_status_words_that_differ_only_in_punctuation_are_distinct():
     words = {"-1": JobState.FAILED, "0": JobState.RUNNING, "1": JobState.SUCCEEDED}
     server = Server("https://x", status_map=words)
     for word, state in words.items():
         assert outcome(contract.read_job, server, "7", response_of({"id": "7", "status": int(word)})).state is state
 
 
-def test_a_status_that_is_true_or_false_can_be_mapped():
+def test_a_boolean_status_can_be_mapped():
     server = Server(
         "https://x", status_field="done", status_map={"true": JobState.SUCCEEDED, "false": JobState.RUNNING}
     )
@@ -262,7 +262,7 @@ def test_a_status_that_is_true_or_false_can_be_mapped():
         assert outcome(contract.read_job, server, "7", response_of({"job_id": "7", "done": done})).state is state
 
 
-def test_a_uuid_is_the_same_in_capitals_and_another_id_is_not():
+def test_a_uuid_is_compared_case_insensitively_and_another_id_is_not():
     uuid = "550e8400-e29b-41d4-a716-44665544abcd"
     assert outcome(contract.read_job, SERVER, uuid, response_of({"id": uuid.upper(), "status": "done"})).named
     assert isinstance(
@@ -270,8 +270,8 @@ def test_a_uuid_is_the_same_in_capitals_and_another_id_is_not():
     )
 
 
-def test_the_jobs_id_beside_an_error_of_the_request_does_not_make_it_the_jobs():
-    """Two such polls would otherwise be enough to send the file again."""
+def test_an_error_of_the_request_is_not_the_jobs_although_it_holds_the_job_id():
+    """Otherwise two such polls would be enough to send the file again."""
     server = Server("https://x", status_field="status")
     found = outcome(contract.read_job, server, "7", response_of({"status": "error", "data": {"id": "7"}}))
     assert (found.state, found.named) == (JobState.FAILED, False)
@@ -292,7 +292,7 @@ def test_the_jobs_id_beside_an_error_of_the_request_does_not_make_it_the_jobs():
         "error-1001",
     ],
 )
-def test_what_an_upload_may_be_answered_with_that_is_no_acceptance(body):
+def test_upload_responses_that_are_not_an_acceptance(body):
     assert type(outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))) is errors.OutcomeUnknownError
 
 
@@ -321,10 +321,10 @@ def test_whether_a_response_names_the_job(body, named):
 def test_no_status(body):
     error = outcome(contract.read_job, SERVER, "7", response_of(body))
     assert isinstance(error, errors.UnexpectedResponseError)
-    assert "status_field" in str(error)
+    assert "status_field" in one_line(error)
 
 
-def test_own_words_and_places():
+def test_configured_status_words_and_fields():
     server = Server(
         "https://x", status_field="info.phase", status_map={"Fertig": JobState.SUCCEEDED, "done": JobState.RUNNING}
     )
@@ -334,85 +334,86 @@ def test_own_words_and_places():
     assert isinstance(
         outcome(contract.read_job, server, "7", response_of({"status": "done"})), errors.UnexpectedResponseError
     )
-    placed = Server("https://x", job_id_field="answer.number")
-    assert contract.read_upload(placed, UPLOAD, response_of({"id": "no", "answer": {"number": 9}})).id == "9"
+    mapped = Server("https://x", job_id_field="response.number")
+    assert contract.read_upload(mapped, UPLOAD, response_of({"id": "no", "response": {"number": 9}})).id == "9"
     assert isinstance(
-        outcome(contract.read_upload, placed, UPLOAD, response_of({"id": "no"})), errors.OutcomeUnknownError
+        outcome(contract.read_upload, mapped, UPLOAD, response_of({"id": "no"})), errors.OutcomeUnknownError
     )
 
 
-FINAL, UNKNOWN, PASSING = errors.PermanentError, errors.OutcomeUnknownError, errors.TransientError
+REJECTED, UNKNOWN, SERVER_ERROR = errors.PermanentError, errors.OutcomeUnknownError, errors.ServerError
+REDIRECTED, BUSY = errors.RedirectedError, errors.ServerBusyError
 
 
 @pytest.mark.parametrize(
-    ("status", "sent_whole", "broken_off"),
+    ("status", "sent_whole", "sent_in_part"),
     [
-        (101, UNKNOWN, PASSING),
+        (101, UNKNOWN, SERVER_ERROR),
         (200, UNKNOWN, UNKNOWN),
         (204, UNKNOWN, UNKNOWN),
-        (300, UNKNOWN, FINAL),
-        (302, UNKNOWN, FINAL),
-        (303, UNKNOWN, FINAL),
-        (307, FINAL, FINAL),
-        (308, FINAL, FINAL),
-        (400, FINAL, FINAL),
+        (300, UNKNOWN, REDIRECTED),
+        (302, UNKNOWN, REDIRECTED),
+        (303, UNKNOWN, REDIRECTED),
+        (307, REDIRECTED, REDIRECTED),
+        (308, REDIRECTED, REDIRECTED),
+        (400, REJECTED, REJECTED),
         (401, errors.TokenRefusedError, errors.TokenRefusedError),
         (403, errors.RoleMissingError, errors.RoleMissingError),
         (404, errors.NotFoundError, errors.NotFoundError),
-        (408, UNKNOWN, PASSING),
+        (408, UNKNOWN, SERVER_ERROR),
         (409, errors.DestinationBusyError, errors.DestinationBusyError),
         (413, errors.FileTooLargeError, errors.FileTooLargeError),
-        (422, FINAL, FINAL),
+        (422, REJECTED, REJECTED),
         (423, errors.DestinationBusyError, errors.DestinationBusyError),
-        (425, UNKNOWN, PASSING),
+        (425, UNKNOWN, SERVER_ERROR),
         (429, errors.RateLimitedError, errors.RateLimitedError),
-        (499, UNKNOWN, PASSING),
-        (500, UNKNOWN, PASSING),
-        (502, UNKNOWN, PASSING),
-        (503, UNKNOWN, errors.RateLimitedError),
-        (504, UNKNOWN, PASSING),
-        (999, UNKNOWN, PASSING),
+        (499, UNKNOWN, SERVER_ERROR),
+        (500, UNKNOWN, SERVER_ERROR),
+        (502, UNKNOWN, SERVER_ERROR),
+        (503, UNKNOWN, BUSY),
+        (504, UNKNOWN, SERVER_ERROR),
+        (999, UNKNOWN, SERVER_ERROR),
     ],
 )
-def test_statuses(status, sent_whole, broken_off):
-    for whole, kind in ((True, sent_whole), (False, broken_off)):
+def test_statuses(status, sent_whole, sent_in_part):
+    for whole, kind in ((True, sent_whole), (False, sent_in_part)):
         response = response_of("Say what?", status, retry_after="7")
         error = outcome(contract.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole)
         assert type(error) is kind
         assert error.status == status
-        assert str(UPLOAD) in str(error)
-        assert "Say what?" in str(error)
-        if kind in (errors.DestinationBusyError, errors.RateLimitedError):
+        assert str(UPLOAD) in one_line(error)
+        assert "Say what?" in one_line(error)
+        if kind in (errors.DestinationBusyError, errors.RateLimitedError, BUSY):
             assert error.retry_after == 7
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
-        (101, PASSING, "no usable response"),
-        (200, errors.UnexpectedResponseError, "holds no status"),
-        (302, FINAL, "was redirected"),
-        (401, errors.TokenRefusedError, "the token is not valid"),
+        (101, SERVER_ERROR, "responded with an error"),
+        (200, errors.UnexpectedResponseError, "has no status"),
+        (302, REDIRECTED, "redirects to"),
+        (401, errors.TokenRefusedError, "rejected the API token"),
         (403, errors.RoleMissingError, "may not do this"),
         (404, errors.NotFoundError, "no such job"),
-        (408, PASSING, "not answered in time"),
-        (409, PASSING, "the server is busy"),
-        (418, FINAL, "was refused"),
-        (423, PASSING, "the server is busy"),
-        (425, PASSING, "the server is busy"),
-        (429, errors.RateLimitedError, "requests come too fast"),
-        (500, PASSING, "no usable response"),
-        (503, errors.RateLimitedError, "overloaded or down"),
-        (999, PASSING, "no usable response"),
+        (408, SERVER_ERROR, "timed out"),
+        (409, BUSY, "server is busy"),
+        (418, REJECTED, "rejected the request"),
+        (423, BUSY, "server is busy"),
+        (425, BUSY, "server is busy"),
+        (429, errors.RateLimitedError, "Requests come too fast"),
+        (500, SERVER_ERROR, "responded with an error"),
+        (503, BUSY, "overloaded or down"),
+        (999, SERVER_ERROR, "responded with an error"),
     ],
 )
 def test_statuses_of_a_poll(status, kind, text):
     error = outcome(contract.read_job, SERVER, "7", response_of("Say what?", status))
     assert type(error) is kind
-    assert text in str(error)
-    assert "Say what?" in str(error)
-    # It is about the poll, and no upload.
-    assert "upload" not in str(error)
+    assert text in one_line(error)
+    assert "Say what?" in one_line(error)
+    # The message is about the poll, not about an upload.
+    assert "upload" not in one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +480,7 @@ def test_urls():
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ({"message": "no space\nleft"}, "no space left"),
         ({"error": {"detail": "no space"}}, "no space"),
@@ -495,5 +496,5 @@ def test_urls():
         (b"\xff\x00", "2 bytes that are not text"),
     ],
 )
-def test_what_the_server_said(body, words):
-    assert responses.server_message(response_of(body, 500)) == words
+def test_server_message(body, message):
+    assert responses.server_message(response_of(body, 500)) == message

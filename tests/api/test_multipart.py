@@ -1,4 +1,4 @@
-"""The body of an upload: what a parser reads back, and how it ends when the file is not what it was."""
+"""The body of an upload: what a parser reads back, and how sending ends when the file has changed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError
 from datatile_provider.api.multipart import BLOCK, Dataset, MultipartBody
 from datatile_provider.hooks.dataset import dataset_of
+from tests.support.reading import one_line
 
 file_names = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=40)
 
@@ -42,12 +43,12 @@ def parts(body: MultipartBody) -> list[tuple[str, bytes]]:
 
 
 @given(st.binary(max_size=300), file_names, st.dictionaries(st.just("callback"), st.text(max_size=30), max_size=1))
-def test_what_is_sent_is_what_is_read(content, name, fields):
+def test_a_parser_reads_back_what_is_sent(content, name, fields):
     *before, (head, found) = parts(MultipartBody(of_bytes(content, name), fields))
     assert found == content
     disposition, kind = head.split("\r\n")
     quoted = re.fullmatch(r'Content-Disposition: form-data; name="dataset"; filename="([^"\r\n]*)"', disposition)[1]
-    # Browsers, curl and requests write these three so, and nothing else.
+    # Browsers, curl and requests percent-encode these three characters, and no others.
     assert re.sub("%22|%0D|%0A", lambda m: unquote(m[0]), quoted) == re.sub(
         "%22|%0D|%0A", lambda m: unquote(m[0]), name
     )
@@ -57,7 +58,7 @@ def test_what_is_sent_is_what_is_read(content, name, fields):
     ]
 
 
-def test_a_parser_of_mail_reads_it_too():
+def test_the_email_parser_reads_it_too():
     body = MultipartBody(of_bytes(b"\x00\r\n--\xff"), {"callback": "http://x/y"})
     raw = f"Content-Type: {body.content_type}\r\n\r\n".encode() + b"".join(body)
     message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(raw)
@@ -93,7 +94,7 @@ def test_blocks_are_small_and_counted(size):
     assert counts == sorted(counts)
 
 
-def test_second_try_begins_anew():
+def test_second_attempt_starts_from_the_first_byte():
     body = MultipartBody(of_bytes(b"content"), {})
     half = iter(body)
     next(half), next(half)
@@ -101,14 +102,14 @@ def test_second_try_begins_anew():
     assert body.complete
 
 
-def until_it_breaks(body: MultipartBody, harm, *, after: int = 2) -> bytes:
-    """Return what was yielded before the body broke off, the harm done after so many blocks."""
+def send_until_error(body: MultipartBody, change, *, after: int = 2) -> bytes:
+    """Read the body, call ``change`` after so many blocks, and check that the body ends before its last byte."""
     sent = b""
     try:
         for number, block in enumerate(body, 1):
             sent += block
             if number == after:
-                harm()
+                change()
     finally:
         boundary = body.content_type.partition("boundary=")[2].encode()
         assert boundary + b"--" not in sent
@@ -126,12 +127,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_file_that_grows(file):
     with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
-        until_it_breaks(MultipartBody(dataset_of(file), {}), lambda: file.open("ab").write(b"y"))
+        send_until_error(MultipartBody(dataset_of(file), {}), lambda: file.open("ab").write(b"y"))
 
 
 def test_file_that_shrinks(file):
     with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
-        until_it_breaks(MultipartBody(dataset_of(file), {}), lambda: os.truncate(file, 10))
+        send_until_error(MultipartBody(dataset_of(file), {}), lambda: os.truncate(file, 10))
 
 
 def test_file_that_is_written_to(file):
@@ -140,7 +141,7 @@ def test_file_that_is_written_to(file):
             opened.write(b"z")
 
     with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
-        until_it_breaks(MultipartBody(dataset_of(file), {}), write)
+        send_until_error(MultipartBody(dataset_of(file), {}), write)
 
 
 def test_file_that_is_replaced(file):
@@ -152,28 +153,28 @@ def test_file_that_is_replaced(file):
         os.replace(other, file)
 
     with pytest.raises(DatasetChangedError, match=r"wave\.sav"):
-        until_it_breaks(MultipartBody(dataset_of(file), {}), replace)
+        send_until_error(MultipartBody(dataset_of(file), {}), replace)
 
 
 def test_file_that_is_removed(file):
     with pytest.raises(DatasetUnreadableError, match=r"wave\.sav"):
-        until_it_breaks(MultipartBody(dataset_of(file), {}), file.unlink)
+        send_until_error(MultipartBody(dataset_of(file), {}), file.unlink)
 
 
 def test_file_that_is_gone_before_the_first_byte(file):
     dataset = dataset_of(file)
     file.unlink()
     with pytest.raises(DatasetUnreadableError, match="FileNotFoundError"):
-        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+        send_until_error(MultipartBody(dataset, {}), lambda: None)
 
 
 def test_open_file_that_grows(file):
     with file.open("rb") as opened, pytest.raises(DatasetChangedError):
-        until_it_breaks(MultipartBody(dataset_of(opened), {}), lambda: file.open("ab").write(b"y"))
+        send_until_error(MultipartBody(dataset_of(opened), {}), lambda: file.open("ab").write(b"y"))
 
 
 class Failing(io.BytesIO):
-    """A file of a store that stops answering."""
+    """A file of a store that stops responding."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(b"x" * BLOCK)
@@ -189,51 +190,51 @@ class Failing(io.BytesIO):
     "error", [ConnectionResetError("reset"), TimeoutError("slow"), RuntimeError("store"), EOFError()]
 )
 def test_read_that_fails(error):
-    """An error of the file must not pass for one of the connection, whatever its type."""
+    """An error of the file must not be taken for one of the connection, whatever its type."""
 
     def opened() -> AbstractContextManager[BinaryIO]:
         return nullcontext(Failing(error))
 
     dataset = Dataset("a", BLOCK, "1", "s3://here", opened, lambda: "1")
     with pytest.raises(DatasetUnreadableError, match="s3://here") as caught:
-        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+        send_until_error(MultipartBody(dataset, {}), lambda: None)
     assert caught.value.__cause__ is error
-    assert type(error).__name__ in str(caught.value)
+    assert type(error).__name__ in one_line(caught.value)
 
 
-def test_store_that_holds_less_than_it_said():
+def test_store_that_holds_less_than_it_reported():
     dataset = Dataset("a", 100, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 99)), lambda: "1")
-    with pytest.raises(DatasetUnreadableError, match="1 bytes before its size"):
-        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+    with pytest.raises(DatasetUnreadableError, match="1 bytes short of its reported size"):
+        send_until_error(MultipartBody(dataset, {}), lambda: None)
 
 
-class Generous(io.BytesIO):
-    """A file that gives more than it is asked for."""
+class Overreading(io.BytesIO):
+    """A file that returns more bytes than requested."""
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(size + 1)
 
 
-@pytest.mark.parametrize("kind", [io.BytesIO, Generous])
+@pytest.mark.parametrize("kind", [io.BytesIO, Overreading])
 @pytest.mark.parametrize("more", [1, BLOCK, 3 * BLOCK])
-def test_store_that_holds_more_than_it_said(kind, more):
+def test_store_that_holds_more_than_it_reported(kind, more):
     content = b"x" * (BLOCK + more)
     dataset = Dataset("a", BLOCK, "1", "s3://here", lambda: nullcontext(kind(content)), lambda: "1")
-    with pytest.raises(DatasetUnreadableError, match="holds more than its size of 1,048,576 bytes"):
-        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+    with pytest.raises(DatasetUnreadableError, match="is longer than its reported size of 1,048,576 bytes"):
+        send_until_error(MultipartBody(dataset, {}), lambda: None)
 
 
-def test_file_that_is_longer_since_it_changed_is_said_to_have_changed():
+def test_file_that_is_longer_because_it_changed_is_reported_as_changed():
     dataset = Dataset("a", 10, "1", "s3://here", lambda: nullcontext(io.BytesIO(b"x" * 11)), lambda: "2")
     with pytest.raises(DatasetChangedError, match="s3://here"):
-        until_it_breaks(MultipartBody(dataset, {}), lambda: None)
+        send_until_error(MultipartBody(dataset, {}), lambda: None)
 
 
-def test_file_of_which_only_the_content_tells_that_it_changed():
+def test_change_that_only_the_content_shows():
     content = io.BytesIO(b"x" * 3 * BLOCK)
 
     def write() -> None:
         content.getbuffer()[-1:] = b"y"
 
     with pytest.raises(DatasetChangedError, match="sha256"):
-        until_it_breaks(MultipartBody(dataset_of(content), {}), write)
+        send_until_error(MultipartBody(dataset_of(content), {}), write)

@@ -1,4 +1,4 @@
-"""The table of the docs that tells how soon a job's end is seen."""
+"""The table in the docs of how soon a job's end is seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.polling import PAGE, simulate, table
 
 
-def test_the_page_holds_what_the_policy_gives():
+def test_the_page_holds_the_simulated_table():
     assert PAGE.read_text().endswith("\n\n" + table())
 
 

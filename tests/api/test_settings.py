@@ -1,4 +1,4 @@
-"""A connection's fields: each one right, and each one wrong with a message that names it."""
+"""A connection's fields: valid values, and invalid ones, which an error message names."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from hypothesis import strategies as st
 from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
+from tests.support.reading import one_line
 
 TOKEN = "s3cret-token/+="
 
 
-def made(host: str | None = "datatile.example.com", *, token: str | None = TOKEN, **given: object) -> Settings:
-    extra = given.pop("extra", None)
+def settings_of(host: str | None = "datatile.example.com", *, token: str | None = TOKEN, **kwargs: object) -> Settings:
+    extra = kwargs.pop("extra", None)
     if extra is not None and not isinstance(extra, str):
         extra = json.dumps(extra)
-    return Settings.of("study", host=host, token=token, extra=extra, **given)
+    return Settings.of("study", host=host, token=token, extra=extra, **kwargs)
 
 
-def refused(*arguments: object, **given: object) -> str:
+def rejection_of(*args: object, **kwargs: object) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        made(*arguments, **given)
-    message = str(caught.value)
+        settings_of(*args, **kwargs)
+    message = one_line(caught.value)
     assert "The connection 'study'" in message
     assert TOKEN not in message
     assert message.isprintable()
     return message
 
 
-def test_usual():
-    settings = made()
+def test_defaults():
+    settings = settings_of()
     assert settings.server.url == "https://datatile.example.com"
     assert settings.server.processing_log_url == "https://datatile.example.com/"
     assert (settings.timeout, settings.verify, settings.max_upload_bytes) == (120.0, True, None)
@@ -62,12 +63,12 @@ def test_usual():
     ],
 )
 def test_addresses(fields, url):
-    assert made(**fields).server.url == url
+    assert settings_of(**fields).server.url == url
 
 
 @pytest.mark.parametrize("host", [None, "", "  "])
 def test_no_host(host):
-    assert "host" in refused(host)
+    assert "host" in rejection_of(host)
 
 
 @pytest.mark.parametrize(
@@ -93,38 +94,38 @@ def test_no_host(host):
         "x" * 70,
     ],
 )
-def test_odd_hosts(host):
-    assert "host that is no server's address" in refused(host)
+def test_invalid_hosts(host):
+    assert "host that is not a server's address" in rejection_of(host)
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 10**9])
-def test_odd_ports(port):
-    assert "no server's address" in refused("srv", port=port)
+def test_invalid_ports(port):
+    assert "not a server's address" in rejection_of("srv", port=port)
 
 
 def test_schema():
-    assert "'ftp'" in refused("srv", schema="ftp")
-    assert "says 'http'" in refused("http://localhost", schema="https")
+    assert "'ftp'" in rejection_of("srv", schema="ftp")
+    assert "its host begins with 'http'" in rejection_of("http://localhost", schema="https")
 
 
 @pytest.mark.parametrize("host", ["srv", "10.0.0.1", "localhost.example.com", "127.0.0.1.example.com", "[::2]"])
-def test_plain_http_must_be_asked_for(host):
-    message = refused(host, schema="http")
+def test_plain_http_must_be_enabled(host):
+    message = rejection_of(host, schema="http")
     assert "allow_http" in message
     assert "unencrypted" in message
-    refused(host, schema="http", extra={"allow_http": False})
-    assert made(host, schema="http", extra={"allow_http": True}).server.url.startswith("http://")
+    rejection_of(host, schema="http", extra={"allow_http": False})
+    assert settings_of(host, schema="http", extra={"allow_http": True}).server.url.startswith("http://")
 
 
-@pytest.mark.parametrize("token", [None, "", "two words", " padded", "line\n", "ключ", "nul\0"])
-def test_odd_tokens(token):
-    with pytest.raises(InvalidInputError, match=r"'study' holds .* token") as caught:
-        made(token=token)
+@pytest.mark.parametrize("token", [None, "", "two words", " padded", "cut-off\n", "ключ", "nul\0"])
+def test_invalid_tokens(token):
+    with pytest.raises(InvalidInputError, match=r"'study' has .* token") as caught:
+        settings_of(token=token)
     assert not token or token not in str(caught.value)
 
 
-# Each option with values that are taken, and what they are then.
-TAKEN = {
+# Each option with valid values, and what they are parsed to.
+VALID = {
     "allow_http": [(True, None), ("False", None)],
     "api_path": [("api/v3", "api/v3"), ("/api/v3/", "api/v3")],
     "job_path": [("jobs/{job_id}", "jobs/{job_id}"), ("/{api_path}/j?id={job_id}", "{api_path}/j?id={job_id}")],
@@ -144,7 +145,7 @@ TAKEN = {
     ],
     "max_upload_bytes": [(5, 5), ("7", 7)],
 }
-NOT_TAKEN = {
+INVALID = {
     "allow_http": [1, "yes", [], TOKEN],
     "api_path": [1, "/", "../x", "http://x", "a b", "a?b", "a#b", " ", "a\0b"],
     "job_path": [1, "jobs", "http://x/{job_id}", "../{job_id}", "a b/{job_id}", "{job_id}#x"],
@@ -176,63 +177,63 @@ NOT_TAKEN = {
     ],
     "max_upload_bytes": [0, -5, 1.5, True, "1e9", TOKEN, "9" * 5_000, []],
 }
-PLACES = {"processing_log_url": "log_url"}
+ATTRIBUTES = {"processing_log_url": "log_url"}
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), [(n, *pair) for n, pairs in TAKEN.items() for pair in pairs])
+@pytest.mark.parametrize(("name", "value", "expected"), [(n, *pair) for n, pairs in VALID.items() for pair in pairs])
 def test_options(name, value, expected):
-    settings = made(extra={name: value})
+    settings = settings_of(extra={name: value})
     if name != "allow_http":
         holder = settings if hasattr(settings, name) else settings.server
-        assert getattr(holder, PLACES.get(name, name)) == expected
+        assert getattr(holder, ATTRIBUTES.get(name, name)) == expected
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, value) for n, values in NOT_TAKEN.items() for value in values])
-def test_wrong_options(name, value):
-    assert f"{name!r} in its extra: " in refused(extra={name: value})
+@pytest.mark.parametrize(("name", "value"), [(n, value) for n, values in INVALID.items() for value in values])
+def test_invalid_options(name, value):
+    assert f"{name!r} in its extra: " in rejection_of(extra={name: value})
 
 
-@pytest.mark.parametrize("name", TAKEN)
-@pytest.mark.parametrize("untouched", ["", None])
-def test_untouched_options_are_as_usual(name, untouched):
-    assert made(extra={name: untouched}) == made()
+@pytest.mark.parametrize("name", VALID)
+@pytest.mark.parametrize("empty", ["", None])
+def test_empty_options_are_defaults(name, empty):
+    assert settings_of(extra={name: empty}) == settings_of()
 
 
 def test_options_of_a_uri_connection():
     extra = {"timeout": "30", "verify": "false", "max_upload_bytes": "100", "status_map": '{"ok": "RUNNING"}'}
-    settings = made(extra=extra)
+    settings = settings_of(extra=extra)
     assert (settings.timeout, settings.verify, settings.max_upload_bytes) == (30.0, False, 100)
     assert settings.server.status_map == {"ok": JobState.RUNNING}
 
 
 def test_a_bundle_is_loaded_once_for_each_version_of_it(monkeypatch, tmp_path):
     loaded: list[str] = []
-    monkeypatch.setattr("datatile_provider.api.settings.trusting", loaded.append)
+    monkeypatch.setattr("datatile_provider.api.settings.tls_context", loaded.append)
     bundle = tmp_path / "bundle.pem"
     bundle.write_text("any")
     for _ in range(3):
-        made(extra={"verify": str(bundle)})
+        settings_of(extra={"verify": str(bundle)})
     assert len(loaded) == 1
     os.utime(bundle, ns=(1, 1))
-    made(extra={"verify": str(bundle)})
+    settings_of(extra={"verify": str(bundle)})
     assert len(loaded) == 2
 
 
 def test_unknown_options():
-    assert "Did you mean 'timeout'?" in refused(extra={"timeuot": 5})
-    message = refused(extra={"zzz": TOKEN})
+    assert "Did you mean 'timeout'?" in rejection_of(extra={"timeuot": 5})
+    message = rejection_of(extra={"zzz": TOKEN})
     assert "'zzz'" in message
-    assert all(name in message for name in TAKEN)
+    assert all(name in message for name in VALID)
 
 
 @pytest.mark.parametrize("extra", ["{", "[]", "1", '"x"', "null", "{'a': 1}", "[" * 100_000])
-def test_extra_that_is_no_object(extra):
-    assert "extra that is not" in refused(extra=extra)
+def test_extra_that_is_not_an_object(extra):
+    assert "extra that is not" in rejection_of(extra=extra)
 
 
 @pytest.mark.parametrize("extra", [None, "", "  ", "{}"])
 def test_no_extra(extra):
-    assert made(extra=extra) == made()
+    assert settings_of(extra=extra) == settings_of()
 
 
 json_values = st.recursive(
@@ -243,15 +244,15 @@ json_values = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from([*TAKEN]), json_values, max_size=3).map(json.dumps)
+    st.dictionaries(st.sampled_from([*VALID]), json_values, max_size=3).map(json.dumps)
     | json_values.map(json.dumps)
     | st.text(max_size=50)
 )
 def test_any_extra(extra):
     try:
-        made(extra=extra)
+        settings_of(extra=extra)
     except InvalidInputError as e:
-        assert "'study'" in str(e)  # noqa: PT017 - either way is right
+        assert "'study'" in one_line(e)  # noqa: PT017 - settings or an error, both are valid
 
 
 @given(
@@ -259,10 +260,10 @@ def test_any_extra(extra):
 )
 def test_any_host(host, port, allow_http):
     try:
-        url = made(host, port=port, extra={"allow_http": allow_http}).server.url
+        url = settings_of(host, port=port, extra={"allow_http": allow_http}).server.url
     except InvalidInputError:
         return
     assert url.startswith(("http://", "https://"))
     assert url.isprintable()
     assert not set(url) & set(" @?#")
-    assert made(url, extra={"allow_http": True}).server.url == url
+    assert settings_of(url, extra={"allow_http": True}).server.url == url

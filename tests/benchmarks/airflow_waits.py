@@ -173,7 +173,7 @@ class Bench:
             "tasks": workers.tasks / plan.waits,
             "busy": workers.busy / plan.waits,
             "delay": statistics.mean(delays),
-            "tries": attempts / plan.waits,
+            "attempts": attempts / plan.waits,
         }
 
     def _ended(self, dag_id: str, run_id: str, jobs: list[int] | None = None) -> tuple[list[float], int]:
@@ -248,7 +248,7 @@ def _add(result: report.Report, way: str, found: Mapping[str, float]) -> None:
         "CPU, triggerer": (found["triggerer"], "s"),
         "CPU, DAG processor": (found["dag-processor"], "s"),
         "delay after the job's end": (found["delay"], "s"),
-        "tries": (found["tries"], ""),
+        "attempts": (found["attempts"], ""),
     }
     result.add(CASE, _name(way), **metrics)
 
@@ -267,11 +267,11 @@ def _hold_against_marks(result: report.Report, ways: tuple[str, ...]) -> None:
 
 
 NOTE = (
-    "All figures are of one wait, the mean of those of a run. What an idle Airflow takes in the same time is "
-    "subtracted. 'All' is workers and tasks, triggerer, DAG processor, scheduler and API server. The DAG processor "
-    "reads the DAG file once more for each task that ends in the triggerer, for its callbacks. Jobs take about half a "
-    "minute, the jobs of one run end a second apart, and polls come every 5 s. More than one try: Airflow failed a "
-    "task that was queued for its next poke before the end of its last one was taken in."
+    "Each figure is for one wait: the mean over the waits of a run. What an idle Airflow uses in the same time is "
+    "subtracted. 'All' is the sum of workers and tasks, triggerer, DAG processor, scheduler and API server. The DAG "
+    "processor parses the DAG file once more for each task that ends in the triggerer, for its callbacks. Jobs take "
+    "about half a minute. The jobs of one run end a second apart, and polls come every 5 s. If there is more than one "
+    "attempt, Airflow failed a task that was queued for its next poke before it had processed the end of the last one."
 )
 
 

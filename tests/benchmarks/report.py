@@ -119,15 +119,32 @@ class Report:
         above, below = (others, mine) if lower else (mine, others)
         what = f"{variant}: {metric} {'times lower than' if lower else 'over'} {peer}"
         values = [a / b for a, b in zip(above, below, strict=True)]
-        self._mark(case, what, "x", values, "at least", at_least)
+        parts = {"variant": variant, "metric": metric, "peer": peer, "lower": lower}
+        self._mark(case, what, parts, "x", values, "at least", at_least)
 
     def limit(self, case: str, metric: str, variant: str, *, under: float) -> None:
         """Hold a variant's metric under a bound."""
         series = self._series[case, variant, metric]
-        self._mark(case, f"{variant}: {metric}", series.unit, series.values, "under", under)
+        parts = {"variant": variant, "metric": metric, "peer": "", "lower": True}
+        self._mark(case, f"{variant}: {metric}", parts, series.unit, series.values, "under", under)
 
-    def _mark(self, case: str, what: str, unit: str, values: Sequence[float], sense: str, bound: float | None) -> None:
-        mark = {"case": case, "what": what, "unit": unit, **_summary(values), "sense": sense, "mark": bound}
+    def _mark(
+        self,
+        case: str,
+        what: str,
+        parts: Mapping[str, Any],
+        unit: str,
+        values: Sequence[float],
+        sense: str,
+        bound: float | None,
+    ) -> None:
+        """
+        Keep a comparison or a limit.
+
+        :param what: what is compared, as a line of text.
+        :param parts: the same as ``variant``, ``metric``, ``peer`` and ``lower``, for tables.
+        """
+        mark = {"case": case, "what": what, **parts, "unit": unit, **_summary(values), "sense": sense, "mark": bound}
         if bound is not None:
             mark["reached"] = mark["median"] >= bound if sense == "at least" else mark["median"] < bound
         self._marks.append(mark)

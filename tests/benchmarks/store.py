@@ -114,13 +114,13 @@ def main() -> None:
     result.ratio(case, "throughput", OURS, PLAIN, at_least=None)
     result.limit(case, "memory", OURS, under=MEMORY)
     result.note(
-        "S3 is moto's server on this machine; a process between limits each link, so that it is one of a network."
+        "S3 is moto's server on the same machine. A process between limits the rate of each link to that of a network."
     )
     result.note(
-        "The slower link alone is the slower half of the way by the disk, measured at another moment: above 1 is noise."
+        "The slower link alone is the slower half of the way through the disk, at another moment. Above 1 is noise."
     )
     result.note(
-        "s3fs's own file has its default blocks of 50 MiB. moto reads the whole object for each range asked of it."
+        "s3fs's own file uses its default blocks of 50 MiB. moto reads the whole object for each range request."
     )
     result.finish()
 

@@ -39,6 +39,6 @@ def test_waits(tmp_path):
 def test_airflow_waits(tmp_path):
     found = results("airflow_waits", tmp_path, 290)
     assert found["ours, start from trigger", "task processes"] == 0
-    assert found["ours, deferrable", "task processes"] == found["ours, deferrable", "tries"] == 1
+    assert found["ours, deferrable", "task processes"] == found["ours, deferrable", "attempts"] == 1
     assert found["ours, deferrable", "CPU, workers and tasks"] > 0.05
     assert found["ours, deferrable", "delay after the job's end"] < 15

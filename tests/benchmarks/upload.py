@@ -143,11 +143,11 @@ def main() -> None:
                 for _ in range(1 if mib > 1024 else chosen.runs):
                     _run(result, case, url, path, ca)
                 _compare(result, case)
-    result.note("The file is in the page cache, and client and server share the processors.")
-    result.note("Memory is the peak over the interpreter with its libraries imported; for curl it is all of it.")
-    result.note("Times are without the start of curl or of the interpreter; curl's processor time is with its start.")
+    result.note("The file is in the page cache. Client and server share the processors.")
+    result.note("Memory is the peak above the interpreter with its libraries. For curl it is the whole process.")
+    result.note("Times do not include the start of curl or the interpreter. curl's processor time includes its start.")
     if max(sizes) > 1024:
-        result.note("The largest file is sent once by each, so its ratios have no spread.")
+        result.note("Each variant sends the largest file once, so its ratios have no spread.")
     result.finish()
 
 

@@ -202,15 +202,15 @@ def full(measurements: Measurements, result: report.Report, runs: int) -> None:
     result.ratio(str(FEW), _RATE, OURS, SESSION, at_least=0.9)
     result.limit(str(ONE_JOB), "polls", OURS, under=20)
     result.note(NOTE)
-    result.note(f"Before the first wait, a full collection takes up to {measurements.collection:.0f} ms.")
+    result.note(f"Before the first wait, a full garbage collection takes up to {measurements.collection:.0f} ms.")
 
 
 NOTE = (
-    "CPU is that of the process with the loop, from when each wait has polled once. The lag is how much later than "
-    "asked for the loop comes back to a task that sleeps 10 ms, from before the first wait starts. Python's garbage "
-    "collector walks the whole heap now and then, most of it Airflow's; that stops every loop, and is left out in "
-    "'without gc'. Nothing is logged. dbt Cloud's hook knows https only. Airbyte's trigger is measured once a case. "
-    "With intervals of 30 s ours ran alone, the peers then beside each other."
+    "CPU is the processor time of the process with the event loop, measured once each wait has polled. The lag is how "
+    "late the loop resumes a task that sleeps for 10 ms, measured from before the first wait. Python's garbage "
+    "collector sometimes walks the whole heap, most of which is Airflow's. That stops every loop. 'Without gc' leaves "
+    "it out. Nothing is logged. dbt Cloud's hook supports https only. Airbyte's trigger is measured once per case. "
+    "With intervals of 30 s, ours ran alone, and the peers ran at the same time as each other."
 )
 
 

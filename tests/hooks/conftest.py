@@ -1,4 +1,4 @@
-"""Gives the tests of the hook a sandbox, a connection to it, and a file."""
+"""Fixtures for the tests of the hook: a sandbox, a connection to it, and a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["certificates", "plain_environment"]
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DatatileHook]:
-    """Makes the connection ``study``, or makes it anew, and returns a hook for it."""
+    """Return a function that sets the connection ``study`` and returns a hook for it."""
 
     def connect(host: str, token: str = TOKEN, **extra: Any) -> DatatileHook:
         fields = {"conn_type": "datatile", "host": host, "password": token, "extra": extra}

@@ -1,4 +1,4 @@
-"""What a test of a connection finds out, and a server that speaks another dialect."""
+"""The connection test, the connection form, and a server with another dialect of the API."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from tests.support.rawserver import Peer, RawServer
 
 
 def token_of(head: str) -> str:
-    """Return the token that a request's head holds."""
+    """Return the token in a request's head."""
     return re.search("^token: (.*?)\r?$", head, re.MULTILINE)[1]
 
 
-class TestOfTheConnection:
+class TestConnectionTest:
     def test_works(self, sandbox, hook):
         assert hook.test_connection() == (True, f"{sandbox.url} accepts the token.")
         assert sandbox.uploads() == []
 
-    def test_token_refused(self, sandbox, hook):
+    def test_token_rejected(self, sandbox, hook):
         sandbox.regenerate_token()
         works, message = hook.test_connection()
         assert not works
-        assert "the token is not valid" in message
+        assert "rejected the API token" in message
 
     @pytest.mark.parametrize("left", [[], ["database-creator"], ["data-collector"]])
     def test_role_missing(self, sandbox, hook, left):
         sandbox.set_roles(*left)
         works, message = hook.test_connection()
         assert not works
-        assert "the user may not do this" in message
+        assert "The token's user may not do this" in message
 
     @pytest.mark.parametrize("extra", [{"api_path": "api/v9"}, {"job_path": "nowhere/{job_id}"}])
     def test_wrong_path(self, sandbox, connect, extra):
         works, message = connect(sandbox.url, **extra).test_connection()
         assert not works
-        assert "not as DATATILE's API would" in message
+        assert "The response is not one of DATATILE's API" in message
         assert next(iter(extra)) in message
 
     @pytest.mark.parametrize("status", [200, 404, 405])
@@ -57,29 +57,29 @@ class TestOfTheConnection:
         assert "host" in message or "refused" in message
 
     @pytest.mark.parametrize("status", [400, 404, 409, 422])
-    def test_a_server_that_never_looks_at_the_token_is_not_taken_for_datatile(self, connect, caplog, status):
+    def test_a_server_that_never_checks_the_token_is_not_taken_for_datatile(self, connect, caplog, status):
         caplog.set_level("DEBUG")
-        given = []
+        tokens = []
 
         def handle(peer: Peer) -> None:
-            given.append(token_of(peer.request()[0]))
-            peer.respond(status, json.dumps({"error": f"nothing here for {given[-1]}"}).encode())
+            tokens.append(token_of(peer.request()[0]))
+            peer.respond(status, json.dumps({"error": f"nothing here for {tokens[-1]}"}).encode())
 
         with RawServer(handle) as server:
             works, message = connect(server.url).test_connection()
         assert not works
         assert message == (
-            f"Something answers at {server.url}/api/v2/jobs/connection-test, "
-            f"but it answers a made-up token as it answers yours ({status}), so it does not check tokens. "
-            'The server said: "nothing here for ***". '
-            "This may not be DATATILE: check the connection's host, api_path and job_path."
+            f"NOT DATATILE ({status}): The server responds to a made-up token as it does to yours, so it does not "
+            'check tokens. The server said: "nothing here for ***" Check the connection\'s host, api_path and '
+            "job_path. "
+            f"(test of {server.url}/api/v2/jobs/connection-test)"
         )
-        *yours, made_up = given
+        *yours, made_up = tokens
         assert yours == [TOKEN] * 3
         assert re.fullmatch("[0-9a-f]{40}", made_up)
         assert made_up not in caplog.text
 
-    def test_each_connection_test_makes_up_a_token_of_its_own(self, connect):
+    def test_each_connection_test_makes_up_its_own_token(self, connect):
         heads = []
         with RawServer(scripted((404, b"{}", ""), requests=heads)) as server:
             for _ in range(2):
@@ -87,7 +87,7 @@ class TestOfTheConnection:
         assert len({token_of(head) for head in heads} - {TOKEN}) == 2
 
     @pytest.mark.parametrize("status", [400, 401, 403, 302, 500])
-    def test_a_server_that_answers_a_made_up_token_differently_works(self, connect, status):
+    def test_a_server_that_responds_to_a_made_up_token_differently_works(self, connect, status):
         heads = []
         responses = [(404, b"{}", "")] * 3
         with RawServer(scripted(*responses, (status, b"{}", ""), requests=heads)) as server:
@@ -95,15 +95,15 @@ class TestOfTheConnection:
         assert len(heads) == 4
 
     @pytest.mark.parametrize("first", [404, 429])
-    def test_a_made_up_token_that_came_too_fast_proves_nothing(self, connect, first):
+    def test_a_rate_limited_made_up_token_proves_nothing(self, connect, first):
         responses = [(first, b"{}", "")] * 3
         with RawServer(scripted(*responses, (429, b"{}", ""), requests=[])) as server:
             works, message = connect(server.url).test_connection()
         assert not works
-        assert "requests come too fast" in message
+        assert "Requests come too fast" in message
         assert "does not check tokens" not in message
 
-    def test_a_connection_lost_under_the_made_up_token_is_reported(self, connect):
+    def test_a_connection_lost_with_the_made_up_token_is_reported(self, connect):
         def handle(peer: Peer) -> None:
             if token_of(peer.request()[0]) == TOKEN:
                 peer.respond(404, b"{}")
@@ -113,7 +113,7 @@ class TestOfTheConnection:
         with RawServer(handle) as server:
             works, message = connect(server.url).test_connection()
         assert not works
-        assert f"The connection test got no response from {server.url}: " in message
+        assert f"No response from {server.url}: " in message
 
     def test_unreachable(self, connect):
         with RawServer(Peer.reset) as server:
@@ -122,12 +122,12 @@ class TestOfTheConnection:
         assert not works
         assert "Connection refused" in message
 
-    def test_name_that_leads_nowhere(self, connect):
+    def test_host_that_does_not_resolve(self, connect):
         works, message = connect("datatile.invalid").test_connection()
         assert not works
         assert "datatile.invalid" in message
 
-    def test_untrusted(self, connect, certificates):
+    def test_untrusted_certificate(self, connect, certificates):
         with Sandbox(token=TOKEN, tls_cert=certificates.certificate, tls_key=certificates.key) as sandbox:
             works, message = connect(sandbox.url).test_connection()
             assert not works
@@ -144,11 +144,11 @@ class TestOfTheConnection:
 def test_the_form_offers_every_option_and_no_other(connect):
     works, message = connect("https://datatile.example.com", no_such_option=1).test_connection()
     assert not works
-    known = re.search(r"Known are: (.*)\.", message)[1]
+    known = re.search(r"The options are: (.*)\.", message)[1]
     assert set(known.split(", ")) == set(OPTIONS)
 
 
-ASK_THE_API_SERVER = """
+PRINT_THE_FORM = """
 import json
 from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 (form,) = [meta for meta in HookMetaService.hook_meta_data() if meta.connection_type == "datatile"]
@@ -157,15 +157,15 @@ print(json.dumps([options, form.standard_fields.model_dump(by_alias=True)]))
 """
 
 
-# Airflow 3.0 shows no such fields of any provider, unless Flask-AppBuilder is installed.
+# Airflow 3.0 shows custom fields of no provider, unless Flask-AppBuilder is installed.
 @pytest.mark.needs_airflow(">=3.1")
 def test_airflow_3_shows_the_form():
-    # In a process of its own: Airflow 3.1 puts mocks in the place of modules.
-    asked = subprocess.run([sys.executable, "-c", ASK_THE_API_SERVER], capture_output=True, text=True, check=True)
-    options, usual = json.loads(asked.stdout.splitlines()[-1])
+    # In its own process: Airflow 3.1 replaces modules with mocks.
+    done = subprocess.run([sys.executable, "-c", PRINT_THE_FORM], capture_output=True, text=True, check=True)
+    options, standard = json.loads(done.stdout.splitlines()[-1])
     assert options == {name: [option["label"], option["description"]] for name, option in OPTIONS.items()}
-    assert [name for name, field in usual.items() if field and field["hidden"]] == ["login"]
-    assert "Profile page" in usual["password"]["placeholder"]
+    assert [name for name, field in standard.items() if field and field["hidden"]] == ["login"]
+    assert "Profile page" in standard["password"]["placeholder"]
 
 
 @pytest.mark.needs_airflow("<3")
@@ -181,8 +181,8 @@ def test_airflow_2_shows_the_form():
     assert "Profile page" in manager.field_behaviours["datatile"]["placeholders"]["password"]
 
 
-async def test_other_dialect_by_extra_alone(connect, wave):
-    """Job path, id field, status field, state words and callback field are all other ones."""
+async def test_another_dialect_by_connection_extra_alone(connect, wave):
+    """Job path, id field, status field, status words and callback field all differ from the defaults."""
     words = {"QUEUED": "Eingereiht", "RUNNING": "Läuft", "SUCCEEDED": "Fertig", "FAILED": "Kaputt"}
     dialect = {
         "job_path": "jobs/v7/{job_id}/zustand",
@@ -190,26 +190,26 @@ async def test_other_dialect_by_extra_alone(connect, wave):
         "status_field": "antwort.lage",
         "callback_field": "rueckruf",
     }
-    reported = []
+    callbacks = []
 
     def handle(peer: Peer) -> None:
-        reported.append(json.loads(peer.request()[1])["antwort"]["lage"])
+        callbacks.append(json.loads(peer.request()[1])["antwort"]["lage"])
         peer.respond(200)
 
     with (
         Sandbox(token=TOKEN, processing_seconds=0.1, state_words=words, **dialect) as sandbox,
-        RawServer(handle) as there,
+        RawServer(handle) as listener,
     ):
         hook = connect(sandbox.url, status_map={word.upper(): state for state, word in words.items()}, **dialect)
         assert hook.test_connection()[0]
-        job = hook.upload("create", sandbox.folder, wave, callback_url=there.url)
+        job = hook.upload("create", sandbox.folder, wave, callback_url=listener.url)
         assert (job.id, job.state, job.status) == (sandbox.jobs()[0]["job_id"], JobState.QUEUED, "Eingereiht")
         done = finished(hook, job)
         assert (done.state, done.status, done.details["total_rows"]) == (JobState.SUCCEEDED, "Fertig", 3)
         again = await hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=5, started=time.time())
         assert again.state is JobState.SUCCEEDED
-        broken = wave.with_suffix(".sav")
-        broken.write_bytes(b"no SPSS file")
+        invalid = wave.with_suffix(".sav")
+        invalid.write_bytes(b"no SPSS file")
         with pytest.raises(errors.JobFailedError, match="cannot be read"):
-            finished(hook, hook.upload("create", sandbox.folder, broken))
-    assert reported[:3] == ["Eingereiht", "Läuft", "Fertig"]
+            finished(hook, hook.upload("create", sandbox.folder, invalid))
+    assert callbacks[:3] == ["Eingereiht", "Läuft", "Fertig"]

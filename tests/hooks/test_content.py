@@ -1,4 +1,4 @@
-"""The hash of what is sent: taken on the way, and a hindrance to nobody."""
+"""The hash of the sent content: computed while it is sent, without slowing it down or holding it in memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def of_bytes(content: bytes) -> Dataset:
     return Dataset("a", len(content), "1", "here", lambda: nullcontext(io.BytesIO(content)), lambda: "1")
 
 
-def test_hash_is_that_of_the_last_reading():
-    taken = Sha256()
-    assert taken.hexdigest() == ""
-    dataset = taken.of(of_bytes(CONTENT))
+def test_hash_is_that_of_the_last_read():
+    digest = Sha256()
+    assert digest.hexdigest() == ""
+    dataset = digest.of(of_bytes(CONTENT))
     with dataset.open() as file:
         file.read(5)
-    assert sha256_of(dataset) == taken.hexdigest() == hashlib.sha256(CONTENT).hexdigest()
+    assert sha256_of(dataset) == digest.hexdigest() == hashlib.sha256(CONTENT).hexdigest()
 
 
-def test_blocks_do_not_gather():
+def test_blocks_are_not_held_in_memory():
     class Zeros:
         left = 64
 
@@ -45,7 +45,7 @@ def test_blocks_do_not_gather():
     assert peak < 5 * BLOCK
 
 
-def test_reading_that_is_left_open_keeps_no_process_alive():
+def test_a_file_left_open_does_not_keep_the_process_alive():
     script = (
         "import io\n"
         "from contextlib import nullcontext\n"

@@ -1,4 +1,4 @@
-"""What a user may name as a file, and what is told of what can't be uploaded."""
+"""What a user may pass as a file, and the errors for what cannot be uploaded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError, InvalidInputError
 from datatile_provider.api.multipart import Dataset
 from datatile_provider.hooks.dataset import dataset_of
+from tests.support.reading import one_line
 
 try:
     from airflow.sdk.io import attach
@@ -48,10 +49,10 @@ def content(dataset: Dataset) -> bytes:
         return b"".join(iter(lambda: opened.read(1 << 20), b""))
 
 
-def refused(given: object, **limits: int) -> str:
+def rejection_of(value: object, **limits: int) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        dataset_of(given, **limits)
-    return str(caught.value)
+        dataset_of(value, **limits)
+    return one_line(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["file://", "file://localhost"])
@@ -65,17 +66,17 @@ def test_uris_of_local_files(tmp_path, scheme, name):
 
 def test_local_files(file, monkeypatch):
     monkeypatch.chdir(file.parent)
-    for given in (str(file), file, "wave 1.csv", Path("wave 1.csv"), f"file://{file.parent}/wave%201.csv"):
-        dataset = dataset_of(given)
+    for value in (str(file), file, "wave 1.csv", Path("wave 1.csv"), f"file://{file.parent}/wave%201.csv"):
+        dataset = dataset_of(value)
         assert (dataset.name, dataset.size) == ("wave 1.csv", len(CONTENT))
         assert content(dataset) == content(dataset) == CONTENT
         dataset.check_unchanged()
 
 
 def test_object_storage(store):
-    for given in (ObjectStoragePath("memory://bucket/wave 1.csv"), "memory://bucket/wave 1.csv"):
-        dataset = dataset_of(given)
-        assert (dataset.name, dataset.size, dataset.location) == ("wave 1.csv", len(CONTENT), f"{str(given)!r}")
+    for value in (ObjectStoragePath("memory://bucket/wave 1.csv"), "memory://bucket/wave 1.csv"):
+        dataset = dataset_of(value)
+        assert (dataset.name, dataset.size, dataset.location) == ("wave 1.csv", len(CONTENT), f"{str(value)!r}")
         assert content(dataset) == content(dataset) == CONTENT
         dataset.check_unchanged()
 
@@ -109,34 +110,34 @@ def test_object_that_changes(store):
 
 
 class Failing(MemoryFileSystem):
-    """A store that does not answer now."""
+    """A store that does not respond."""
 
     cachable = False
 
-    def info(self, path: str, **given: object) -> dict[str, object]:
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
         raise ConnectionError("the store is down")
 
 
-def test_store_that_does_not_answer():
+def test_store_that_does_not_respond():
     attach("memory", "failing", fs=Failing())
     with pytest.raises(DatasetUnreadableError, match="the store is down"):
         dataset_of("memory://failing@bucket/x.csv")
 
 
 class Caching(MemoryFileSystem):
-    """A store that looks things up once, as most do."""
+    """A store that caches metadata, as most do."""
 
     cachable = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[str, dict[str, object]] = {}
+        self.cached: dict[str, dict[str, object]] = {}
 
-    def info(self, path: str, **given: object) -> dict[str, object]:
-        return self.known.setdefault(path, super().info(path, **given))
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
+        return self.cached.setdefault(path, super().info(path, **kwargs))
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        self.known.clear()
+        self.cached.clear()
 
 
 def test_object_that_changes_behind_a_cache(store):
@@ -147,41 +148,41 @@ def test_object_that_changes_behind_a_cache(store):
         dataset.check_unchanged()
 
 
-class Telling(MemoryFileSystem):
-    """A store that tells of its files what the test lets it."""
+class FakeStore(MemoryFileSystem):
+    """A store that reports whatever metadata the test sets."""
 
     cachable = False
 
-    reported: dict[str, object]
+    metadata: dict[str, object]
 
-    def info(self, path: str, **given: object) -> dict[str, object]:
-        return {"name": path, "type": "file", **self.reported}
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
+        return {"name": path, "type": "file", **self.metadata}
 
 
 @pytest.fixture
-def telling(store: MemoryFileSystem) -> Telling:
-    """The store again, as ``memory://telling@``."""
-    found = attach("memory", "telling", fs=Telling()).fs
-    # It is attached only once.
-    found.reported = {"size": len(CONTENT)}
+def fake_store(store: MemoryFileSystem) -> FakeStore:
+    """The store again, as ``memory://fake@``."""
+    found = attach("memory", "fake", fs=FakeStore()).fs
+    # Airflow attaches it only once, so tests share the object.
+    found.metadata = {"size": len(CONTENT)}
     return found
 
 
-REPORTED = "memory://telling@bucket/wave 1.csv"
+FAKE_FILE = "memory://fake@bucket/wave 1.csv"
 
 
 @pytest.mark.parametrize(
     "size", [None, "", "many", "-1", -1, -0.5, 1.5, float("nan"), float("inf"), True, [], "9" * 5_000]
 )
-def test_store_that_tells_no_size(telling, size):
-    telling.reported["size"] = size
-    assert "does not tell its size" in refused(REPORTED, max_bytes=100)
+def test_store_that_reports_no_size(fake_store, size):
+    fake_store.metadata["size"] = size
+    assert "does not report the size" in rejection_of(FAKE_FILE, max_bytes=100)
 
 
 @pytest.mark.parametrize("size", [str(len(CONTENT)), float(len(CONTENT))])
-def test_sizes_that_are_no_int(telling, size):
-    telling.reported["size"] = size
-    dataset = dataset_of(REPORTED, max_bytes=100)
+def test_sizes_that_are_not_an_int(fake_store, size):
+    fake_store.metadata["size"] = size
+    dataset = dataset_of(FAKE_FILE, max_bytes=100)
     assert (dataset.size, type(dataset.size), content(dataset)) == (len(CONTENT), int, CONTENT)
     dataset.check_unchanged()
 
@@ -191,30 +192,30 @@ SIGNS += ["ETag", "eTag", "md5Checksum", "CRC", "Digest", "rev", "date_time", "L
 
 
 @pytest.mark.parametrize("sign", SIGNS)
-def test_any_sign_of_a_change_is_seen(telling, sign):
-    telling.reported[sign] = "2026-01-01"
-    dataset = dataset_of(REPORTED)
+def test_any_sign_of_a_change_is_detected(fake_store, sign):
+    fake_store.metadata[sign] = "2026-01-01"
+    dataset = dataset_of(FAKE_FILE)
     dataset.check_unchanged()
-    telling.reported[sign] = "2026-01-02"
-    with pytest.raises(DatasetChangedError, match=r"2026-01-01.*2026-01-02"):
+    fake_store.metadata[sign] = "2026-01-02"
+    with pytest.raises(DatasetChangedError, match=r"(?s)2026-01-01.*2026-01-02"):
         dataset.check_unchanged()
 
 
 @pytest.mark.parametrize("key", ["time", "accessTime", "last_access_time", "atime", "viewedByMeTime", "request_id"])
 @pytest.mark.parametrize("sign", ["ETag", "mtime", "mode"])
-def test_what_changes_with_each_look_is_no_sign(telling, key, sign):
-    telling.reported |= {sign: "x", key: 1}
-    dataset = dataset_of(REPORTED)
-    telling.reported[key] = 2
+def test_metadata_that_changes_with_each_request_is_no_sign_of_a_change(fake_store, key, sign):
+    fake_store.metadata |= {sign: "x", key: 1}
+    dataset = dataset_of(FAKE_FILE)
+    fake_store.metadata[key] = 2
     dataset.check_unchanged()
-    assert dataset_of(REPORTED).version == dataset.version
+    assert dataset_of(FAKE_FILE).version == dataset.version
 
 
-def test_etag_counts_alone(telling):
-    """What else a store tells may change without the content, as its age or its storage class."""
-    telling.reported |= {"ETag": "1", "updated": "2026-01-01"}
-    dataset = dataset_of(REPORTED)
-    telling.reported["updated"] = "2026-01-02"
+def test_only_the_etag_is_compared_if_there_is_one(fake_store):
+    """Other metadata may change without the content, such as the age or the storage class."""
+    fake_store.metadata |= {"ETag": "1", "updated": "2026-01-01"}
+    dataset = dataset_of(FAKE_FILE)
+    fake_store.metadata["updated"] = "2026-01-02"
     dataset.check_unchanged()
 
 
@@ -227,33 +228,33 @@ NO_SIGNS = [
 ]
 
 
-@pytest.mark.parametrize("reported", NO_SIGNS)
-def test_content_is_compared_when_the_store_tells_nothing_else(telling, reported):
-    telling.reported |= reported
-    dataset = dataset_of(REPORTED)
+@pytest.mark.parametrize("metadata", NO_SIGNS)
+def test_content_is_compared_when_the_store_reports_nothing_else(fake_store, metadata):
+    fake_store.metadata |= metadata
+    dataset = dataset_of(FAKE_FILE)
     assert content(dataset) == CONTENT
-    telling.pipe("/bucket/wave 1.csv", CONTENT[::-1])
+    fake_store.pipe("/bucket/wave 1.csv", CONTENT[::-1])
     with dataset.open() as opened:
         assert opened.read(len(CONTENT)) == CONTENT[::-1]
         with pytest.raises(DatasetChangedError, match=r"wave 1\.csv"):
             opened.read(1)
-    assert dataset_of(REPORTED).version != dataset.version
+    assert dataset_of(FAKE_FILE).version != dataset.version
 
 
-def test_reading_for_the_hash_may_fail_once(telling, monkeypatch):
+def test_one_failed_read_for_the_hash_is_retried(fake_store, monkeypatch):
     errors: list[Exception] = [ConnectionResetError("reset")]
-    opened = telling.open
+    opened = fake_store.open
 
-    def opened_unless_broken(*given: object, **more: object) -> object:
+    def open_or_fail(*args: object, **kwargs: object) -> object:
         if errors:
             raise errors.pop()
-        return opened(*given, **more)
+        return opened(*args, **kwargs)
 
-    monkeypatch.setattr(telling, "open", opened_unless_broken)
-    assert content(dataset_of(REPORTED)) == CONTENT
+    monkeypatch.setattr(fake_store, "open", open_or_fail)
+    assert content(dataset_of(FAKE_FILE)) == CONTENT
     errors += [ConnectionResetError("reset")] * 2
     with pytest.raises(DatasetUnreadableError, match="reset"):
-        dataset_of(REPORTED)
+        dataset_of(FAKE_FILE)
 
 
 def test_content_of_an_open_file_is_compared(file):
@@ -264,9 +265,9 @@ def test_content_of_an_open_file_is_compared(file):
             sent.read(len(CONTENT)), sent.read(1)
 
 
-def test_file_that_is_too_large_is_not_read_for_its_hash(telling):
-    telling.reported["size"] = 10**15
-    assert "max_upload_bytes" in refused("memory://telling@bucket/not there.csv", max_bytes=100)
+def test_file_that_is_too_large_is_not_read_for_its_hash(fake_store):
+    fake_store.metadata["size"] = 10**15
+    assert "max_upload_bytes" in rejection_of("memory://fake@bucket/not there.csv", max_bytes=100)
 
 
 def test_open_files(file):
@@ -278,13 +279,13 @@ def test_open_files(file):
         assert not opened.closed
     nameless = dataset_of(io.BytesIO(CONTENT))
     assert (nameless.name, content(nameless)) == ("dataset", CONTENT)
-    with tempfile.TemporaryFile() as numbered:
-        numbered.write(CONTENT)
-        numbered.seek(0)
-        assert dataset_of(numbered).name == "dataset"
+    with tempfile.TemporaryFile() as temporary:
+        temporary.write(CONTENT)
+        temporary.seek(0)
+        assert dataset_of(temporary).name == "dataset"
 
 
-def test_open_file_is_sent_from_where_it_stands():
+def test_open_file_is_sent_from_its_current_position():
     opened = io.BytesIO(b"skipped" + CONTENT)
     opened.seek(7)
     dataset = dataset_of(opened)
@@ -293,10 +294,10 @@ def test_open_file_is_sent_from_where_it_stands():
 
 
 def test_no_such_file(tmp_path, store):
-    for given in (tmp_path / "x.csv", f"file://{tmp_path}/x.csv", "memory://bucket/x.csv", file_in_a_file(tmp_path)):
-        message = refused(given)
+    for value in (tmp_path / "x.csv", f"file://{tmp_path}/x.csv", "memory://bucket/x.csv", file_in_a_file(tmp_path)):
+        message = rejection_of(value)
         assert "x.csv" in message
-        assert "Nothing was sent." in message
+        assert "Check " in message
 
 
 def file_in_a_file(folder: Path) -> Path:
@@ -305,34 +306,34 @@ def file_in_a_file(folder: Path) -> Path:
 
 
 def test_directories(tmp_path, store):
-    for given in (tmp_path, str(tmp_path), tmp_path.as_uri(), "memory://bucket", ObjectStoragePath("memory://bucket")):
-        assert "is a directory" in refused(given)
+    for value in (tmp_path, str(tmp_path), tmp_path.as_uri(), "memory://bucket", ObjectStoragePath("memory://bucket")):
+        assert "is a directory" in rejection_of(value)
 
 
 def test_empty_files(tmp_path, store):
     (tmp_path / "empty.csv").touch()
     store.touch("/bucket/empty.csv")
-    for given in (tmp_path / "empty.csv", "memory://bucket/empty.csv", io.BytesIO()):
-        assert "is empty" in refused(given)
+    for value in (tmp_path / "empty.csv", "memory://bucket/empty.csv", io.BytesIO()):
+        assert "is empty" in rejection_of(value)
     at_its_end = io.BytesIO(CONTENT)
     at_its_end.seek(0, os.SEEK_END)
-    assert "is empty" in refused(at_its_end)
+    assert "is empty" in rejection_of(at_its_end)
 
 
 def test_too_large_files(file, store):
-    for given in (file, "memory://bucket/wave 1.csv", io.BytesIO(CONTENT)):
-        assert "max_upload_bytes" in refused(given, max_bytes=len(CONTENT) - 1)
-        assert dataset_of(given, len(CONTENT)).size == len(CONTENT)
+    for value in (file, "memory://bucket/wave 1.csv", io.BytesIO(CONTENT)):
+        assert "max_upload_bytes" in rejection_of(value, max_bytes=len(CONTENT) - 1)
+        assert dataset_of(value, len(CONTENT)).size == len(CONTENT)
 
 
-def test_what_is_no_regular_file(tmp_path):
+def test_files_that_are_not_regular(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    assert "no regular file" in refused(tmp_path / "fifo")
-    assert "no regular file" in refused("/dev/zero")
+    assert "not a regular file" in rejection_of(tmp_path / "fifo")
+    assert "not a regular file" in rejection_of("/dev/zero")
 
 
 def test_file_that_may_not_be_read(tmp_path):
-    """In a process without the rights of root, should the tests have them."""
+    """In a process that drops root, in case the tests run as root."""
     path = tmp_path / "x.csv"
     path.write_bytes(CONTENT)
     path.chmod(0)
@@ -355,35 +356,34 @@ def test_file_that_may_not_be_read(tmp_path):
 def test_open_files_that_cannot_be_sent(file):
     with file.open("rb") as closed:
         pass
-    assert "can't be read" in refused(closed)
+    assert "cannot be read" in rejection_of(closed)
     with file.open() as text:
-        assert "open as text" in refused(text)
-    assert "open as text" in refused(io.StringIO("x"))
+        assert "open in text mode" in rejection_of(text)
+    assert "open in text mode" in rejection_of(io.StringIO("x"))
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb"):
-        assert "can't be rewound" in refused(pipe)
+        assert "is not seekable" in rejection_of(pipe)
     with file.open("ab") as write_only:
-        assert "can't be read" in refused(write_only)
+        assert "cannot be read" in rejection_of(write_only)
 
 
-@pytest.mark.parametrize("given", ["", "  ", None, 7, b"wave.csv", [], {}])
-def test_what_names_no_file(given):
-    assert "A file is needed" in refused(given)
+@pytest.mark.parametrize("value", ["", "  ", None, 7, b"wave.csv", [], {}])
+def test_values_that_are_not_a_file(value):
+    assert "The dataset must be a file" in rejection_of(value)
 
 
-def test_uris_that_name_no_file(file):
-    assert "on another machine" in refused(f"file://server{file}")
-    assert "nosuch://bucket/x.csv" in refused("nosuch://bucket/x.csv")
-    assert "query or a fragment" in refused(f"file://{file}?x")
-    assert "query or a fragment" in refused(f"file://{file}#x")
-    refused("x\0.csv")
-    refused("x" * 5_000)
+def test_uris_that_are_not_of_a_file(file):
+    assert "names another machine" in rejection_of(f"file://server{file}")
+    assert "nosuch://bucket/x.csv" in rejection_of("nosuch://bucket/x.csv")
+    assert "query or a fragment" in rejection_of(f"file://{file}?x")
+    assert "query or a fragment" in rejection_of(f"file://{file}#x")
+    rejection_of("x\0.csv")
+    rejection_of("x" * 5_000)
 
 
-def test_store_that_cannot_be_reached_from_here():
-    """The library that it needs is not installed."""
+def test_store_whose_library_is_not_installed():
     uri = "smb://server/folder/x.csv"
-    for given in (uri, ObjectStoragePath(uri)):
-        message = refused(given)
+    for value in (uri, ObjectStoragePath(uri)):
+        message = rejection_of(value)
         assert "x.csv" in message
-        assert "can't be reached from here" in message
+        assert "is not available" in message

@@ -1,4 +1,4 @@
-"""What a person reads in the log, and what nobody may."""
+"""What the log holds, and that it never holds the token."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from datatile_provider.api import errors, polling
 from datatile_provider.hooks.datatile import DatatileHook, Progress
 from tests.support.clients import TOKEN, finished, scripted
 from tests.support.rawserver import RawServer
+from tests.support.reading import one_line
 
 
 class TestLog:
     @pytest.fixture
     def lines(self, monkeypatch, caplog) -> Callable[[], list[str]]:
-        """All that anybody logs, before Airflow masks or formats any of it."""
-        # Airflow 3 writes past the standard library's logging.
+        """All log messages, before Airflow masks or formats any of them."""
+        # Airflow 3 does not write to the standard library's logging.
         monkeypatch.setattr(DatatileHook, "log", logging.getLogger("hook"))
         caplog.set_level(logging.DEBUG)
         return lambda: caplog.messages
 
-    def test_story_of_an_upload(self, sandbox, hook, wave, lines):
+    def test_log_of_an_upload(self, sandbox, hook, wave, lines):
         finished(hook, hook.upload("create", sandbox.folder, wave))
         text = "\n".join(lines())
         for part in ("create of 'wave 1.csv' (28 bytes)", sandbox.folder, sandbox.url, str(wave), "Accepted as job"):
@@ -34,8 +35,8 @@ class TestLog:
             assert text.count(f" is {state} (") <= 1
         assert " is SUCCEEDED (" in text
 
-    async def test_token_is_nowhere(self, connect, wave, lines, monkeypatch):
-        """A server that repeats the token in all that it says."""
+    async def test_token_is_never_logged(self, connect, wave, lines, monkeypatch):
+        """With a server that repeats the token in every response."""
         monkeypatch.setattr(polling, "GRACE", 0.3)
         echo = json.dumps({"message": f"you sent {TOKEN}", "status": "failed", "job_id": "7"}).encode()
         responses = [(status, echo, f"Location: http://x/{TOKEN}") for status in (503, 429, 302)]
@@ -65,7 +66,7 @@ class TestLog:
                 await hook.wait_for_job_async("7", poll_interval=1, timeout=5, started=time.time())
             raised.append(caught.value)
         assert "Uploading" in "\n".join(lines())
-        message = [
+        texts = [
             *lines(),
             repr(hook),
             str(vars(hook)),
@@ -73,12 +74,12 @@ class TestLog:
             repr(job),
             json.dumps(job.as_dict()),
         ]
-        for thing in [*message, *map(str, raised), *map(repr, raised)]:
-            assert TOKEN not in thing
-        assert any("you sent ***" in str(e) for e in raised)
+        for text in [*texts, *map(str, raised), *map(repr, raised)]:
+            assert TOKEN not in text
+        assert any("you sent ***" in one_line(e) for e in raised)
 
     def test_progress(self, connect, tmp_path, lines, monkeypatch):
-        """A slow upload tells how far it is."""
+        """A slow upload logs its progress."""
         ticks = iter(range(0, 10_000, 2))
         clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
         monkeypatch.setattr("datatile_provider.hooks.datatile.time", clock)
@@ -86,17 +87,17 @@ class TestLog:
         path.write_bytes(bytes(20 << 20))
         with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"job_id": 1}'))) as server:
             connect(server.url).upload("append", "abc", path)
-        reported = [line for line in lines() if line.startswith("Sent ")]
-        assert 5 <= len(reported) <= 10
-        assert all("of 20,971," in line for line in reported)
+        progress = [line for line in lines() if line.startswith("Sent ")]
+        assert 5 <= len(progress) <= 10
+        assert all("of 20,971," in line for line in progress)
 
 
 @pytest.mark.parametrize(
     ("seconds", "lines"),
     [(1, 0), (10, 3), (100, 10), (3_000, 100)],
 )
-def test_how_often_progress_is_told(seconds, lines):
-    """At each 10 % or 30 s, and never every moment."""
+def test_how_often_progress_is_logged(seconds, lines):
+    """At each 10 % or 30 s, and not more often than every 3 s."""
     progress = Progress(0.0)
-    reported = sum(progress.is_due(step / 1_000, step / 1_000 * seconds) for step in range(1_001))
-    assert abs(reported - lines) <= max(1, lines // 10)
+    logged = sum(progress.is_due(step / 1_000, step / 1_000 * seconds) for step in range(1_001))
+    assert abs(logged - lines) <= max(1, lines // 10)

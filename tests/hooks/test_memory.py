@@ -1,4 +1,4 @@
-"""An upload's memory does not grow with the file."""
+"""The memory of an upload does not grow with the file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ while b"\\r\\n\\r\\n" not in head:
     head += peer.recv(1 << 16)
 head, _, body = head.partition(b"\\r\\n\\r\\n")
 length = int(head.lower().split(b"content-length:")[1].split(b"\\r\\n")[0])
-got, block = len(body), bytearray(1 << 20)
-while got < length:
+received, block = len(body), bytearray(1 << 20)
+while received < length:
     more = peer.recv_into(block)
     if not more:
         raise SystemExit("the client left")
-    got += more
-answer = b'{"job_id": "%d"}' % got
-peer.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(answer) + answer)
+    received += more
+response = b'{"job_id": "%d"}' % received
+peer.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(response) + response)
 """
 
-# The peak is counted from where everything is imported that an upload needs.
+# The peak is measured from the point where everything that an upload needs is imported.
 UPLOAD = """
 import json, os, sys
 import aiohttp, requests
@@ -45,21 +45,21 @@ def memory(name):
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
-given = json.loads(sys.argv[1])
-file = ObjectStoragePath(given["file"]) if given["stored"] else given["file"]
+arguments = json.loads(sys.argv[1])
+file = ObjectStoragePath(arguments["file"]) if arguments["stored"] else arguments["file"]
 hook = DatatileHook()
 hook.get_conn()
 with open("/proc/self/clear_refs", "w") as reset:
     reset.write("5")
 idle = memory("VmRSS")
 job = hook.upload("create", "abc", file)
-print(json.dumps({"job": job.id, "grown": memory("VmHWM") - idle}))
+print(json.dumps({"job": job.id, "growth": memory("VmHWM") - idle}))
 """
 
 
 @pytest.fixture
 def sink() -> Iterator[subprocess.Popen[str]]:
-    """A server in a process of its own, which takes one upload and answers with the number of its bytes."""
+    """A server in its own process, which accepts one upload; its response's job id is the number of bytes received."""
     with subprocess.Popen([sys.executable, "-c", SINK], stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -72,11 +72,11 @@ def test_large_upload(sink, tmp_path, monkeypatch, stored):
         opened.truncate(GIB)
     host = f"http://127.0.0.1:{sink.stdout.readline().strip()}"
     monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps({"host": host, "password": "the-token"}))
-    given = {"file": f"file://{file}" if stored else str(file), "stored": stored}
+    arguments = {"file": f"file://{file}" if stored else str(file), "stored": stored}
     done = subprocess.run(
-        [sys.executable, "-c", UPLOAD, json.dumps(given)], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", UPLOAD, json.dumps(arguments)], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert GIB < int(found["job"]) < GIB + 1_000
-    assert 0 <= found["grown"] < LIMIT
+    assert 0 <= found["growth"] < LIMIT

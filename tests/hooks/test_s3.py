@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 def store(server: int, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the store, which the Airflow connection ``store`` leads to."""
+    """An S3 client of the server that the Airflow connection ``store`` points to."""
     monkeypatch.setenv("AIRFLOW_CONN_STORE", s3.connection(server))
     return s3.client(server)
 
@@ -41,7 +41,7 @@ def put(store: Any, content: bytes) -> None:
     store.put_object(Bucket=s3.BUCKET, Key="2026/wave 1.csv", Body=content)
 
 
-def test_object_of_many_parts_arrives_as_it_is(store):
+def test_object_of_many_parts_arrives_unchanged(store):
     content = os.urandom(3 * PART + 5)
     put(store, content)
     received = []
@@ -57,7 +57,7 @@ def test_object_of_many_parts_arrives_as_it_is(store):
     assert b'filename="wave 1.csv"' in received[0]
 
 
-def test_sandbox_takes_it(sandbox, hook, store):
+def test_sandbox_accepts_it(sandbox, hook, store):
     put(store, b"respondent,vote\n" + b"".join(ROW % n for n in range(1000)))
     job = finished(hook, hook.upload("create", sandbox.folder, URI))
     assert (job.state, job.details["total_rows"]) == (JobState.SUCCEEDED, 1000)
@@ -69,7 +69,7 @@ def test_object_that_changes_while_it_is_sent(sandbox, store, size):
     dataset = dataset_of(URI)
 
     def change(sent: int, total: int) -> None:
-        # Once, and while its later parts are still to come.
+        # Once, while later parts are not read yet.
         if not changed:
             changed.append(sent)
             put(store, os.urandom(size))
@@ -97,19 +97,19 @@ def test_no_such_object(sandbox, hook, store, uri):
     with pytest.raises(errors.InvalidInputError) as caught:
         hook.upload("append", "abc", uri)
     assert f"There is no file '{uri}'" in str(caught.value)
-    assert "Nothing was sent." in str(caught.value)
+    assert "Check the URI" in str(caught.value)
     assert sandbox.uploads() == []
 
 
-def test_refused_credentials(sandbox, hook, tmp_path, monkeypatch):
-    # Then it looks at credentials, and knows none.
+def test_rejected_credentials(sandbox, hook, tmp_path, monkeypatch):
+    # Makes the server check credentials; none are registered.
     monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")
     with s3.s3(tmp_path) as port:
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", s3.connection(port))
         with pytest.raises(errors.InvalidInputError) as caught:
             hook.upload("append", "abc", f"s3://other@{s3.BUCKET}/wave.csv")
-    assert f"The store refuses the file 's3://other@{s3.BUCKET}/wave.csv'" in str(caught.value)
-    assert "Nothing was sent. Check the store's connection" in str(caught.value)
+    assert f"The store denied access to the file 's3://other@{s3.BUCKET}/wave.csv'" in str(caught.value)
+    assert "Check the credentials in the store's Airflow connection" in str(caught.value)
     assert sandbox.uploads() == []
 
 

@@ -1,4 +1,4 @@
-"""Tasks run by Airflow itself, against a sandbox or against a server that answers as a test scripts it."""
+"""Tasks run by Airflow itself, against a sandbox or against a server with scripted responses."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from airflow.providers.common.compat.sdk import DAG
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.older_airflow import mend_dag_test, task_log
+from tests.provider.older_airflow import patch_dag_test, task_log
 from tests.provider.scripted_server import ACCEPTED, TOKEN, ScriptedServer
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, Outcome, Witness, add_tasks
+from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, Outcome, TaskRecorder, add_tasks
 from tests.support.versions import AIRFLOW
 
-# `dag.test()` wants the DAG in a file of the DAG folder; this one hands over the DAG of the running test.
+# `dag.test()` needs the DAG in a file in the DAG folder; this file returns the DAG of the running test.
 DAG_FILE = "from airflow.providers.common.compat.sdk import DAG\nimport dag_under_test\ndag = dag_under_test.dag\n"
 sleep = time.sleep
 
 
 @pytest.fixture(scope="session")
 def dag_folder() -> Path:
-    """A migrated metadata database, and the folder that Airflow takes DAGs from."""
+    """The DAG folder of an Airflow with a migrated metadata database."""
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=60)
     folder = Path(os.environ["AIRFLOW_HOME"]) / "dags"
     folder.mkdir(exist_ok=True)
     (folder / "under_test.py").write_text(DAG_FILE)
-    mend_dag_test()
+    patch_dag_test()
     return folder
 
 
@@ -50,22 +50,22 @@ def run_dag(
     caplog: pytest.LogCaptureFixture,
 ) -> Callable[[DAG], dict[str, list[Outcome]]]:
     """
-    Runs a DAG as Airflow does: its own scheduling, API, database, state store and task runner, all in this process.
+    Run a DAG as Airflow does: with its own scheduling, API, database, state store and task runner, in this process.
 
-    Returns each task's outcomes, one for each mapped instance. Wherever a person could read it, there is no token.
+    Return each task's outcomes, one for each mapped instance. Neither they nor the log may hold the token.
     """
 
     def run_dag(dag: DAG) -> dict[str, list[Outcome]]:
-        witness = Witness()
+        recorder = TaskRecorder()
         for kind in (DatatileUploadOperator, DatatileJobSensor):
-            witness.watch(kind, monkeypatch)
+            recorder.record(kind, monkeypatch)
         monkeypatch.setitem(sys.modules, "dag_under_test", types.SimpleNamespace(dag=dag))
-        # Airflow's loop sleeps a whole second when no task is ready, as one that is rescheduled.
+        # Airflow's loop sleeps for a second when no task is ready, for example when one is rescheduled.
         monkeypatch.setattr(time, "sleep", lambda seconds: sleep(0.05 if seconds == 1 else seconds))
         capsys.readouterr()
         caplog.clear()
         instances = sorted(dag.test().get_task_instances(), key=lambda ti: ti.map_index)
-        # Airflow 2 prints to where standard output was when it was imported.
+        # Airflow 2 writes to the standard output of the time it was imported, which capsys does not capture.
         log = caplog.text if AIRFLOW.major == 2 else task_log("".join(capsys.readouterr()))
         outcomes: dict[str, list[Outcome]] = {}
         for ti in instances:
@@ -74,8 +74,8 @@ def run_dag(
                 ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=name)
                 for name in ("return_value", "job_id")
             )
-            attempts, errors = witness.attempts[key], witness.errors.get(key, [])
-            outcome = Outcome(str(ti.state), attempts, result, job_id, errors, witness.tasks.get(key), log)
+            attempts, errors = recorder.attempts[key], recorder.errors.get(key, [])
+            outcome = Outcome(str(ti.state), attempts, result, job_id, errors, recorder.tasks.get(key), log)
             assert TOKEN not in repr(outcome)
             outcomes.setdefault(ti.task_id, []).append(outcome)
         assert TOKEN not in log
@@ -87,9 +87,9 @@ def run_dag(
 @pytest.fixture
 def run_each(run_dag: Callable[[DAG], dict[str, list[Outcome]]]) -> Callable[..., dict[str, Outcome]]:
     """
-    Runs one task for each mode, with two retries that it may or may not use.
+    Run one task for each mode, with two retries.
 
-    ``{mode}`` in an argument becomes the mode, so that tasks can have targets and jobs of their own.
+    ``{mode}`` in an argument is replaced by the mode, so that each task can have its own target and job.
     """
 
     def run_each(operator: type, modes: dict[str, dict[str, Any]], **arguments: Any) -> dict[str, Outcome]:
@@ -102,7 +102,7 @@ def run_each(run_dag: Callable[[DAG], dict[str, list[Outcome]]]) -> Callable[...
 
 @pytest.fixture
 def run(run_each: Callable[..., dict[str, Outcome]]) -> Callable[..., Outcome]:
-    """Runs one task."""
+    """Run one task."""
 
     def run(operator: type, **arguments: Any) -> Outcome:
         return run_each(operator, {"task": {}}, **arguments)["task"]
@@ -113,9 +113,9 @@ def run(run_each: Callable[..., dict[str, Outcome]]) -> Callable[..., Outcome]:
 @pytest.fixture
 def wait(run_dag: Callable[[DAG], dict[str, list[Outcome]]], survey: Path) -> Callable[..., dict[str, Outcome]]:
     """
-    Waits for jobs of the scripted server in each way there is: by the sensor, or by the operator that uploads.
+    Wait for jobs of the scripted server in every mode of the sensor and of the upload operator.
 
-    The mode's job is called ``job-`` and the mode.
+    The id of a mode's job is ``job-{mode}``.
     """
 
     def wait(timeout: float | timedelta = 20, interval: float | timedelta = 0.05) -> dict[str, Outcome]:
@@ -130,7 +130,7 @@ def wait(run_dag: Callable[[DAG], dict[str, list[Outcome]]], survey: Path) -> Ca
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets the connection ``datatile_default`` to a server, with some fields changed, or left out if None."""
+    """Set the connection ``datatile_default`` to a server, with some fields changed, or omitted if None."""
 
     def connect(server: Any, **fields: Any) -> None:
         connection = {name: value for name, value in {**server.connection, **fields}.items() if value is not None}
@@ -141,7 +141,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def start(connect: Callable[..., None]) -> Iterator[Callable[..., Sandbox]]:
-    """Starts a sandbox with options, and connects to it."""
+    """Start a sandbox with options, and set the connection to it."""
     running = []
 
     def start(**options: Any) -> Sandbox:
@@ -163,7 +163,7 @@ def sandbox(start: Callable[..., Sandbox]) -> Sandbox:
 
 @pytest.fixture
 def script(connect: Callable[..., None]) -> Iterator[Callable[..., ScriptedServer]]:
-    """Starts a server with these answers to questions for a job, and connects to it."""
+    """Start a server with these responses to polls, and set the connection to it."""
     running = []
 
     def script(*jobs: Any, uploads: tuple[Any, ...] = (ACCEPTED,)) -> ScriptedServer:

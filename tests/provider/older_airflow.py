@@ -1,4 +1,4 @@
-"""What `dag.test()` of older Airflows lacks for these tests, and real processes have."""
+"""Patches for `dag.test()` of older Airflow versions, which differs from real processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from tests.support.versions import AIRFLOW
 
 
-def mend_dag_test() -> None:
-    """Let a task start quickly and surely, and a rescheduled one read what only another process would read right."""
+def patch_dag_test() -> None:
+    """Make task starts fast and reliable, and let a rescheduled task read its first start date."""
     if AIRFLOW.release[:2] in ((3, 0), (3, 1), (3, 2)):
         from airflow.sdk.execution_time import supervisor
 
@@ -20,7 +20,7 @@ def mend_dag_test() -> None:
 
         @functools.cache
         def in_process_api_server() -> Any:
-            # Each start of a task would make an API server anew, in three seconds, and not wait until it is up.
+            # Otherwise each task start makes a new API server, which takes 3 s, and does not wait until it is up.
             server = make()
             assert server.transport
             deadline = time.monotonic() + 20
@@ -33,20 +33,20 @@ def mend_dag_test() -> None:
         from airflow.sdk.api.client import TaskInstanceOperations
         from airflow.sdk.execution_time.comms import TaskRescheduleStartDate
 
-        # Where there is none, it adds one that prints all once more, to the standard output of the first test.
+        # Without a handler, Airflow adds one that prints everything again, to the first test's standard output.
         logging.getLogger("airflow.task").addHandler(logging.StreamHandler(io.StringIO()))
-        asked = TaskInstanceOperations.get_reschedule_start_date
+        get_start_date = TaskInstanceOperations.get_reschedule_start_date
 
-        def read(*arguments: Any) -> Any:
-            # The date comes as text here; on its way to another process it is read as a date.
-            return TaskRescheduleStartDate(start_date=asked(*arguments).start_date)
+        def read_start_date(*args: Any) -> Any:
+            # Here the date is text; only when it is sent to another process is it parsed.
+            return TaskRescheduleStartDate(start_date=get_start_date(*args).start_date)
 
-        TaskInstanceOperations.get_reschedule_start_date = read
+        TaskInstanceOperations.get_reschedule_start_date = read_start_date
 
 
 def task_log(printed: str) -> str:
-    """Return what of a `dag.test()`'s output stands in the tasks' logs too."""
+    """Return the part of the output of `dag.test()` that the tasks' logs hold too."""
     if AIRFLOW.release[:2] != (3, 0):
         return printed
-    # Here it tells itself what to mask, and draws boxes with every variable on the way to an error.
+    # Airflow 3.0 also prints its own masking requests, and tracebacks with all local variables in boxes.
     return "\n".join(line for line in printed.splitlines() if "msg=MaskSecret(" not in line and line[:1] != "│")

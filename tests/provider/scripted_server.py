@@ -1,4 +1,4 @@
-"""A server that answers as a test scripts it."""
+"""A server with scripted responses."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOKEN = "never-to-be-shown"
-#: The answer to an upload to the target ``x``: it is accepted as ``job-x``.
+#: The response to an upload to the target ``x``: it is accepted as ``job-x``.
 ACCEPTED = (200, "accepted")
 
 
 class ScriptedServer(ThreadingHTTPServer):
     """
-    Answers the uploads to each target, and the questions for each job, in the order of a script.
+    Responds to the uploads to each target, and to the polls of each job, in the order of a script.
 
-    An answer is a status and a body, bytes or what is sent as JSON; None breaks off. The last one is repeated. A JSON
-    object with a status gets the id of the job that was polled.
+    A response is a status and a body, as bytes or as a JSON value; None closes the connection. The last response is
+    repeated. A JSON object with a ``status`` also gets the id of the polled job.
 
-    :param uploads: the answers to uploads.
-    :param jobs: the answers to questions for a job.
+    :param uploads: the responses to uploads.
+    :param jobs: the responses to polls.
     """
 
     def __init__(self, uploads: tuple[Any, ...], jobs: tuple[Any, ...]) -> None:
@@ -41,7 +41,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.connections += 1
         super().process_request(request, client_address)
 
-    def next_answer(self, method: str, path: str) -> Any:
+    def next_response(self, method: str, path: str) -> Any:
         left = self._left.setdefault(path, list(self._scripts[method]))
         return left.pop(0) if len(left) > 1 else left[0]
 
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        response = self.server.next_answer(self.command, self.path)
+        response = self.server.next_response(self.command, self.path)
         if response is None:
             self.close_connection = True
             return
@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         if response is ACCEPTED:
             body = {"job_id": f"job-{self.path.rpartition('/')[2]}"}
         elif self.command == "GET" and isinstance(body, dict) and "status" in body:
-            # As DATATILE, it names the job that it was asked for.
+            # Like DATATILE, name the polled job.
             body = {"job_id": self.path.rpartition("/")[2], **body}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -72,4 +72,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: what is printed here is the provider's."""
+        """Print nothing: the tests read what the provider prints."""

@@ -1,4 +1,4 @@
-"""The ways to run a task, and what became of it."""
+"""The modes to run a task in, and the outcome of a task."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
+from tests.support.reading import one_line
 
 SENSOR_MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke"},
@@ -25,15 +27,15 @@ OPERATOR_MODES: dict[str, dict[str, Any]] = {"fire_and_forget": {}, **OPERATOR_W
 @dataclasses.dataclass
 class Outcome:
     """
-    What became of a task.
+    The outcome of a task.
 
     :param state: the task instance's state at the end.
-    :param attempts: how often it was tried.
+    :param attempts: the number of attempts.
     :param result: what it returned.
-    :param job_id: the job id that it pushed besides.
-    :param errors: what each try raised.
-    :param task: the task as it was last executed, its templates rendered.
-    :param log: what a person reads in the logs of worker and triggerer; all tasks of a DAG share it.
+    :param job_id: the job id that it pushed.
+    :param errors: what each failed attempt raised.
+    :param task: the task of the last attempt, with rendered templates.
+    :param log: the logs of worker and triggerer, which all tasks of a DAG share.
     """
 
     state: str
@@ -45,21 +47,21 @@ class Outcome:
     log: str = dataclasses.field(repr=False)
 
     def assert_failed(self, kind: type[Exception], *texts: str) -> None:
-        """Make sure that it failed at once, in words that hold these texts, and that no other error is behind them."""
+        """Assert that the first attempt failed for good, with these texts in its error, and no chained exception."""
         assert (self.state, self.attempts, self.result) == ("failed", 1, None), self
         (error,) = self.errors
         assert type(error) is kind
         assert error.__cause__ is None
         assert error.__suppress_context__
         for text in texts:
-            assert text in str(error), self
+            assert text in one_line(error), self
 
 
-class Witness:
+class TaskRecorder:
     """
-    Sees what tasks do in each try, one for each call that ends it.
+    Records the attempts of tasks and their errors, by wrapping the methods that run them.
 
-    Airflow's callbacks would tell less: before 3.2, `dag.test()` does not call those of a failure.
+    Airflow's callbacks are not enough: before 3.2, `dag.test()` does not call ``on_failure_callback``.
     """
 
     def __init__(self) -> None:
@@ -67,14 +69,14 @@ class Witness:
         self.errors: dict[tuple[str, int], list[BaseException]] = {}
         self.attempts: Counter[tuple[str, int]] = Counter()
 
-    def watch(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Watch the tasks of an operator."""
+    def record(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Record the tasks of an operator."""
         for name in ("execute", "resume_execution"):
-            monkeypatch.setattr(kind, name, self._watched(getattr(kind, name)))
+            monkeypatch.setattr(kind, name, self._wrapped(getattr(kind, name)))
 
-    def _watched(self, method: Any) -> Any:
+    def _wrapped(self, method: Any) -> Any:
         @functools.wraps(method)
-        def watched(task: Any, *args: Any, **kwargs: Any) -> Any:
+        def wrapped(task: Any, *args: Any, **kwargs: Any) -> Any:
             ti = (kwargs.get("context") or args[-1])["ti"]
             key = ti.task_id, ti.map_index
             self.tasks[key] = task
@@ -88,7 +90,7 @@ class Witness:
             self.attempts[key] += 1
             return result
 
-        return watched
+        return wrapped
 
 
 def add_tasks(operator: type, modes: dict[str, dict[str, Any]], **arguments: Any) -> None:

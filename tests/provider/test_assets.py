@@ -1,4 +1,4 @@
-"""Databases as assets: their URIs, and what an asset's event tells of the job."""
+"""Databases as assets: their URIs, and what an asset event holds about the job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_asset_of_a_connection_and_a_hash(monkeypatch):
 
 
 @pytest.mark.parametrize("database_hash", ["", "a b", "../x", "a/b"])
-def test_a_hash_that_is_none(database_hash):
+def test_invalid_hashes(database_hash):
     with pytest.raises(InvalidInputError):
         database_asset(database_hash, server="datatile.example.com")
 
@@ -59,36 +59,36 @@ def test_a_hash_that_is_none(database_hash):
         "datatile://server/databases/f00d?x=1",
     ],
 )
-def test_what_is_no_database(uri):
+def test_uris_that_are_not_of_a_database(uri):
     with pytest.raises(ValueError, match="datatile://"):
         sanitize_uri(urlsplit(uri))
 
 
-def test_airflow_asks_the_handler():
+def test_airflow_calls_the_handler():
     assert Asset(uri="DATATILE://Server:443/databases/F00d/").uri == "datatile://server/databases/F00d"
 
 
 @pytest.mark.needs_airflow(">=3")
-def test_airflow_refuses_what_the_handler_refuses():
-    with pytest.raises(ValueError, match="no URI of a DATATILE database"):
+def test_airflow_rejects_what_the_handler_rejects():
+    with pytest.raises(ValueError, match=r"is not the URI of a DATATILE database: .* is not a hash"):
         Asset(uri="datatile://server/folders/f00d")
 
 
 @pytest.fixture
 def events_of(run_dag):
-    """The extras of the events of a DAG's assets, by task; other assets are left alone."""
+    """Return the asset, and the extras of the events of each task's outlets."""
 
     def events_of(operator, modes, **arguments):
         asset = database_asset("f00d", server=f"{uuid.uuid4().hex}.example.com")
         seen = {}
 
-        def note(context, result):
+        def record(context, result):
             accessors = context["outlet_events"]
             seen[context["ti"].task_id] = [accessors[outlet].extra for outlet in context["task"].outlets]
 
         other = Asset(uri=f"x-other://{uuid.uuid4().hex}")
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
-            add_tasks(operator, modes, outlets=[asset, other], post_execute=note, **arguments)
+            add_tasks(operator, modes, outlets=[asset, other], post_execute=record, **arguments)
         run_dag(dag)
         assert [run.state for run in DagRun.find(dag_id=dag.dag_id)] == ["success"]
         return asset, seen
@@ -96,8 +96,8 @@ def events_of(run_dag):
     return events_of
 
 
-@pytest.mark.needs_airflow("!=3.0.*")  # Its `dag.test()` makes no asset known, and fails the task.
-def test_an_upload_tells_its_job(events_of, sandbox, survey):
+@pytest.mark.needs_airflow("!=3.0.*")  # Its `dag.test()` registers no assets, and fails the task.
+def test_the_event_of_an_upload_holds_its_job(events_of, sandbox, survey):
     upload = {"action": "create", "target_hash": sandbox.folder, "dataset": str(survey), "poll_interval": 0.05}
     _, seen = events_of(DatatileUploadOperator, OPERATOR_MODES, **upload)
     jobs = {job["job_id"] for job in sandbox.jobs()}
@@ -109,7 +109,7 @@ def test_an_upload_tells_its_job(events_of, sandbox, survey):
 
 
 @pytest.mark.needs_airflow("!=3.0.*")
-def test_a_wait_tells_its_job(events_of, script):
+def test_the_event_of_a_wait_holds_its_job(events_of, script):
     done = {"status": "done", "action": "append", "rows": 3}
     script((200, {"status": "queued"}), (200, {"status": "queued"}), (200, done))
     _, seen = events_of(DatatileJobSensor, SENSOR_MODES, job_id="job-{mode}", poke_interval=0.05)
@@ -127,7 +127,7 @@ def test_a_wait_tells_its_job(events_of, script):
         ({}, None),
     ],
 )
-def test_rows_are_told_only_when_the_server_tells_a_number(details, rows):
+def test_rows_are_reported_only_if_the_server_sends_a_number(details, rows):
     assert Job("7", details=details).rows == rows
 
 
@@ -140,7 +140,7 @@ def test_rows_are_told_only_when_the_server_tells_a_number(details, rows):
         ({"database": ["f00d"], "action": 1}, ("", "")),
     ],
 )
-def test_what_else_a_job_tells(details, found):
+def test_database_and_action_of_a_job(details, found):
     job = Job("7", details=details)
     assert (job.database, job.action) == found
 
@@ -155,7 +155,7 @@ def test_what_else_a_job_tells(details, found):
         ("gs://surveys/wave.zsav", "gs://surveys/wave.zsav"),
     ],
 )
-def test_the_uri_of_a_file_names_no_connection(dataset, uri):
+def test_the_uri_of_a_file_holds_no_connection(dataset, uri):
     assert file_uri(dataset) == uri
 
 

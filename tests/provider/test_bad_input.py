@@ -1,4 +1,4 @@
-"""Bad input: a clear error in every mode, at the first try, and before a byte is sent."""
+"""Bad input: a clear error in every mode, on the first attempt, before a byte is sent."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.scripted_server import TOKEN
 from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.support.reading import one_line
 
 
 @pytest.fixture
 def upload(run_each, script, survey):
-    """Uploads in every mode what can't be uploaded; returns the outcomes."""
+    """Upload in every mode something that cannot be uploaded; return the outcomes."""
 
     def upload(**arguments):
         server = script()
-        usual = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
-        outcomes = run_each(DatatileUploadOperator, OPERATOR_MODES, **{**usual, **arguments})
+        defaults = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
+        outcomes = run_each(DatatileUploadOperator, OPERATOR_MODES, **{**defaults, **arguments})
         assert server.connections == 0
         assert {outcome.job_id for outcome in outcomes.values()} == {None}
         return outcomes.values()
@@ -36,7 +37,7 @@ def upload(run_each, script, survey):
 
 @pytest.fixture
 def everything_with(run_dag, script, connect, survey):
-    """Uploads and waits in every mode with a connection that is changed so; returns the outcomes by mode."""
+    """Upload and wait in every mode with changed connection fields; return the outcomes by mode."""
 
     def everything_with(conn_id="datatile_default", **fields):
         server = script()
@@ -62,8 +63,8 @@ def everything_with(run_dag, script, connect, survey):
         ("file://{tmp_path}", ["{tmp_path}", "is a directory"]),
         ("{tmp_path}/empty.sav", ["empty.sav", "is empty"]),
         ("nostore://surveys/wave.sav", ["nostore://surveys/wave.sav"]),
-        ("", ["A file is needed"]),
-        ("wave\0.sav", ["can't be read"]),
+        ("", ["The dataset must be a file"]),
+        ("wave\0.sav", ["cannot be read"]),
     ],
 )
 def test_files(upload, tmp_path, dataset, texts):
@@ -73,9 +74,9 @@ def test_files(upload, tmp_path, dataset, texts):
 
 
 @pytest.mark.parametrize("dataset", [None, 5, ["wave1.sav", "wave2.sav"]])
-def test_what_is_no_file_at_all(upload, dataset):
+def test_values_that_are_not_a_file(upload, dataset):
     for outcome in upload(dataset=dataset):
-        outcome.assert_failed(AirflowFailException, "A file is needed", repr(dataset))
+        outcome.assert_failed(AirflowFailException, "The dataset must be a file", repr(dataset))
 
 
 @pytest.mark.parametrize("action", ["upsert", "", None])
@@ -87,7 +88,7 @@ def test_actions(upload, action):
 @pytest.mark.parametrize("target_hash", ["", "f00d/f00d", "..", "f00 d", "f00d?x=1", "\nf00d", "{{ 'a/b' }}", None])
 def test_hashes(upload, target_hash):
     for outcome in upload(target_hash=target_hash):
-        outcome.assert_failed(AirflowFailException, "A target hash is needed", "DATATILE's Drive")
+        outcome.assert_failed(AirflowFailException, "Take the hash of the folder (create)", "DATATILE's Drive")
 
 
 @pytest.mark.parametrize("callback_url", ["ftp://example.com/", "example.com/hook", 5])
@@ -101,7 +102,7 @@ def test_job_ids(run_each, script, job_id):
     server = script()
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, job_id=job_id, poke_interval=0.05)
     for outcome in outcomes.values():
-        outcome.assert_failed(AirflowFailException, "A job id is needed", "upload.output")
+        outcome.assert_failed(AirflowFailException, "Pass what the upload task returned", "upload.output")
     assert server.connections == 0
 
 
@@ -109,16 +110,16 @@ def test_job_ids(run_each, script, job_id):
     ("fields", "texts"),
     [
         ({"password": None}, ["no token", "password"]),
-        ({"password": f"{TOKEN}\r\nhost: x"}, ["token with blanks"]),
+        ({"password": f"{TOKEN}\r\nhost: x"}, ["token with spaces"]),
         ({"host": None}, ["no host"]),
-        ({"host": "ftp://datatile.example"}, ["no server's address"]),
+        ({"host": "ftp://datatile.example"}, ["not a server's address"]),
         ({"host": "http://datatile.example"}, ["unencrypted", "datatile.example", "allow_http"]),
         ({"host": "datatile.example", "schema": "http"}, ["unencrypted", "datatile.example", "allow_http"]),
         pytest.param({"extra": "{not JSON"}, ["extra", "not JSON"], marks=pytest.mark.needs_airflow("!=3.0.*")),
         pytest.param({"extra": "[1, 2]"}, ["extra", "not a JSON object"], marks=pytest.mark.needs_airflow("!=3.0.*")),
         ({"extra": {"timeout": "soon"}}, ["'timeout'", "number of seconds"]),
         ({"extra": {"verify": "/no/such/bundle.pem"}}, ["'verify'", "CA bundle"]),
-        ({"extra": {"max_upload_bytes": -1}}, ["'max_upload_bytes'", "over 0"]),
+        ({"extra": {"max_upload_bytes": -1}}, ["'max_upload_bytes'", "above 0"]),
         ({"extra": {"status_map": {"ready": "GREAT"}}}, ["'status_map'", "SUCCEEDED"]),
         ({"extra": {"job_path": "jobs"}}, ["'job_path'", "{job_id}"]),
         ({"extra": {"allow_http": "maybe"}}, ["'allow_http'", "true or false"]),
@@ -134,7 +135,7 @@ def test_connections(everything_with, fields, texts):
 
 @pytest.mark.needs_airflow("==3.0.*")
 @pytest.mark.parametrize("extra", ["{not JSON", "[1, 2]"])
-def test_airflow_3_0_does_not_find_a_connection_whose_extra_is_no_object(everything_with, extra, monkeypatch):
+def test_airflow_3_0_does_not_find_a_connection_whose_extra_is_not_an_object(everything_with, extra, monkeypatch):
     monkeypatch.setattr("datatile_provider.hooks.datatile.FIRST_READ", 0.1)
     server, outcomes = everything_with(extra=extra)
     for outcome in outcomes.values():
@@ -154,10 +155,10 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
     monkeypatch.setattr("datatile_provider.hooks.datatile.FIRST_READ", 0.1)
     server, outcomes = everything_with(conn_id="elsewhere")
     for outcome in outcomes.values():
-        # Airflow says the same while its API server is down, so this one is tried again.
+        # Airflow raises the same error while its API server is down, so it is retried.
         assert (outcome.state, outcome.attempts) == ("failed", 3)
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
-        assert all("elsewhere" in str(error) for error in outcome.errors)
+        assert all("elsewhere" in one_line(error) for error in outcome.errors)
     assert server.connections == 0
 
 
@@ -174,6 +175,6 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
         (DatatileJobSensor, {"job_id": "job-7"}, "timeout"),
     ],
 )
-def test_intervals_and_timeouts_are_refused_when_the_dag_is_read(operator, arguments, name, value):
-    with pytest.raises(ValueError, match=f"^{name} must be a number of seconds or a timedelta over zero"):
+def test_invalid_intervals_and_timeouts_fail_when_the_dag_is_parsed(operator, arguments, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a number of seconds or a timedelta, over zero"):
         operator(task_id="task", **arguments, **{name: value})

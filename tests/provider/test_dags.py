@@ -1,4 +1,4 @@
-"""What a DAG's author writes: templates, outputs, mapped tasks, times, and connections to other servers."""
+"""What DAG authors write: templates, outputs, mapped tasks, durations, and connections to other servers."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_every_template_field_is_rendered(run_dag, start, survey, monkeypatch):
     [str, Path, lambda path: path.as_uri(), lambda path: ObjectStoragePath(f"file://{path}")],
     ids=["text", "path", "uri", "object storage path"],
 )
-def test_a_dataset_may_be_named_in_many_ways(run, sandbox, survey, kind):
+def test_types_of_a_dataset(run, sandbox, survey, kind):
     outcome = run(DatatileUploadOperator, action="create", target_hash=sandbox.folder, dataset=kind(survey))
     assert (outcome.state, outcome.errors) == ("success", [])
     assert [(u["filename"], u["size"]) for u in sandbox.uploads()] == [("wave 1.csv", survey.stat().st_size)]
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_the_output_feeds_sensors_mapped_and_not(run_dag, sandbox, survey, deferrable):
+def test_the_output_feeds_mapped_sensors(run_dag, sandbox, survey, deferrable):
     waves = [survey, *(survey.with_name(f"wave {n}.csv") for n in (2, 3))]
     for wave in waves[1:]:
         wave.write_text(survey.read_text())
@@ -103,18 +103,18 @@ def test_a_mapped_upload_that_waits_by_itself(run_dag, start, survey, options):
     assert [database["rows"] for database in sandbox.databases()] == [3, 3]
 
 
-def test_times_may_be_timedeltas(run_dag, script, survey):
+def test_durations_may_be_timedeltas(run_dag, script, survey):
     script((200, {"status": "running"}), (200, {"status": "succeeded"}))
     moment, minute = timedelta(milliseconds=50), timedelta(minutes=1)
     with DAG("timedeltas", schedule=None) as dag:
         add_tasks(DatatileJobSensor, SENSOR_MODES, job_id="job-{mode}", poke_interval=moment, timeout=minute)
         upload = {"action": "append", "target_hash": "{mode}", "dataset": str(survey)}
-        times = {"poll_interval": moment, "timeout": minute, "accept_timeout": minute}
-        add_tasks(DatatileUploadOperator, OPERATOR_WAITS, **upload, **times)
+        durations = {"poll_interval": moment, "timeout": minute, "accept_timeout": minute}
+        add_tasks(DatatileUploadOperator, OPERATOR_WAITS, **upload, **durations)
     assert {outcome.state for (outcome,) in run_dag(dag).values()} == {"success"}
 
 
-def test_deferring_is_the_default_where_airflow_says_so():
+def test_deferrable_defaults_to_the_airflow_setting():
     code = """
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
@@ -126,7 +126,7 @@ print(DatatileJobSensor(task_id="wait", job_id="7", deferrable=False).deferrable
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=50
     )
-    # Before it, Airflow 3.0 prints what it logs.
+    # Airflow 3.0 also prints its log, before this output.
     assert run.stdout.split()[-3:] == ["True", "True", "False"]
 
 
@@ -147,7 +147,7 @@ WORDS = {
 
 @pytest.fixture
 def other_dialect(run_dag, start, connect, tmp_path):
-    """Uploads a file, and waits in every way, where all that the vendor does not document is different."""
+    """Upload a file and wait in every mode, on a server that differs in everything the vendor does not document."""
 
     def other_dialect(name, content, extra):
         sandbox = start(**DIALECT, state_words=WORDS)
@@ -186,7 +186,7 @@ def test_a_failure_in_another_dialect(other_dialect):
         outcomes[mode].assert_failed(AirflowFailException, "'rikki'", "wave.sav cannot be read")
 
 
-def test_a_dialect_that_the_connection_does_not_tell_of_is_no_success(other_dialect):
+def test_a_dialect_that_the_connection_does_not_configure_is_not_a_success(other_dialect):
     sandbox, outcomes = other_dialect("wave.csv", "respondent\n1\n", {})
     assert "success" not in {outcome.state for outcome in outcomes.values()}
     for mode in OPERATOR_WAITS:

@@ -15,7 +15,7 @@ from tests.provider.tasks import OPERATOR_MODES
 
 @pytest.fixture
 def run_function(run_dag):
-    """Runs a function as a task that uploads what it returns."""
+    """Run a function as a task that uploads the returned file."""
 
     def run_function(function, *args, **options):
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
@@ -27,7 +27,7 @@ def run_function(run_dag):
 
 
 @pytest.mark.parametrize("options", OPERATOR_MODES.values(), ids=OPERATOR_MODES)
-def test_what_the_function_returns_is_uploaded(run_function, sandbox, survey, options):
+def test_the_returned_file_is_uploaded(run_function, sandbox, survey, options):
     def wave(name, suffix):
         return f"{survey.parent}/{name}.{suffix}"
 
@@ -37,25 +37,25 @@ def test_what_the_function_returns_is_uploaded(run_function, sandbox, survey, op
     assert (outcome.state, outcome.result, job["filename"]) == ("success", job["job_id"], "wave 1.csv")
 
 
-@pytest.mark.parametrize("made", [lambda p: p, ObjectStoragePath], ids=["Path", "ObjectStoragePath"])
-def test_a_path_of_any_kind(run_function, sandbox, survey, made):
-    outcome = run_function(lambda: made(survey), task_id="upload", action="create", target_hash=sandbox.folder)
+@pytest.mark.parametrize("path_type", [lambda p: p, ObjectStoragePath], ids=["Path", "ObjectStoragePath"])
+def test_types_of_a_path(run_function, sandbox, survey, path_type):
+    outcome = run_function(lambda: path_type(survey), task_id="upload", action="create", target_hash=sandbox.folder)
     assert outcome.state == "success"
     assert [job["filename"] for job in sandbox.jobs()] == ["wave 1.csv"]
 
 
-@pytest.mark.parametrize("found", [None, 7, b"wave.csv"])
-def test_what_is_no_path(run_function, sandbox, found):
+@pytest.mark.parametrize("value", [None, 7, b"wave.csv"])
+def test_values_that_are_not_a_path(run_function, sandbox, value):
     def wave():
-        return found
+        return value
 
     outcome = run_function(wave, action="create", target_hash=sandbox.folder)
-    outcome.assert_failed(AirflowFailException, "wave must return the path", repr(found))
+    outcome.assert_failed(AirflowFailException, f"wave returned {value!r}", "must return the path")
     assert sandbox.jobs() == []
 
 
-def test_the_function_is_called_once_when_the_task_waits_for_its_turn(run_function, script, survey, monkeypatch):
-    monkeypatch.setattr(operators, "SHORT_WAIT", 0.1)
+def test_the_function_is_called_once_when_the_upload_is_retried(run_function, script, survey, monkeypatch):
+    monkeypatch.setattr(operators, "MAX_BACKOFF_IN_WORKER", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), ACCEPTED))
     calls = []
 
@@ -69,7 +69,7 @@ def test_the_function_is_called_once_when_the_task_waits_for_its_turn(run_functi
     assert calls == [1]
 
 
-# The `dag.test()` of 3.0 fails what it is to retry, when the rendered fields are told once more.
+# The `dag.test()` of 3.0 fails a task instead of retrying it, because it stores the rendered fields twice.
 @pytest.mark.needs_airflow("!=3.0.*")
 def test_the_function_is_called_again_on_a_retry(run_function, sandbox, survey):
     calls = []
@@ -84,7 +84,7 @@ def test_the_function_is_called_again_on_a_retry(run_function, sandbox, survey):
     assert (outcome.state, outcome.attempts, len(calls)) == ("success", 2, 2)
 
 
-def test_its_time_is_not_taken_from_the_uploads(run_function, sandbox, survey):
+def test_its_run_time_does_not_count_against_accept_timeout(run_function, sandbox, survey):
     def wave():
         time.sleep(0.3)
         return str(survey)

@@ -1,4 +1,4 @@
-"""The triggers, and the events that tasks are resumed with: only a clear success is one."""
+"""The triggers, and the events that tasks are resumed with: only a well-formed success counts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MALFORMED = [
     {"status": "success"},
     {"job": {**JOB, "id": ""}},
     {"job": {**JOB, "id": None}},
-    {"job": {**JOB, "id": "job-of-somebody-else"}},
+    {"job": {**JOB, "id": "another-job"}},
     {"job": {**JOB, "state": "RUNNING"}},
     {"job": {**JOB, "state": "FAILED"}},
     {"job": {**JOB, "state": "UNKNOWN"}},
@@ -45,13 +45,13 @@ MALFORMED = [
     {"job": {**JOB, "state": ["SUCCEEDED"]}},
     {"job": JOB, "error": None},
     {"error": "JobFailedError"},
-    {"error": {"deep": []}, "what": [], "said": {}, "advice": 5},
+    {"error": {"deep": []}, "what": [], "server_message": {}, "hint": 5},
 ]
 
 
 @pytest.fixture
 def resume_with(run, script, survey, monkeypatch):
-    """Runs a task that is deferred, and resumed with this event."""
+    """Run a task that is deferred, and resumed with this event."""
 
     def resume_with(operator, event):
         async def run_trigger(self):
@@ -67,10 +67,10 @@ def resume_with(run, script, survey, monkeypatch):
     return resume_with
 
 
-@pytest.mark.parametrize("event", [None, {}, {"job": {**JOB, "id": "job-of-somebody-else"}}], ids=repr)
+@pytest.mark.parametrize("event", [None, {}, {"job": {**JOB, "id": "another-job"}}], ids=repr)
 @pytest.mark.parametrize(
     ("operator", "kind", "attempts"),
-    # The sensor may look again; an upload that was accepted may not be sent again.
+    # The sensor may poll again; an accepted upload must not be sent again.
     [(DatatileJobSensor, AirflowException, 3), (DatatileUploadOperator, AirflowFailException, 1)],
 )
 def test_a_task_resumed_by_a_malformed_event_fails(resume_with, operator, kind, attempts, event):
@@ -81,7 +81,7 @@ def test_a_task_resumed_by_a_malformed_event_fails(resume_with, operator, kind, 
 
 
 @pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
-def test_a_clear_success_is_one(resume_with, operator):
+def test_a_task_resumed_by_a_success_succeeds(resume_with, operator):
     outcome = resume_with(operator, {"job": JOB})
     assert (outcome.state, outcome.attempts) == ("success", 1)
     assert outcome.result == (JOB if operator is DatatileJobSensor else "job-f00d")
@@ -100,9 +100,9 @@ near_misses = st.builds(
 
 
 @pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
-def test_any_event_is_a_clear_success_or_an_error_of_airflows(run, survey, operator):
+def test_any_event_is_a_success_or_raises_an_airflow_exception(run, survey, operator):
     class Resumed(operator):
-        """Is resumed, in a real task's context, with one event after the other."""
+        """Is resumed, in a real task's context, with many events."""
 
         def execute(self, context):
             @settings(max_examples=50, deadline=None, database=None)
@@ -133,21 +133,21 @@ def test_any_event_is_a_clear_success_or_an_error_of_airflows(run, survey, opera
 
 @pytest.fixture
 def triggers(monkeypatch):
-    """What Airflow stored of each trigger that ran."""
+    """The serialized form of each trigger that ran."""
     seen = []
     run_trigger = DatatileJobTrigger.run
 
-    async def run_and_note(self):
+    async def run_and_record(self):
         seen.append(self.serialize())
         async for event in run_trigger(self):
             yield event
 
-    monkeypatch.setattr(DatatileJobTrigger, "run", run_and_note)
+    monkeypatch.setattr(DatatileJobTrigger, "run", run_and_record)
     return seen
 
 
-def restarted(stored):
-    """The event of a trigger that another triggerer has taken over."""
+def event_after_restart(stored):
+    """Return the event of a trigger that another triggerer has resumed."""
     path, arguments = json.loads(json.dumps(stored))
     module, _, name = path.rpartition(".")
     trigger = getattr(import_module(module), name)(**arguments)
@@ -173,25 +173,25 @@ def test_a_trigger_survives_a_restart_holds_no_token_and_keeps_its_deadline(run,
     assert TOKEN not in repr(stored)
 
     connections = server.connections
-    event = restarted(stored)
+    event = event_after_restart(stored)
 
-    assert event["error"] == "JobTimeoutError"
-    assert "job-f00d" in event["what"]
+    assert event["error"] == "job-timed-out"
+    assert event["subject"] == "job job-f00d"
     assert server.connections == connections + 1
 
 
-def test_a_restarted_trigger_hears_of_a_success(run, script, triggers):
+def test_a_restarted_trigger_reports_a_success(run, script, triggers):
     server = script(RUNNING, RUNNING, (200, {"status": "succeeded"}))
     outcome = run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, deferrable=True)
     assert outcome.state == "success"
     assert server.connections == 3
-    assert restarted(triggers[0])["job"] == outcome.result
+    assert event_after_restart(triggers[0])["job"] == outcome.result
 
 
 def test_a_connection_that_is_gone_when_the_trigger_starts(run, script, monkeypatch, triggers):
     script(RUNNING)
     run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, timeout=0.2, deferrable=True)
     monkeypatch.delenv("AIRFLOW_CONN_DATATILE_DEFAULT")
-    event = restarted(triggers[0])
+    event = event_after_restart(triggers[0])
     assert "error" in event
     assert "datatile_default" in event["what"]

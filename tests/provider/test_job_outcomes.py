@@ -1,4 +1,4 @@
-"""Whatever becomes of a job: the same outcome however a task waits for it."""
+"""The ends of a job: the outcome of the task is the same in every mode of waiting."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from datatile_provider.api import polling
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+from tests.support.reading import one_line
 
 RUNNING = (200, {"status": "running"})
 SUCCEEDED = (200, {"status": "succeeded", "rows": 3})
@@ -39,22 +40,22 @@ def test_a_job_that_succeeds(wait, script):
 
 def test_a_job_that_fails(wait, script):
     server = script(RUNNING, (200, {"status": "failed", "message": "Variable q7 is missing"}))
-    assert_all_failed(wait(), "failed", "Variable q7 is missing", f"processing log: {server.url}/")
+    assert_all_failed(wait(), "failed", "Variable q7 is missing", f"Processing log: {server.url}/")
     # No retry has sent the file again.
     assert len(server.uploads) == len(OPERATOR_WAITS)
 
 
-def test_a_job_that_somebody_cancels(wait, script):
+def test_a_job_that_a_user_cancels(wait, script):
     script(RUNNING, (200, {"status": "cancelled", "message": "Cancelled by Ann"}))
     assert_all_failed(wait(), "cancelled", "Cancelled by Ann")
 
 
-def test_a_job_that_has_ended_before_the_first_look(wait, script):
+def test_a_job_that_has_ended_before_the_first_poll(wait, script):
     script((200, {"status": "failed", "message": "Variable q7 is missing"}))
     assert_all_failed(wait(), "failed", "Variable q7 is missing")
 
 
-def test_a_status_of_no_known_meaning_is_waited_through(wait, script):
+def test_an_unknown_status_does_not_end_the_wait(wait, script):
     script((200, {"status": "crunching"}), SUCCEEDED)
     assert_all_succeeded(wait())
 
@@ -62,20 +63,20 @@ def test_a_status_of_no_known_meaning_is_waited_through(wait, script):
 @pytest.mark.parametrize("status", ["crunching", "running"])
 def test_a_job_that_does_not_end_in_time(wait, script, status):
     script((200, {"status": status}))
-    assert_all_failed(wait(timeout=0.4), repr(status), "processing log", kind=AirflowSensorTimeout)
+    assert_all_failed(wait(timeout=0.4), repr(status), "Processing log", kind=AirflowSensorTimeout)
 
 
-def test_a_server_that_tells_nothing_until_the_deadline(wait, script):
+def test_a_server_that_reports_nothing_until_the_deadline(wait, script):
     script((502, b"<html><h1>Bad gateway</h1></html>"))
-    assert_all_failed(wait(timeout=0.4), "502", "no poll told its status", kind=AirflowSensorTimeout)
+    assert_all_failed(wait(timeout=0.4), "502", "No poll returned its status", kind=AirflowSensorTimeout)
 
 
-def test_troubles_that_pass(wait, script):
+def test_transient_errors(wait, script):
     script((502, b"<html>Bad gateway</html>"), None, (200, b'{"status": "succ'), (200, ["succeeded"]), SUCCEEDED)
     assert_all_succeeded(wait())
 
 
-def test_a_job_that_is_not_known_everywhere_at_once(wait, script):
+def test_a_job_that_is_not_known_at_first(wait, script):
     script((404, {"error": "No such job"}), SUCCEEDED)
     assert_all_succeeded(wait())
 
@@ -92,56 +93,59 @@ def test_a_user_without_the_role(wait, script, monkeypatch):
     assert_all_failed(wait(), "Not for you", "Data collector")
 
 
-def test_a_token_that_takes_its_maker_a_while_to_put_into_the_connection(wait, script):
+def test_a_new_token_that_reaches_the_connection_late(wait, script):
     script(RUNNING, (401, {"error": "Stale"}), (401, {"error": "Stale"}), SUCCEEDED)
     assert_all_succeeded(wait())
 
 
 @pytest.mark.needs_airflow(">=3.3")
-def test_one_refusal_long_after_the_first_look_of_a_rescheduled_wait(run_each, script, monkeypatch):
-    """Where Airflow keeps nothing from one look to the next, nobody knows that it is the first."""
+def test_one_rejection_long_after_the_first_poll_of_a_rescheduled_wait(run_each, script, monkeypatch):
+    """This needs a state store: without it, the sensor does not know when the rejections began."""
     monkeypatch.setattr(polling, "GRACE", 0.5)
     script(RUNNING, RUNNING, (404, {"error": "No such job"}), SUCCEEDED)
-    # Airflow's own loop takes longer than the grace from one look to the next.
+    # In `dag.test()`, two polls are further apart than the grace period.
     modes = {"reschedule": SENSOR_MODES["reschedule"]}
     assert_all_succeeded(run_each(DatatileJobSensor, modes, job_id="job-{mode}", poke_interval=0.3))
 
 
 @pytest.mark.parametrize("before", [(), (RUNNING,)])
-def test_a_token_that_is_refused(wait, script, monkeypatch, before):
+def test_a_rejected_token(wait, script, monkeypatch, before):
     monkeypatch.setattr(polling, "GRACE", 0.3)
     script(*before, (401, {"error": "Stale"}))
-    assert_all_failed(wait(), "Stale", "token is not valid", "connection's password")
+    assert_all_failed(wait(), "Stale", "rejected the API token", "connection's password")
 
 
-@pytest.mark.parametrize("unfailing", ["soft_fail", "never_fail"])
+@pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
 @pytest.mark.parametrize(
-    ("responses", "timeout", "why"),
+    ("responses", "timeout", "reason"),
     [
         ([(200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
         ([RUNNING, (200, {"status": "failed", "message": "q7 is missing"})], 20, "q7 is missing"),
         ([RUNNING], 0.4, "was not finished within"),
-        ([RUNNING, (401, {"error": "Stale"})], 20, "the token is not valid"),
+        ([RUNNING, (401, {"error": "Stale"})], 20, "rejected the API token"),
     ],
 )
-def test_a_sensor_skips_when_told_to_and_says_why(run_each, script, monkeypatch, responses, timeout, why, unfailing):
+def test_a_sensor_skips_if_configured_and_logs_the_reason(
+    run_each, script, monkeypatch, responses, timeout, reason, option
+):
     monkeypatch.setattr(polling, "GRACE", 0.3)
     script(*responses)
-    options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": timeout, unfailing: True}
+    options = {"job_id": "job-{mode}", "poke_interval": 0.05, "timeout": timeout, option: True}
     outcomes = run_each(DatatileJobSensor, SENSOR_MODES, **options)
     assert {(o.state, o.attempts, o.result) for o in outcomes.values()} == {("skipped", 1, None)}
     for mode in SENSOR_MODES:
-        assert any(why in line and f"job-{mode}" in line for line in outcomes[mode].log.splitlines()), mode
+        assert reason in one_line(outcomes[mode].log), mode
+        assert f"job-{mode}" in outcomes[mode].log
 
 
-# The three ends for real: files that the sandbox reads, and a person who cancels.
+# The three ends with a sandbox: files that it can read, files that it cannot read, and a user who cancels.
 
 
 @pytest.fixture
 def real_jobs(run_dag, start, tmp_path):
-    """Uploads a file to a database for each mode, and waits for what becomes of it."""
+    """Upload a file to a database in each mode, and wait for the job."""
 
-    def real_jobs(name, content, meanwhile=None, **options):
+    def real_jobs(name, content, during=None, **options):
         sandbox = start(**options)
         dataset = tmp_path / name
         dataset.write_text(content)
@@ -155,11 +159,11 @@ def real_jobs(run_dag, start, tmp_path):
                     DatatileJobSensor(task_id=mode, job_id=uploaded.output, retries=1, poke_interval=0.1, **arguments)
         ended = threading.Event()
 
-        def keep_on():
+        def repeat():
             while not ended.wait(0.05):
-                meanwhile(sandbox)
+                during(sandbox)
 
-        thread = threading.Thread(target=keep_on if meanwhile else ended.wait)
+        thread = threading.Thread(target=repeat if during else ended.wait)
         thread.start()
         try:
             return sandbox, {mode: outcome for mode, [outcome] in run_dag(dag).items()}
@@ -186,12 +190,12 @@ def test_files_that_the_sandbox_cannot_read(real_jobs):
     assert {database["rows"] for database in sandbox.databases()} == {0}
 
 
-def test_jobs_that_a_person_cancels_in_the_drive(real_jobs):
+def test_jobs_that_a_user_cancels_in_the_drive(real_jobs):
     def cancel_all(sandbox):
         for job in sandbox.jobs():
             if job["state"] == "QUEUED":
                 sandbox.cancel(job["job_id"])
 
-    _, outcomes = real_jobs("wave.csv", "respondent\n1\n", meanwhile=cancel_all, processing_seconds=100)
+    _, outcomes = real_jobs("wave.csv", "respondent\n1\n", during=cancel_all, processing_seconds=100)
     for mode in [*SENSOR_MODES, *OPERATOR_WAITS]:
         outcomes[mode].assert_failed(AirflowFailException, "Cancelled by a user")

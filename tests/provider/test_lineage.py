@@ -1,4 +1,4 @@
-"""What OpenLineage is told, by its own provider, in a process of its own; and what Airflow collects of hooks."""
+"""The events that the OpenLineage provider sends, from a separate process; and the lineage of hooks."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ with DAG({dag_id!r}, schedule=None) as dag:
         task_id="in_worker", action="reload", target_hash={database!r}, wait_for_completion=True, **upload)
     create = DatatileUploadOperator(task_id="create", action="create", target_hash={folder!r}, **upload)
     wait = DatatileJobSensor(task_id="wait", job_id=create.output, poke_interval=0.05, deferrable=True)
-    broken = DatatileUploadOperator(
-        task_id="broken", action="reload", target_hash={database!r}, wait_for_completion=True,
-        **{{**upload, "dataset": {broken!r}}})
-    unfit = DatatileUploadOperator(
-        task_id="unfit", action="reload", target_hash={database!r}, **{{**upload, "dataset": {broken!r}}})
+    invalid = DatatileUploadOperator(
+        task_id="invalid", action="reload", target_hash={database!r}, wait_for_completion=True,
+        **{{**upload, "dataset": {invalid!r}}})
+    not_waited = DatatileUploadOperator(
+        task_id="not_waited", action="reload", target_hash={database!r}, **{{**upload, "dataset": {invalid!r}}})
     waits = [
-        DatatileJobSensor(task_id=name, job_id=unfit.output, poke_interval=0.05, trigger_rule="all_done", **how)
+        DatatileJobSensor(task_id=name, job_id=not_waited.output, poke_interval=0.05, trigger_rule="all_done", **how)
         for name, how in [("poke", {{}}), ("reschedule", {{"mode": "reschedule"}}), ("defer", {{"deferrable": True}})]
     ]
-    refused = DatatileUploadOperator(task_id="refused", action="reload", target_hash="f00d", **upload)
+    rejected = DatatileUploadOperator(task_id="rejected", action="reload", target_hash="f00d", **upload)
 
     @task.datatile_upload(action="append", target_hash={database!r}, wait_for_completion=True, deferrable=True,
                           poll_interval=0.05, trigger_rule="all_done")
@@ -46,12 +46,12 @@ with DAG({dag_id!r}, schedule=None) as dag:
         hook = DatatileHook()
         hook.wait_for_job(hook.upload("reload", {database!r}, {dataset!r}).id, poll_interval=0.05)
 
-    in_worker >> create >> wait >> broken >> unfit >> waits >> refused >> returned() >> by_hook()
+    in_worker >> create >> wait >> invalid >> not_waited >> waits >> rejected >> returned() >> by_hook()
 
 if __name__ == "__main__":
-    from tests.provider.older_airflow import mend_dag_test
+    from tests.provider.older_airflow import patch_dag_test
 
-    mend_dag_test()
+    patch_dag_test()
     dag.test()
 """
 
@@ -62,19 +62,19 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def reported(dag_folder, tmp_path_factory):
-    """The last event of each task, with the sandbox's facts beside."""
+def lineage(dag_folder, tmp_path_factory):
+    """The last event of each task, the sandbox's jobs, and what the events should name."""
     directory = tmp_path_factory.mktemp("lineage")
-    survey, broken, events = directory / "wave 1.csv", directory / "broken.csv", directory / "events"
+    survey, invalid, events = directory / "wave 1.csv", directory / "invalid.csv", directory / "events"
     survey.write_text("respondent,vote\n1,2\n2,1\n3,2\n")
-    broken.write_text("respondent,vote\n1\n")
+    invalid.write_text("respondent,vote\n1\n")
     dag_id = f"lineage_{uuid.uuid4().hex}"
     with Sandbox(processing_seconds=0.1) as sandbox:
         database = sandbox.add_database(variables=("respondent", "vote"))
         file = Path(dag_folder) / f"{dag_id}.py"
         file.write_text(
             DAG_FILE.format(
-                dag_id=dag_id, dataset=str(survey), broken=str(broken), database=database, folder=sandbox.folder
+                dag_id=dag_id, dataset=str(survey), invalid=str(invalid), database=database, folder=sandbox.folder
             )
         )
         transport = {"type": "file", "log_file_path": str(events), "append": True}
@@ -83,7 +83,7 @@ def reported(dag_folder, tmp_path_factory):
             "PYTHONPATH": str(ROOT),
             "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-            # A fork, as else, can't ask the Airflow that `dag.test()` runs in a thread.
+            # A forked process, the default, cannot reach the API server that `dag.test()` runs in a thread.
             "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",
         }
         try:
@@ -100,7 +100,7 @@ def reported(dag_folder, tmp_path_factory):
                 last[event["job"]["name"].partition(".")[2]] = event
         jobs = {job["job_id"]: job for job in sandbox.jobs()}
         assert sandbox.token not in events.read_text()
-        return last, jobs, {"server": sandbox.url, "database": database, "file": str(survey), "broken": str(broken)}
+        return last, jobs, {"server": sandbox.url, "database": database, "file": str(survey), "invalid": str(invalid)}
 
 
 def names(datasets):
@@ -111,27 +111,27 @@ def names(datasets):
     ("task_id", "action"),
     [("in_worker", "reload"), ("returned", "append")],
 )
-def test_an_upload_tells_what_it_read_and_wrote(reported, task_id, action):
-    events, jobs, facts = reported
+def test_an_upload_reports_its_inputs_and_outputs(lineage, task_id, action):
+    events, jobs, expected = lineage
     event = events[task_id]
     assert event["eventType"] == "COMPLETE"
-    assert names(event["inputs"]) == [("file", facts["file"])]
+    assert names(event["inputs"]) == [("file", expected["file"])]
     facet = event["run"]["facets"]["datatile_job"]
     job = jobs[facet["jobId"]]
-    namespace = facts["server"].replace("http://", "datatile://")
+    namespace = expected["server"].replace("http://", "datatile://")
     assert names(event["outputs"]) == [(namespace, f"databases/{job['database']}")]
     assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 3
     assert (facet["action"], facet["state"], facet["status"]) == (action, "SUCCEEDED", "succeeded")
-    assert facet["processingLog"] == f"{facts['server']}/processing-log/{facet['jobId']}"
+    assert facet["processingLog"] == f"{expected['server']}/processing-log/{facet['jobId']}"
     query = event["run"]["facets"]["externalQuery"]
-    assert (query["externalQueryId"], query["source"]) == (facet["jobId"], facts["server"])
+    assert (query["externalQueryId"], query["source"]) == (facet["jobId"], expected["server"])
 
 
-def test_the_wait_for_a_create_tells_the_database(reported):
-    events, jobs, facts = reported
+def test_the_wait_for_a_create_reports_the_database(lineage):
+    events, jobs, expected = lineage
     upload, wait = events["create"], events["wait"]
-    assert names(upload["inputs"]) == [("file", facts["file"])]
-    # While it is being made, nobody knows its hash.
+    assert names(upload["inputs"]) == [("file", expected["file"])]
+    # The hash is not known until the job has succeeded.
     assert names(upload["outputs"]) == []
     facet = wait["run"]["facets"]["datatile_job"]
     assert facet["jobId"] == upload["run"]["facets"]["datatile_job"]["jobId"]
@@ -141,45 +141,45 @@ def test_the_wait_for_a_create_tells_the_database(reported):
     assert wait["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 3
 
 
-def test_a_job_that_failed(reported):
-    events, jobs, facts = reported
-    event = events["broken"]
+def test_a_job_that_failed(lineage):
+    events, jobs, expected = lineage
+    event = events["invalid"]
     assert event["eventType"] == "FAIL"
-    assert names(event["inputs"]) == [("file", facts["broken"])]
-    assert names(event["outputs"])[0][1] == f"databases/{facts['database']}"
+    assert names(event["inputs"]) == [("file", expected["invalid"])]
+    assert names(event["outputs"])[0][1] == f"databases/{expected['database']}"
     assert "outputFacets" not in event["outputs"][0] or not event["outputs"][0]["outputFacets"]
     facet = event["run"]["facets"]["datatile_job"]
     assert (facet["state"], jobs[facet["jobId"]]["state"]) == ("FAILED", "FAILED")
 
 
 @pytest.mark.parametrize("task_id", ["poke", "reschedule", "defer"])
-def test_the_wait_for_a_job_that_failed(reported, task_id):
-    events, jobs, _ = reported
+def test_the_wait_for_a_job_that_failed(lineage, task_id):
+    events, jobs, _ = lineage
     event = events[task_id]
     facet = event["run"]["facets"]["datatile_job"]
-    assert facet["jobId"] == events["unfit"]["run"]["facets"]["datatile_job"]["jobId"]
+    assert facet["jobId"] == events["not_waited"]["run"]["facets"]["datatile_job"]["jobId"]
     assert (event["eventType"], facet["state"], jobs[facet["jobId"]]["state"]) == ("FAIL", "FAILED", "FAILED")
 
 
-def test_an_upload_that_was_refused_has_no_job(reported):
-    events, _, facts = reported
-    event = events["refused"]
+def test_a_rejected_upload_has_no_job(lineage):
+    events, _, expected = lineage
+    event = events["rejected"]
     assert event["eventType"] == "FAIL"
-    assert names(event["inputs"]) == [("file", facts["file"])]
+    assert names(event["inputs"]) == [("file", expected["file"])]
     assert "datatile_job" not in event["run"]["facets"]
 
 
-def test_a_function_that_uses_the_hook(reported):
-    events, _, facts = reported
+def test_a_function_that_uses_the_hook(lineage):
+    events, _, expected = lineage
     event = events["by_hook"]
     assert event["eventType"] == "COMPLETE"
     # All tasks of `dag.test()` share one process, and so one collector.
-    assert ("file", facts["file"]) in names(event["inputs"])
-    namespace = facts["server"].replace("http://", "datatile://")
-    assert set(names(event["outputs"])) == {(namespace, f"databases/{facts['database']}")}
+    assert ("file", expected["file"]) in names(event["inputs"])
+    namespace = expected["server"].replace("http://", "datatile://")
+    assert set(names(event["outputs"])) == {(namespace, f"databases/{expected['database']}")}
 
 
-def test_without_openlineage_nothing_of_it_is_imported():
+def test_openlineage_is_not_imported_without_need():
     code = (
         "import sys; import datatile_provider.operators.datatile, datatile_provider.sensors.datatile; "
         "sys.exit(bool({'openlineage', 'airflow.sdk.lineage', 'datatile_provider.lineage'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""The links on a task's page lead to the server's processing log, and to the very job."""
+"""The links on a task's page lead to the server's processing log, and to the job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
 
 @pytest.fixture
 def links_of(run_dag, survey):
-    """What the links of each task lead to, and the job that it is about."""
+    """Yield the link addresses of each task, and its outcome."""
 
     def links_of(operator, modes, **arguments):
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
@@ -31,7 +31,7 @@ def links_of(run_dag, survey):
         for ti in run.get_task_instances():
             (outcome,) = outcomes[ti.task_id]
             assert outcome.state == "success"
-            # As the UI of Airflow 3 does it, and as that of Airflow 2 does.
+            # The UIs of Airflow 3 and 2 read the addresses the same way.
             keys = [link.xcom_key for link in operator.operator_extra_links]
             pushed = [ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index) or "" for key in keys]
             yield *pushed, outcome
@@ -66,7 +66,7 @@ def test_links_of_a_wait(links_of, start, survey):
         assert f"Job {response['job_id']}" in page(job_url)
 
 
-def test_without_an_address_there_is_only_the_servers_own(links_of, script, survey):
+def test_without_a_job_page_the_links_lead_to_the_server_only(links_of, script, survey):
     server = script()
     upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
     ((log_url, job_url, outcome),) = links_of(DatatileUploadOperator, {"upload": {}}, **upload)
@@ -85,19 +85,19 @@ def test_links_are_registered_for_airflow_2(operator):
     assert classes == get_provider_info()["extra-links"]
 
 
-def test_a_link_that_cannot_be_stored_is_only_logged_and_known_at_the_tasks_end(caplog):
-    class Full:
+def test_a_link_that_cannot_be_stored_is_logged_and_pushed_at_the_end(caplog):
+    class FullStore:
         def xcom_push(self, key, value):
             raise OSError("no space left")
 
     task = types.SimpleNamespace(log=logging.getLogger("task"))
-    push_links(task, {"ti": Full()}, Server("https://datatile.example.com"), "7")
+    push_links(task, {"ti": FullStore()}, Server("https://datatile.example.com"), "7")
     assert "no space left" in caplog.text
-    # Airflow 3 pushes it then; nobody is asked for it here.
+    # Airflow 3 pushes the links at the task's end; then they need no stored value.
     assert DatatileLogLink().get_link(task, ti_key=None) == "https://datatile.example.com/"
 
 
-def test_the_place_of_the_job_in_the_address():
+def test_the_job_id_in_the_address():
     server = Server("https://srv", log_url="https://srv/log?job={job_id}#top")
     assert server.processing_log_url == "https://srv/log?job=#top"
     assert server.job_page_url("a&b") == "https://srv/log?job=a%26b#top"

@@ -1,4 +1,4 @@
-"""The metrics reach a StatsD server, over its socket, from a process that Airflow has set up for metrics."""
+"""The metrics reach a StatsD server, from a process in which Airflow has configured metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from datatile_provider.sandbox import Sandbox
 
-# As Airflow's task runner begins, on 3.2 and later; before, the first metric sets them up.
+# Airflow's task runner does this in 3.2 and later; in earlier versions the first metric does it.
 SET_UP = """
 try:
     from airflow.sdk.observability import stats
@@ -31,9 +31,9 @@ import asyncio, contextlib, sys, time
 from datatile_provider.api.errors import DatatileError
 from datatile_provider.hooks.datatile import DatatileHook
 
-good, broken, database = sys.argv[1:]
+good, invalid, database = sys.argv[1:]
 hook = DatatileHook()
-for file in (good, broken):
+for file in (good, invalid):
     job = hook.upload("reload", database, file)
     with contextlib.suppress(DatatileError):
         hook.wait_for_job(job.id, poll_interval=0.05)
@@ -49,11 +49,11 @@ with contextlib.suppress(DatatileError):
 
 @pytest.fixture(scope="module")
 def received(tmp_path_factory):
-    """What a StatsD server hears of five uploads and four waits."""
+    """The metrics that a StatsD server receives of five uploads and four waits, and the files' sizes."""
     directory = tmp_path_factory.mktemp("metrics")
-    good, broken = directory / "wave.csv", directory / "broken.csv"
+    good, invalid = directory / "wave.csv", directory / "invalid.csv"
     good.write_text("respondent,vote\n1,2\n2,1\n")
-    broken.write_text("respondent,vote\n1\n")
+    invalid.write_text("respondent,vote\n1\n")
     with Sandbox(processing_seconds=0.3) as sandbox, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         statsd.settimeout(0.5)
@@ -65,7 +65,7 @@ def received(tmp_path_factory):
             "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
         }
         database = sandbox.add_database(variables=("respondent", "vote"))
-        command = [sys.executable, "-c", SET_UP + WORK, str(good), str(broken), database]
+        command = [sys.executable, "-c", SET_UP + WORK, str(good), str(invalid), database]
         subprocess.run(command, env=environment, check=True, timeout=50)
         lines = []
         while True:
@@ -73,7 +73,7 @@ def received(tmp_path_factory):
                 lines += statsd.recv(65536).decode().splitlines()
             except TimeoutError:
                 break
-    sizes = [good.stat().st_size, broken.stat().st_size]
+    sizes = [good.stat().st_size, invalid.stat().st_size]
     ours = (re.fullmatch(r"airflow\.(datatile\..*):([-+0-9.]+)\|(\w+)", line) for line in lines)
     return [found.groups() for found in ours if found], sizes
 
@@ -83,17 +83,17 @@ def values(received, name):
 
 
 def test_uploads(received):
-    _, (good, broken) = received
+    _, (good, invalid) = received
     assert values(received, "upload.accepted") == ["1"] * 4
-    assert values(received, "upload.refused") == ["1"]
-    assert values(received, "upload.bytes") == [str(size) for size in (good, broken, good, good)]
+    assert values(received, "upload.rejected") == ["1"]
+    assert values(received, "upload.bytes") == [str(size) for size in (good, invalid, good, good)]
     assert len(values(received, "upload.duration")) == 4
 
 
 def test_jobs_by_outcome(received):
     succeeded = [float(value) for value in values(received, "job.duration.succeeded")]
     assert len(succeeded) == 2
-    # Milliseconds, as StatsD has it.
+    # StatsD timings are in milliseconds.
     assert all(200 < value < 20_000 for value in succeeded)
     assert len(values(received, "job.duration.failed")) == 1
     assert len(values(received, "job.duration.timeout")) == 1
@@ -111,7 +111,7 @@ def test_kinds(received):
     kinds = {name.partition(".")[2]: kind for name, _, kind in received[0]}
     assert kinds == {
         "upload.accepted": "c",
-        "upload.refused": "c",
+        "upload.rejected": "c",
         "upload.bytes": "c",
         "upload.duration": "ms",
         "polls": "c",

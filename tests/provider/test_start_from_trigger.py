@@ -1,4 +1,4 @@
-"""Which waits start in the triggerer, and end there; tests/system shows that they do."""
+"""Which waits may start and end in the triggerer; the tests in tests/system run them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def dag():
         yield dag
 
 
-def upload(**given):
-    return DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="a.csv", **given)
+def upload(**kwargs):
+    return DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="a.csv", **kwargs)
 
 
-def sensor(job_id, **given):
-    return DatatileJobSensor(task_id="wait", job_id=job_id, **{"deferrable": True, "start_from_trigger": True, **given})
+def sensor(job_id, **kwargs):
+    return DatatileJobSensor(
+        task_id="wait", job_id=job_id, **{"deferrable": True, "start_from_trigger": True, **kwargs}
+    )
 
 
 def test_output_becomes_a_template_that_the_triggerer_can_render(dag):
@@ -41,7 +43,7 @@ def test_output_becomes_a_template_that_the_triggerer_can_render(dag):
 @pytest.mark.parametrize(
     "job_id", ["7", "{{ params.job }}", "{{ ti.xcom_pull(task_ids='upload', key='job_id', map_indexes=-1) }}"]
 )
-def test_text_stays_as_it_is(dag, job_id):
+def test_text_is_unchanged(dag, job_id):
     wait = sensor(job_id, poke_interval=timedelta(seconds=5), timeout=100, datatile_conn_id="other")
     assert wait.start_from_trigger
     assert wait.start_trigger_args.timeout == timedelta(seconds=700)
@@ -64,7 +66,7 @@ def mapped_output():
 
 
 @pytest.mark.parametrize(
-    ("job_id", "given", "reason"),
+    ("job_id", "kwargs", "reason"),
     [
         (lambda: "7", {"deferrable": False}, "not deferrable"),
         (lambda: "7", {"execution_timeout": timedelta(hours=1)}, "execution_timeout"),
@@ -73,19 +75,20 @@ def mapped_output():
         (lambda: upload().output.map(str), {}, "plain output"),
     ],
 )
-def test_what_cannot_start_there_goes_through_a_worker(dag, job_id, given, reason):
-    wait = sensor(job_id(), **given)
+def test_what_cannot_start_in_the_triggerer_starts_in_a_worker(dag, job_id, kwargs, reason):
+    wait = sensor(job_id(), **kwargs)
     assert not wait.start_from_trigger
     assert wait.start_trigger_args is None
     assert reason in wait._needs_worker
 
 
-@pytest.mark.parametrize(("wanted", "message"), [(True, 1), (False, 0)])
-def test_the_log_says_once_why_a_worker_is_needed(run, sandbox, survey, wanted, message):
+@pytest.mark.parametrize(("start_from_trigger", "lines"), [(True, 1), (False, 0)])
+def test_the_reason_for_a_worker_is_logged_once(run, sandbox, survey, start_from_trigger, lines):
     job = DatatileHook().upload("create", sandbox.folder, survey)
-    outcome = run(DatatileJobSensor, job_id=job.id, deferrable=True, start_from_trigger=wanted, poke_interval=0.1)
+    wait = {"deferrable": True, "start_from_trigger": start_from_trigger, "poke_interval": 0.1}
+    outcome = run(DatatileJobSensor, job_id=job.id, **wait)
     assert (outcome.state, outcome.result["id"]) == ("success", job.id)
-    assert outcome.log.count("This task starts in a worker in spite of start_from_trigger") == message
+    assert outcome.log.count("Started in a worker despite start_from_trigger") == lines
 
 
 class Extended(DatatileJobSensor):
@@ -94,7 +97,7 @@ class Extended(DatatileJobSensor):
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "may"),
+    ("kind", "kwargs", "may_end"),
     [
         (DatatileJobSensor, {}, True),
         (DatatileJobSensor, {"do_xcom_push": False}, True),
@@ -106,5 +109,7 @@ class Extended(DatatileJobSensor):
         (Extended, {}, False),
     ],
 )
-def test_the_triggerer_ends_only_what_misses_nothing(dag, kind, given, may):
-    assert may_end_in_triggerer(kind(task_id="wait", job_id="7", deferrable=True, **given), DatatileJobSensor) is may
+def test_the_triggerer_ends_only_tasks_that_need_no_worker(dag, kind, kwargs, may_end):
+    assert (
+        may_end_in_triggerer(kind(task_id="wait", job_id="7", deferrable=True, **kwargs), DatatileJobSensor) is may_end
+    )

@@ -1,4 +1,4 @@
-"""Waits that Airflow itself ends: for lack of news when their time is over, or because the trigger broke."""
+"""Waits that Airflow itself ends: after the trigger's timeout, or because the trigger failed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ try:
 except ImportError:  # Airflow before 3.1
     from airflow.exceptions import TaskDeferralError
 
-OVER = ["Trigger timeout", "Trigger/execution timeout"]  # in the words of Airflow 3, and of Airflow 2
+TIMED_OUT = ["Trigger timeout", "Trigger/execution timeout"]  # as Airflow 3 and Airflow 2 report it
 
 
 @pytest.fixture
 def context() -> dict[str, Any]:
     ti = Instance(max_tries=2)
-    ti.begin_try()
+    ti.begin_attempt()
     ti.xcom_push(key="job_id", value="job-f00d")
     return {"ti": ti, "task_state_store": Store()} if HAS_STATE_STORE else {"ti": ti}
 
@@ -41,32 +41,32 @@ def upload(**options: Any) -> DatatileUploadOperator:
 
 
 @pytest.mark.parametrize("make", [sensor, upload])
-@pytest.mark.parametrize("error", OVER)
-def test_time_that_is_over(make, context, error):
-    with pytest.raises(AirflowSensorTimeout, match="Job job-f00d was not finished within 60 s"):
+@pytest.mark.parametrize("error", TIMED_OUT)
+def test_a_timed_out_trigger(make, context, error):
+    with pytest.raises(AirflowSensorTimeout, match=r"job job-f00d\nThe job was not finished within 60 s"):
         make().resume_execution("__fail__", {"error": error}, context)
 
 
-@pytest.mark.parametrize("unfailing", ["soft_fail", "never_fail"])
-@pytest.mark.parametrize("error", [*OVER, "Trigger failure"])
-def test_a_sensor_that_skips_instead(context, error, unfailing):
+@pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
+@pytest.mark.parametrize("error", [*TIMED_OUT, "Trigger failure"])
+def test_a_sensor_that_skips_instead(context, error, option):
     with pytest.raises(AirflowSkipException):
-        sensor(**{unfailing: True}).resume_execution("__fail__", {"error": error}, context)
+        sensor(**{option: True}).resume_execution("__fail__", {"error": error}, context)
 
 
-def test_a_sensor_whose_trigger_broke_may_look_again(context):
+def test_a_sensor_whose_trigger_failed_may_poll_again(context):
     with pytest.raises(TaskDeferralError):
         sensor().resume_execution("__fail__", {"error": "Trigger failure"}, context)
 
 
-def test_an_upload_whose_trigger_broke_is_not_sent_again(context):
-    # The next try takes the job up again where Airflow can keep its id, and there is none where it can't.
+def test_an_upload_whose_trigger_failed_is_not_sent_again(context):
+    # With a state store the next attempt resumes the job; without one there must be no next attempt.
     kind = TaskDeferralError if HAS_STATE_STORE else AirflowFailException
     with pytest.raises(kind, match="Trigger failure"):
         upload().resume_execution("__fail__", {"error": "Trigger failure"}, context)
 
 
-def test_a_sensor_that_is_killed_says_that_the_job_goes_on(context, script, monkeypatch, caplog):
+def test_a_killed_sensor_logs_that_the_job_continues(context, script, monkeypatch, caplog):
     monkeypatch.setattr(DatatileJobSensor, "log", logging.getLogger("sensor"))
     script((200, {"status": "running"}))
     wait = sensor()
@@ -75,7 +75,7 @@ def test_a_sensor_that_is_killed_says_that_the_job_goes_on(context, script, monk
 
     assert not wait.poke(context)
     wait.on_kill()
-    assert "Job job-f00d goes on in DATATILE; see its processing log" in caplog.text
+    assert "Job job-f00d continues in DATATILE; see its processing log" in caplog.text
 
 
 @pytest.mark.needs_airflow("<3")

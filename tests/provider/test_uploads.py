@@ -1,4 +1,4 @@
-"""What a server makes of an upload: the same outcome whether and however the task then waits."""
+"""Uploads to a server: the outcome is the same in every mode."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from datatile_provider.operators import datatile as operators
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from tests.provider.scripted_server import ACCEPTED, TOKEN
 from tests.provider.tasks import OPERATOR_MODES, OPERATOR_WAITS
+from tests.support.reading import one_line
 
 
 @pytest.fixture
 def upload(run_each, survey):
-    """Uploads in every mode; returns the outcomes by mode."""
+    """Upload in every mode; return the outcomes by mode."""
 
     def upload(**arguments):
-        usual = {"action": "append", "target_hash": "{mode}", "dataset": str(survey), "poll_interval": 0.05}
-        outcomes = run_each(DatatileUploadOperator, OPERATOR_MODES, **{**usual, **arguments})
+        defaults = {"action": "append", "target_hash": "{mode}", "dataset": str(survey), "poll_interval": 0.05}
+        outcomes = run_each(DatatileUploadOperator, OPERATOR_MODES, **{**defaults, **arguments})
         assert set(outcomes) == set(OPERATOR_MODES)
         return outcomes
 
@@ -25,7 +26,7 @@ def upload(run_each, survey):
 
 
 @pytest.mark.parametrize("options", OPERATOR_WAITS.values(), ids=OPERATOR_WAITS)
-def test_each_action_does_what_it_says(run, sandbox, survey, options):
+def test_each_action(run, sandbox, survey, options):
     for action, rows in (("create", 3), ("append", 6), ("reload", 3)):
         target = sandbox.folder if action == "create" else sandbox.databases()[0]["hash"]
         arguments = {"action": action, "target_hash": target, "dataset": str(survey), "poll_interval": 0.05}
@@ -44,10 +45,10 @@ def test_without_waiting_the_task_ends_while_the_job_runs(run, start, survey):
     assert (job["filename"], job["size"]) == ("wave 1.csv", survey.stat().st_size)
 
 
-def test_a_token_that_is_refused(upload, sandbox, connect):
+def test_a_rejected_token(upload, sandbox, connect):
     connect(sandbox, password=f"{TOKEN}-any-more")
     for outcome in upload(action="create", target_hash=sandbox.folder).values():
-        outcome.assert_failed(AirflowFailException, "token is not valid", "connection's password", "wave 1.csv")
+        outcome.assert_failed(AirflowFailException, "rejected the API token", "connection's password", "wave 1.csv")
     assert sandbox.jobs() == []
 
 
@@ -97,24 +98,24 @@ def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
     assert len(server.uploads) == 2
 
 
-def test_waiting_for_ones_turn_takes_no_worker_slot(run, script, survey, monkeypatch, caplog):
-    monkeypatch.setattr(operators, "SHORT_WAIT", 0.1)
+def test_a_deferred_retry_takes_no_worker_slot(run, script, survey, monkeypatch, caplog):
+    monkeypatch.setattr(operators, "MAX_BACKOFF_IN_WORKER", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), (429, b""), ACCEPTED))
     upload = {"action": "create", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
     outcome = run(DatatileUploadOperator, **upload, **OPERATOR_WAITS["wait_deferred"])
     assert (outcome.state, outcome.attempts, outcome.result) == ("success", 1, "job-f00d")
     assert len(server.uploads) == 3
-    # Twice for its turn, and once for the job.
+    # Twice for the backoff, and once for the job.
     assert caplog.messages.count("[DAG TEST] running trigger in line") == 3
 
 
-def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, survey):
+def test_a_server_that_is_busy_for_too_long_is_retried_by_airflow(run, script, survey):
     script(uploads=((409, {"error": "in progress"}),))
     upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey), "accept_timeout": 0.1}
     outcome = run(DatatileUploadOperator, retries=1, **upload)
     assert (outcome.state, outcome.attempts) == ("failed", 2)
     assert {type(error) for error in outcome.errors} == {AirflowException}
-    assert all("in progress" in str(error) for error in outcome.errors)
+    assert all("in progress" in one_line(error) for error in outcome.errors)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_server_that_is_busy_for_too_long_may_be_tried_again(run, script, surv
 def test_an_upload_of_unknown_outcome_is_not_sent_again(upload, script, action, response):
     server = script(uploads=(response,))
     for outcome in upload(action=action).values():
-        outcome.assert_failed(AirflowFailException, "unknown whether the server holds", "wave 1.csv", f"{server.url}/")
+        outcome.assert_failed(AirflowFailException, "OUTCOME UNKNOWN", "wave 1.csv", f"{server.url}/")
     assert len(server.uploads) == len(OPERATOR_MODES)
 
 
@@ -142,7 +143,7 @@ def test_a_reload_of_unknown_outcome_is_sent_again(run, script, survey):
     assert len(server.uploads) == 2
 
 
-def test_a_success_with_an_error_inside_is_none(upload, script):
+def test_a_success_with_an_error_inside_fails(upload, script):
     script(uploads=((200, {"success": False, "error": "Not a survey"}),))
     for outcome in upload().values():
         outcome.assert_failed(AirflowFailException, "Not a survey")

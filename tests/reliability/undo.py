@@ -376,7 +376,7 @@ def poll(mend: Mend) -> Found:
         seconds = time.monotonic() - began
         if ended.returncode == 0:
             return Found("", "", seconds)
-        rule = re.search(r"^E +\S*Violation: ([^:\n]+)", ended.stdout, re.MULTILINE)
+        rule = re.search(r"^E +\S*ViolationError: ([^:\n]+)", ended.stdout, re.MULTILINE)
         if ended.returncode != 1 or not rule:
             raise SystemExit(f"{mend.number}: the generator broke off\n{ended.stdout[-5000:]}{ended.stderr[-2000:]}")
         by = "example" if "explicit example" in ended.stdout else "drawn"

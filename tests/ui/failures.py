@@ -19,16 +19,16 @@ from tests.support.rawserver import Peer, RawServer
 FAILURES = "datatile_failures"
 UPLOADS = (
     *("token_refused", "role_missing", "not_found", "invalid_input", "server_unreachable", "file_too_large"),
-    *("destination_busy", "outcome_unknown", "job_failed", "job_timeout"),
+    *("destination_busy", "outcome_unknown", "job_failed", "job_timed_out"),
 )
-SENSORS = ("token_refused", "role_missing", "not_found", "server_unreachable", "job_failed", "job_timeout")
+SENSORS = ("token_refused", "role_missing", "not_found", "server_unreachable", "job_failed", "job_timed_out")
 #: For each task of the DAG, the code of its error: the anchor in ``docs/troubleshooting.md``.
 CODES = {
     **{f"{reason}_upload": reason.replace("_", "-") for reason in UPLOADS},
     **{f"{reason}_{mode}": reason.replace("_", "-") for reason in SENSORS for mode in ("sensor", "sensor_in_worker")},
     # A sensor polls a server that is down until its timeout.
-    "server_unreachable_sensor": "job-timeout",
-    "server_unreachable_sensor_in_worker": "job-timeout",
+    "server_unreachable_sensor": "job-timed-out",
+    "server_unreachable_sensor_in_worker": "job-timed-out",
 }
 #: The failures in which the server gives a reason.
 WITH_SERVER_MESSAGE = ("token_refused", "role_missing", "not_found", "file_too_large", "destination_busy", "job_failed")
@@ -50,7 +50,7 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
         slow = servers.enter_context(Sandbox(processing_seconds=3600))
         small = servers.enter_context(Sandbox(max_upload_bytes=5000))
         forbidding = servers.enter_context(RawServer(forbid))
-        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_answer", on="upload")))
+        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_response", on="upload")))
         nobody = f"http://127.0.0.1:{free_port()}"
         busy = slow.add_database("Tracker")
         running = upload(slow, busy, data / "wave2.zsav")
@@ -66,7 +66,7 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
             "destination_busy": (slow.url, slow.token, busy, ""),
             "outcome_unknown": (losing.url, quick.token, quick.add_database("Tracker"), ""),
             "job_failed": (quick.url, quick.token, quick.add_database("Tracker"), failed),
-            "job_timeout": (slow.url, slow.token, slow.add_database("Tracker"), running),
+            "job_timed_out": (slow.url, slow.token, slow.add_database("Tracker"), running),
         }
         variable = {name: {"target": target, "job": job} for name, (_, _, target, job) in failures.items()}
         connections = {

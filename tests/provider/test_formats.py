@@ -1,0 +1,103 @@
+"""What crosses a version of the package is read, and written, as the files in ``formats`` are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Job
+from datatile_provider.api.states import JobState
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.upload_state import Phase, Record
+from datatile_provider.sensors.datatile import DatatileJobSensor, _Seen
+from datatile_provider.triggers import datatile as triggers
+from datatile_provider.triggers.datatile import DatatileJobTrigger, DatatileRetryTrigger
+
+FORMATS = Path(__file__).parent / "formats"
+
+
+def stored(name: str) -> Any:
+    return json.loads((FORMATS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("job_trigger", DatatileJobTrigger), ("retry_trigger", DatatileRetryTrigger)]
+)
+def test_triggers(name, kind):
+    path, arguments = kind(**stored(name)).serialize()
+    assert path == f"datatile_provider.triggers.datatile.{kind.__name__}"
+    assert arguments == stored(name)
+
+
+def test_a_trigger_ignores_arguments_of_a_newer_version():
+    for kind, name in ((DatatileJobTrigger, "job_trigger"), (DatatileRetryTrigger, "retry_trigger")):
+        assert kind(**stored(name), version_9_option=1).serialize()[1] == stored(name)
+
+
+def test_the_event_of_a_success():
+    event = stored("event_succeeded")
+    job = triggers.job_of(event, "5f0c1d")
+    assert job == Job("5f0c1d", JobState.SUCCEEDED, "done", "", event["job"]["details"])
+    assert {"version": triggers.FORMAT, "job": job.as_dict()} == event
+
+
+def test_the_event_of_a_failure():
+    event = stored("event_failed")
+    with pytest.raises(errors.JobFailedError) as caught:
+        triggers.job_of(event, "5f0c1d")
+    assert triggers.ended(caught.value) == event
+    assert str(caught.value) == (
+        "JOB FAILED\njob 5f0c1d\nThe server reports the status 'failed'.\n"
+        'The server said: "Unknown variable Q7"\n'
+        "Processing log: https://datatile.example.com/processing-log/5f0c1d\n"
+        "Help: docs/troubleshooting.md#job-failed"
+    )
+
+
+async def test_the_event_of_a_backoff():
+    trigger = DatatileRetryTrigger(until=0)
+    assert [event.payload async for event in trigger.run()] == [stored("event_retry")]
+
+
+@pytest.mark.parametrize("code", errors.BY_CODE)
+def test_each_error_survives_an_event(code):
+    error = errors.BY_CODE[code]("It broke", subject="job 7", server_message="no", hint="Look.", status=500)
+    event = json.loads(json.dumps(triggers.ended(error)))
+    assert event["error"] == code
+    with pytest.raises(errors.DatatileError) as caught:
+        triggers.job_of(event)
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+
+
+def test_the_state_of_an_upload():
+    record = Record.of(stored("upload_state"))
+    assert record.as_dict() == stored("upload_state")
+    assert (record.phase, record.job_id, record.sent.size) == (Phase.ACCEPTED, "5f0c1d", 586)
+    assert [phase.value for phase in Phase] == ["sending", "accepted", "wait_failed", "done", "reported"]
+
+
+def test_the_state_of_a_rescheduled_wait():
+    class Store(dict):
+        def set(self, key, value):
+            self[key] = value
+
+    sensor = DatatileJobSensor(task_id="wait", job_id="5f0c1d")
+    context = {"task_state_store": Store(datatile_wait=stored("wait_state"))}
+    seen = sensor._recall(context, 0.0)
+    assert seen == _Seen("queued", 1796000060.0, "https://datatile.example.com/api/v2")
+    context["task_state_store"].clear()
+    sensor._remember(context, seen)
+    assert context["task_state_store"] == {"datatile_wait": stored("wait_state")}
+
+
+def test_the_arguments_of_resumed_methods():
+    operator = DatatileUploadOperator(task_id="upload", action="append", target_hash="a1", dataset="/x.csv")
+    code = operator.execute_complete.__func__.__code__
+    assert code.co_varnames[: code.co_argcount] == ("self", "context", "text", "job_id", "event")
+    code = operator.retry_upload.__func__.__code__
+    assert code.co_varnames[: code.co_argcount] == ("self", "context", "deadline", "failures", "version", "event")
