@@ -35,7 +35,6 @@ from datatile_provider.triggers.datatile import (
     defer_wait,
     job_of,
 )
-from datatile_provider.version_compat import resume_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -295,6 +294,8 @@ class DatatileUploadOperator(BaseOperator):
             raise airflow_error(unknown, may_retry=False) from None
         if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
+        from datatile_provider.version_compat import resume_arguments
+
         method, kwargs = resume_arguments(next_method, next_kwargs, job_id, self.timeout)
         if method != next_method:
             kwargs = {**(kwargs or {}), "job_id": job_id}

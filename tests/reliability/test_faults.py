@@ -179,7 +179,7 @@ def assert_fails_with_an_error(run: Run, wave: Path) -> None:
     assert run.target in text
     if "unknown" in run.result:
         assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
-        assert re.search(r"processing log \(http://127.0.0.1:\d+/\)", text)
+        assert re.search(r"Processing log: http://127.0.0.1:\d+/", text)
 
 
 def test_the_documented_table(table, request):

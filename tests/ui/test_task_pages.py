@@ -47,7 +47,6 @@ def test_documentation(lab, page, picture):
     page.goto(f"{lab.airflow.url}/dags/{STUDY}")
     page.get_by_role("button", name="Dag Docs").click()
     expect(page.get_by_role("dialog").get_by_text("A tracking study")).to_be_visible()
-    picture("study-docs", page.get_by_role("dialog"))
 
 
 def test_log_of_an_upload(lab, page, log_picture):
