@@ -1,4 +1,4 @@
-"""The servers behind the DAG of failures: each rejects, or fails, in one way."""
+"""The servers of the DAG of failures: each rejects requests, or fails, in one way."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ WRONG_TOKEN = "0f3a9c2b7d4e5f61"
 @contextmanager
 def failing_servers(data: Path) -> Iterator[dict[str, str]]:
     """
-    Start the servers, and give the connections and the variable of the DAG as environment variables.
+    Start the servers, and yield the connections and the variable of the DAG as environment variables.
 
-    :param data: the folder with ``wave2.zsav``, and ``wave3.zsav``, which is cut off.
+    :param data: the folder with ``wave2.zsav``, and ``wave3.zsav``, which is truncated.
     """
     with ExitStack() as servers:
         # Airflow may fail a task that is resumed while its worker is still ending: a job takes longer than that.
@@ -90,7 +90,7 @@ def forbid(peer: Peer) -> None:
 
 
 def upload(sandbox: Sandbox, database: str, file: Path) -> str:
-    """Append a file to a database, past Airflow, and return the job's id."""
+    """Append a file to a database, without Airflow, and return the job's id."""
     with file.open("rb") as content:
         response = requests.post(
             f"{sandbox.url}/api/v2/upload/append/{database}",
@@ -104,7 +104,7 @@ def upload(sandbox: Sandbox, database: str, file: Path) -> str:
 
 
 def wait_until_failed(sandbox: Sandbox, job_id: str, timeout: float = 30) -> None:
-    """Return when the job has failed."""
+    """Wait until the job has failed."""
     deadline = time.monotonic() + timeout
     while next(job["state"] for job in sandbox.jobs() if job["job_id"] == job_id) != "FAILED":
         assert time.monotonic() < deadline, f"job {job_id} has not failed"

@@ -1,4 +1,4 @@
-"""The sandbox's own pages: the Drive, the processing log, a job, and a page that is not there."""
+"""The sandbox's pages: the Drive, the processing log, a job, and an unknown path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_drive(lab, page, picture):
     picture("sandbox-drive", page.locator("body"))
 
 
-def test_processing_log_leads_to_the_jobs(lab, page, picture):
+def test_processing_log_links_to_the_jobs(lab, page, picture):
     job_id = lab.job_id(lab.runs[STUDY].task("create"))
     page.goto(f"{lab.sandbox.url}/processing-log")
     expect(page.get_by_text("failed", exact=True)).to_have_count(1)

@@ -1,4 +1,4 @@
-"""What a person sees of the runs: the grid, the graph, logs, rendered templates, mapped tasks, failures."""
+"""The runs in Airflow's UI: the grid, the graph, logs, rendered templates, mapped tasks, failures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BUTTON = 14
 TASKS = ["create", "wait_for_create", "append", "wait_for_append", "reload", "wait_for_reload"]
 
 
-def test_the_runs_came_out_as_the_pictures_are_to_show(lab):
+def test_the_runs_have_the_states_for_the_pictures(lab):
     states = {dag_id: run.state for dag_id, run in lab.runs.items()}
-    well = {STUDY, MAPPED, PRODUCER, CONSUMER}
-    assert states == {BROKEN: "failed", **dict.fromkeys(well, "success")}
+    successful = {STUDY, MAPPED, PRODUCER, CONSUMER}
+    assert states == {BROKEN: "failed", **dict.fromkeys(successful, "success")}
 
 
 def test_grid(lab, page, picture):
@@ -53,8 +53,8 @@ def test_documentation(lab, page, picture):
 def test_log_of_an_upload(lab, page, log_picture):
     task = lab.runs[STUDY].task("append")
     page.goto(lab.address(task))
-    for reported in ("Uploading: append of 'wave2.zsav' (7,606 bytes)", f"Accepted as job {lab.job_id(task)}"):
-        expect(page.get_by_text(reported)).to_be_visible()
+    for text in ("Uploading: append of 'wave2.zsav' (7,606 bytes)", f"Accepted as job {lab.job_id(task)}"):
+        expect(page.get_by_text(text)).to_be_visible()
     log_picture("upload-log")
 
 
@@ -92,16 +92,16 @@ def test_mapped_tasks_have_the_names_of_their_files(lab, page, picture):
     picture("mapped-tasks", page.locator("#details-panel"), height=460, left=BUTTON)
 
 
-def test_a_failed_task_tells_the_story(lab, page, log_picture):
+def test_a_failed_task_shows_file_target_and_job(lab, page, log_picture):
     task = lab.runs[BROKEN].task("append_wave")
     (job,) = [j for j in lab.sandbox.jobs() if j["filename"] == "wave3.zsav"]
     page.goto(lab.address(task))
     error = page.get_by_test_id("summary-AirflowFailException")
     expect(error).to_be_visible()
-    # Its lines are wrapped.
-    text = " ".join(error.inner_text().split())
-    for reported in ("append of 'wave3.zsav'", job["hash"], job["job_id"], job["transitions"][-1]["message"]):
-        assert reported in text
+    # The lines of the error are wrapped.
+    shown = " ".join(error.inner_text().split())
+    for text in ("append of 'wave3.zsav'", job["hash"], job["job_id"], job["transitions"][-1]["message"]):
+        assert text in shown
     # Below it is the stack trace, which names this machine's folders.
     log_picture("failed-log", until=error)
 
@@ -120,7 +120,7 @@ def test_an_appended_wave_is_an_event_of_its_databases_asset(lab, page, picture)
 @pytest.mark.parametrize(
     ("dag_id", "task_id"), [(STUDY, "append"), (STUDY, "wait_for_append"), (BROKEN, "append_wave")]
 )
-def test_links_lead_to_the_processing_log_and_to_this_very_job(lab, page, picture, dag_id, task_id):
+def test_links_lead_to_the_processing_log_and_to_the_job(lab, page, picture, dag_id, task_id):
     task = lab.runs[dag_id].task(task_id)
     job_id = lab.job_id(lab.runs[dag_id].task(task_id.removeprefix("wait_for_")))
     page.goto(lab.address(task, "/details"))
