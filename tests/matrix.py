@@ -1,8 +1,8 @@
 """
-``make test-matrix``: the tests on each Airflow, in an environment of its own, and a table of what came of them.
+``make test-matrix``: run the tests on each version of Airflow, each in its own environment, and print a table.
 
-It ends with status 0 only if all passed. The table is of each version's last run; when all are green, it goes into
-the docs.
+The exit status is 0 only if all pass. The table holds the last run of each version. If all versions pass, it is
+written into the docs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".matrix"
 DOCS = ROOT / "docs" / "compatibility.md"
-#: What stands above the table in the docs; below it there is nothing.
+#: The text above the table in the docs. The table is at the end of the page.
 HEADING = "## What was tested\n\n`make test-matrix` tests each version, and writes its table here when all pass."
-#: The Python that each Airflow is tested with: together, all that the package supports.
+#: The Python version that each Airflow is tested with. Together these are all that the package supports.
 PYTHONS = {"2.11": "3.10", "3.0": "3.11", "3.1": "3.12", "3.2": "3.13", "3.3": "3.13"}
-#: Where the tracking study is run by real processes too, and what else there is of Airflow 2's own.
+#: Versions with tests of real processes too: the tracking study, and the tests for Airflow 2 only.
 STUDIED = ("2.11", "3.3")
 RUNS = {
     "tests": ("-m", "not system and not ui and not bench"),
@@ -34,22 +34,22 @@ RUNS = {
 }
 #: Seconds that one run of pytest may take.
 LIMIT = 1200.0
-HEADS = ("Airflow", "Python", "passed", "failed", "about other versions", "with real processes", "seconds")
+HEADINGS = ("Airflow", "Python", "passed", "failed", "about other versions", "with real processes", "seconds")
 
 
 class Result(NamedTuple):
-    """What came of one run of pytest; ``failed`` counts errors too."""
+    """The result of one run of pytest; ``failed`` includes errors."""
 
     airflow: str
     passed: int
     failed: int
-    left_out: int
+    deselected: int
     seconds: float
 
 
 def main(versions: list[str]) -> int:
     if unknown := set(versions) - set(PYTHONS):
-        print(f"There is no Airflow {', '.join(unknown)} to test on, but {', '.join(PYTHONS)}.")
+        print(f"Unknown versions of Airflow: {', '.join(unknown)}. Known are: {', '.join(PYTHONS)}.")
         return 2
     FOLDER.mkdir(exist_ok=True)
     for version in versions or PYTHONS:
@@ -62,14 +62,14 @@ def main(versions: list[str]) -> int:
         except subprocess.SubprocessError as e:
             print(f"Airflow {version}: {e}", flush=True)
     rows = {version: row(version) for version in PYTHONS}
-    cells = [HEADS, ("---",) * len(HEADS), *rows.values()]
+    cells = [HEADINGS, ("---",) * len(HEADINGS), *rows.values()]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     print(f"\n{table}", flush=True)
-    green = {version for version in PYTHONS if all(found and not found.failed for found in results(version))}
-    if green == set(PYTHONS):
+    passed = {version for version in PYTHONS if all(found and not found.failed for found in results(version))}
+    if passed == set(PYTHONS):
         before = DOCS.read_text("utf-8").partition(HEADING)[0]
         DOCS.write_text(f"{before}{HEADING}\n\n{table}\n", "utf-8")
-    return 0 if green >= set(versions or PYTHONS) else 1
+    return 0 if passed >= set(versions or PYTHONS) else 1
 
 
 def runs(version: str) -> list[str]:
@@ -81,15 +81,15 @@ def report(version: str, name: str) -> Path:
 
 
 def row(version: str) -> tuple[str, ...]:
-    """Return a version's row, of its last run."""
+    """Return the row of a version's last run."""
     tests, *studies = results(version)
     if not tests:
-        return (version, PYTHONS[version], "not run", *[""] * (len(HEADS) - 3))
+        return (version, PYTHONS[version], "not run", *[""] * (len(HEADINGS) - 3))
     study = studies[0] if studies else None
-    studied = "" if not studies else "not run" if not study else f"{study.passed} passed, {study.failed} failed"
-    took = sum(found.seconds for found in (tests, study) if found)
-    counts = (str(tests.passed), str(tests.failed), str(tests.left_out))
-    return (tests.airflow, PYTHONS[version], *counts, studied, f"{took:.0f}")
+    study_result = "" if not studies else "not run" if not study else f"{study.passed} passed, {study.failed} failed"
+    seconds = sum(found.seconds for found in (tests, study) if found)
+    counts = (str(tests.passed), str(tests.failed), str(tests.deselected))
+    return (tests.airflow, PYTHONS[version], *counts, study_result, f"{seconds:.0f}")
 
 
 def results(version: str) -> list[Result | None]:
@@ -98,9 +98,9 @@ def results(version: str) -> list[Result | None]:
 
 def environment(version: str) -> Path:
     """
-    Make the environment of a version, unless it is there and up to date, and return its interpreter.
+    Make the environment of a version, unless it exists and is up to date, and return its interpreter.
 
-    :raises subprocess.SubprocessError: it can't be made.
+    :raises subprocess.SubprocessError: it cannot be made.
     """
     constraints = ROOT / "constraints" / f"airflow-{version}.txt"
     folder = FOLDER / f"airflow-{version}-python-{PYTHONS[version]}"
@@ -111,7 +111,7 @@ def environment(version: str) -> Path:
     uv = str(Path(sys.executable).parent / "uv")
     env = dict(os.environ)
     if shutil.which("pyenv"):
-        # pyenv hides the interpreters that nobody asked it for.
+        # pyenv only shows the interpreters that this variable lists.
         found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True).stdout
         env["PYENV_VERSION"] = ":".join(found.split())
     print(f"Airflow {version}: making its environment with Python {PYTHONS[version]}", flush=True)
@@ -128,15 +128,15 @@ def environment(version: str) -> Path:
 
 def run(python: Path, version: str, name: str) -> None:
     """
-    Run pytest, and leave its report.
+    Run pytest, which writes a report.
 
-    :raises subprocess.SubprocessError: it did not end in time, or ended before it could tell.
+    :raises subprocess.SubprocessError: it did not end in time, or ended without a report.
     """
     log = FOLDER / f"{version}-{name}.log"
     print(f"Airflow {version}: running its {name}, into {log.relative_to(ROOT)}", flush=True)
     with log.open("wb") as out:
         command = (python, "-m", "pytest", "--junitxml", report(version, name), *RUNS[name])
-        # A run that hangs ends with all that it has started.
+        # Kill a hanging run with all its child processes.
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             process.wait(LIMIT)
@@ -149,16 +149,18 @@ def run(python: Path, version: str, name: str) -> None:
 
 
 def result(report: Path) -> Result | None:
-    """Return what a report tells; None if there is none."""
+    """Return the result in a report; None if there is no report."""
     if not report.exists():
         return None
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
-    reported = {found.get("name"): found.get("value", "") for found in suite.iter("property")}
+    properties = {found.get("name"): found.get("value", "") for found in suite.iter("property")}
     tests, failures, errors, skipped = (int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped"))
     failed = failures + errors
-    # A run that was broken off while it collected tells neither.
-    left_out = int(reported.get("not for this airflow", 0)) + skipped
-    return Result(reported.get("airflow", "?"), tests - failed - skipped, failed, left_out, float(suite.get("time", 0)))
+    # A run that ended during collection has neither property.
+    deselected = int(properties.get("not for this airflow", 0)) + skipped
+    return Result(
+        properties.get("airflow", "?"), tests - failed - skipped, failed, deselected, float(suite.get("time", 0))
+    )
 
 
 if __name__ == "__main__":

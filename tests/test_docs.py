@@ -1,4 +1,4 @@
-"""Docs and README are true: their code runs, and what they quote and list is in the sources."""
+"""The code in docs and README runs, and what they quote and list is in the sources."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 MARKDOWN = [*PAGES, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*/*.md"))]
 LINE_LENGTH = 120
 WAVES = ROOT / "example_dags" / "data"
-#: The blocks that nothing here runs, by page.
+#: The number of blocks that are not run, by page.
 NOT_RUN = {"quickstart.md": 1, "reliability.md": 1, "troubleshooting.md": 1}
-# `dag.test()` wants the DAG in a file of the DAG folder; this one hands over the DAG of the running test.
+# `dag.test()` needs the DAG in a file in the DAG folder; this file returns the DAG of the running test.
 DAG_FILE = "from airflow.sdk import DAG\nimport docs_dag_under_test\ndag = docs_dag_under_test.dag\n"
 
 
 @pytest.fixture(scope="module")
 def dag_folder() -> Path:
-    """A migrated metadata database, and the folder that Airflow takes DAGs from."""
+    """The DAG folder of an Airflow with a migrated metadata database."""
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=120)
     folder = Path(os.environ["AIRFLOW_HOME"]) / "dags"
     folder.mkdir(exist_ok=True)
@@ -76,9 +76,9 @@ def server() -> Iterator[Sandbox]:
 
 class Reader:
     """
-    Does what a page says, block after block, as its reader would.
+    Follows a page block by block, as a reader would.
 
-    :param real: what stands for the examples' servers, tokens, hashes and folders.
+    :param real: replacements for the examples' servers, tokens, hashes and folders.
     :param run_dag: runs a DAG.
     """
 
@@ -105,12 +105,12 @@ class Reader:
         entered: list[DAG] = []
         enter = DAG.__enter__
 
-        def note(dag: DAG) -> DAG:
+        def record(dag: DAG) -> DAG:
             entered.append(dag)
             return enter(dag)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DAG, "__enter__", note)
+            patch.setattr(DAG, "__enter__", record)
             exec(compile(text, "page", "exec"), self._names)
         for dag in entered:
             assert self._run_dag(dag) == "success", dag.dag_id
@@ -164,7 +164,7 @@ def reader(
 ) -> Iterator[Reader]:
     data = tmp_path / "data"
     today = datetime.now(timezone.utc)
-    # The day may end while a page is read.
+    # The date may change during the test.
     for day in (f"{today:%Y-%m-%d}", f"{today + timedelta(days=1):%Y-%m-%d}"):
         (data / day).mkdir(parents=True)
         shutil.copy(WAVES / "wave1.zsav", data / f"{day}.zsav")
@@ -203,13 +203,13 @@ def test_every_block_of_a_page_works(reader: Reader, page: Path) -> None:
             reader.follow(block)
 
 
-def test_no_block_is_left_out_unseen() -> None:
+def test_the_number_of_blocks_that_are_not_run() -> None:
     found = {page.name: sum(bool(block.not_run) for block in blocks(page)) for page in PAGES}
     assert {name: number for name, number in found.items() if number} == NOT_RUN
 
 
 def _pieces(node: ast.expr) -> list[str]:
-    """The fixed parts of a text."""
+    """Return the constant parts of a string or f-string."""
     parts = [node] if isinstance(node, ast.Constant) else node.values if isinstance(node, ast.JoinedStr) else []
     return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
 
@@ -328,7 +328,7 @@ def test_the_tables_list_every_option_and_parameter() -> None:
     assert own(DatatileJobSensor) <= first_cells("waits.md")
 
 
-def test_the_contract_lists_every_name_and_word() -> None:
+def test_the_contract_lists_every_field_name_and_status_word() -> None:
     page = (DOCS / "contract.md").read_text()
     names = (*states.JOB_IDS, *states._STATUSES)
     assert [name for name in names if f"`{name}`" not in page] == []
@@ -337,7 +337,7 @@ def test_the_contract_lists_every_name_and_word() -> None:
     assert listed == states._STATES
 
 
-def test_the_metrics_are_those_of_the_page() -> None:
+def test_the_page_lists_every_metric() -> None:
     emitted = {
         piece
         for node in _sources()

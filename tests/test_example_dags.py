@@ -1,4 +1,4 @@
-"""The example DAGs import without errors and warnings, and the files they upload are the survey's."""
+"""The example DAGs import without errors and warnings, and the files that they upload are parts of the survey."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def examples():
 
 def test_each_example_is_one_dag_of_its_files_name(examples):
     assert examples.import_errors == {}
-    ours = (str(EXAMPLES), str(Path(datatile_provider.__file__).parent))
+    our_paths = (str(EXAMPLES), str(Path(datatile_provider.__file__).parent))
     warnings = [warning for file in examples.captured_warnings.values() for warning in file]
-    assert [warning for warning in warnings if warning.startswith(ours)] == []
+    assert [warning for warning in warnings if warning.startswith(our_paths)] == []
     assert set(examples.dags) == {file.stem for file in EXAMPLES.glob("*.py")}
 
 

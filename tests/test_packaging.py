@@ -1,4 +1,4 @@
-"""What Airflow and pip get to see of the package."""
+"""The package as Airflow and pip see it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ROOT = Path(__file__).parents[1]
 def cli(tmp_path_factory):
     home = tmp_path_factory.mktemp("airflow")
     not_started = RealAirflow(home / "dags", home=home)
-    # Before it, Airflow 2 warns of settings.
+    # Airflow 2 prints warnings about settings before the output.
     return lambda *arguments: json.loads(not_started.run_cli(*arguments, "--output", "json").splitlines()[-1])
 
 
 def test_airflow_lists_the_provider(cli):
-    (mine,) = [p for p in cli("providers", "list") if p["package_name"] == PACKAGE]
-    assert mine["version"] == __version__
+    (found,) = [p for p in cli("providers", "list") if p["package_name"] == PACKAGE]
+    assert found["version"] == __version__
 
 
 def test_airflow_lists_the_hook(cli):
-    (mine,) = [h for h in cli("providers", "hooks") if h["connection_type"] == "datatile"]
-    assert mine["class"] == "datatile_provider.hooks.datatile.DatatileHook"
-    assert mine["package_name"] == PACKAGE
+    (found,) = [h for h in cli("providers", "hooks") if h["connection_type"] == "datatile"]
+    assert found["class"] == "datatile_provider.hooks.datatile.DatatileHook"
+    assert found["package_name"] == PACKAGE
 
 
 def test_the_provider_info_is_valid_by_airflows_schema():
@@ -59,17 +59,17 @@ def test_every_name_of_the_provider_info_can_be_imported():
 
 
 def built_metadata():
-    """The metadata that a build writes into the wheel and the sdist."""
+    """Return the metadata that a build writes into the wheel and the sdist."""
     return ProjectMetadata(str(ROOT), PluginManager()).core
 
 
 def targets(markdown):
-    """The addresses of a text's links and pictures."""
+    """Return the addresses of a text's links and images."""
     inline = [child for token in MarkdownIt().enable("table").parse(markdown) for child in token.children or []]
     return [str(t.attrs[name]) for t in inline for name in ("href", "src") if name in t.attrs]
 
 
-def test_with_a_project_url_no_link_or_picture_of_the_readme_is_relative(monkeypatch):
+def test_with_a_project_url_no_link_or_image_of_the_readme_is_relative(monkeypatch):
     monkeypatch.setenv("PROJECT_URL", "https://forge.example/datatile/")
     metadata = built_metadata()
     found = targets(metadata.readme)
@@ -80,7 +80,7 @@ def test_with_a_project_url_no_link_or_picture_of_the_readme_is_relative(monkeyp
     assert metadata.urls["Source"] == base
 
 
-def test_without_a_project_url_the_readme_stays_as_it_is(monkeypatch):
+def test_without_a_project_url_the_readme_is_unchanged(monkeypatch):
     monkeypatch.delenv("PROJECT_URL", raising=False)
     metadata = built_metadata()
     assert metadata.readme == (ROOT / "README.md").read_text("utf-8")

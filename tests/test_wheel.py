@@ -1,4 +1,4 @@
-"""What is published: the wheel alone, in an environment that knows nothing of the sources, does the demo's job."""
+"""The wheel and the sdist. The wheel runs the demo's DAG in an environment without the sources."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[1]
 RESPONDENTS = 944
 
-# Run by the new environment's interpreter, in a folder that holds the example DAGs and nothing else.
+# Run by the new environment's interpreter, in a folder that holds only the example DAGs.
 STUDY = """
 import json, subprocess, sys
 import datatile_provider
 from datatile_provider.sandbox import Sandbox
 
-# So long that a sensor's first look does not see the end of a job: it is deferred.
+# So long that a job has not ended at a sensor's first poll, so that the sensor defers.
 with Sandbox(processing_seconds=5) as sandbox:
     for command in (
         ["db", "migrate"],
@@ -48,15 +48,15 @@ with Sandbox(processing_seconds=5) as sandbox:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
-    """The folder that ``make dist`` fills, made of the tree's own files."""
+    """The folder that ``make dist`` fills, built from the working tree."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", folder], cwd=ROOT, check=True, timeout=60)
     return folder
 
 
 @pytest.fixture(scope="module")
-def fresh(dist, tmp_path_factory) -> Path:
-    """The interpreter of an environment with the wheel and what it asks for, at the versions that are tested."""
+def python(dist, tmp_path_factory) -> Path:
+    """The interpreter of an environment with the wheel and its dependencies, at the tested versions."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=60)
@@ -68,7 +68,7 @@ def fresh(dist, tmp_path_factory) -> Path:
     return python
 
 
-def test_the_wheel_alone_runs_the_tracking_study(fresh, tmp_path):
+def test_the_wheel_alone_runs_the_tracking_study(python, tmp_path):
     dags = shutil.copytree(ROOT / "example_dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
     env |= {
@@ -77,23 +77,23 @@ def test_the_wheel_alone_runs_the_tracking_study(fresh, tmp_path):
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     }
     done = subprocess.run(
-        [fresh, "-c", STUDY], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
+        [python, "-c", STUDY], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert Path(found["package"]).is_relative_to(fresh.parents[1])
+    assert Path(found["package"]).is_relative_to(python.parents[1])
     assert found["rows"] == [RESPONDENTS]
     assert set(found["jobs"]) == {"SUCCEEDED"}
 
 
-def test_the_wheel_holds_the_package_alone(dist):
+def test_the_wheel_holds_only_the_package(dist):
     (wheel,) = dist.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     info = f"airflow_provider_datatile-{__version__}.dist-info"
     files = (path for path in (ROOT / "datatile_provider").rglob("*") if path.is_file())
     sources = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-    reported = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
-    assert names == sources | reported
+    metadata = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
+    assert names == sources | metadata
 
 
 def test_the_sdist_can_be_built_and_tested(dist):

@@ -35,7 +35,6 @@ from datatile_provider.triggers.datatile import (
     defer_wait,
     job_of,
 )
-from datatile_provider.version_compat import resume_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -295,6 +294,8 @@ class DatatileUploadOperator(BaseOperator):
             raise airflow_error(unknown, may_retry=False) from None
         if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
+        from datatile_provider.version_compat import resume_arguments
+
         method, kwargs = resume_arguments(next_method, next_kwargs, job_id, self.timeout)
         if method != next_method:
             kwargs = {**(kwargs or {}), "job_id": job_id}
@@ -378,7 +379,7 @@ class DatatileUploadOperator(BaseOperator):
             )
             attempted.append((attempts, sent))
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-            begun = f"{upload},\nsent from {now} on.\nProcessing log: {attempts.server.processing_log_url}"
+            begun = f"{upload}\nstarted {now}\nProcessing log: {attempts.server.processing_log_url}"
             state.write(Phase.SENDING, begun, sent)
             text = begun
 
@@ -441,7 +442,8 @@ class DatatileUploadOperator(BaseOperator):
 
     def _resume(self, context: Context, state: UploadState, record: Record) -> str:
         self.log.info("Resuming job %s, which an earlier attempt started:\n%s", record.job_id, record.text)
-        job, hook = Job(record.job_id), DatatileHook(self.datatile_conn_id)
+        self._job = job = Job(record.job_id)
+        hook = DatatileHook(self.datatile_conn_id)
         try:
             server = hook.get_conn().server
             push_links(self, context, server, job.id)

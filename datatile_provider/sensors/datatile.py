@@ -34,7 +34,6 @@ from datatile_provider.triggers.datatile import (
     defer_wait,
     job_of,
 )
-from datatile_provider.version_compat import resume_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -160,6 +159,8 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, with the same behaviour of timeouts and ``never_fail`` on every version."""
+        from datatile_provider.version_compat import resume_arguments
+
         resumed = resume_arguments(next_method, next_kwargs, str(self.job_id), self.timeout)
         try:
             return super().resume_execution(*resumed, context)

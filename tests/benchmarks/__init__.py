@@ -1,1 +1,1 @@
-"""Measurements against peers, one command each: ``python -m tests.benchmarks.upload`` and so on, or ``make bench``."""
+"""Benchmarks against peers: ``python -m tests.benchmarks.upload`` and so on, or ``make bench`` for all."""

@@ -1,8 +1,8 @@
 """
-A wait in a real Airflow, in each way to wait: the processes and the processor time that it takes, and how soon it ends.
+A wait in a real Airflow, in each mode: its processes, its CPU time, and the delay after the job's end.
 
-Scheduler, triggerer, API server and DAG processor run, with the LocalExecutor, against a local server whose jobs end
-at given moments. The same for dbt Cloud's sensor.
+Scheduler, triggerer, API server and DAG processor run with the LocalExecutor, and with a local server whose jobs end
+at given times. The same is measured for the sensor of dbt Cloud.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.benchmarks.status_server import StatusServer, serving
 from tests.support.airflow import COMPONENTS, RealAirflow
 from tests.support.tls import Certificates
 
-WAYS = {
+MODES = {
     "ours_poke": ("ours", "poke"),
     "dbt_poke": ("dbt Cloud", "poke"),
     "ours_reschedule": ("ours", "reschedule"),
@@ -35,9 +35,9 @@ WAYS = {
     "dbt_deferrable": ("dbt Cloud", "deferrable"),
     "ours_start_from_trigger": ("ours", "start from trigger"),
 }
-#: Seconds that a run may take after its last job's end, that all may take to calm down, and between looks at processes.
-TIMEOUT, CALM, LOOK = 90.0, 3.0, 0.2
-#: How the processes of the LocalExecutor call themselves: a worker, and what it starts for each task.
+#: Seconds that a run may take after its last job's end, until Airflow is idle again, and between polls of processes.
+TIMEOUT, IDLE_AFTER, POLL_INTERVAL = 90.0, 3.0, 0.2
+#: The process titles of the LocalExecutor: those of a task, and of a worker.
 _TASK = "airflow worker -- "
 _WORKER = f"{_TASK}LocalExecutor"
 
@@ -45,10 +45,10 @@ _WORKER = f"{_TASK}LocalExecutor"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    How much is measured.
+    The size of a measurement.
 
-    :param waits: how many there are in a run, each for a job of its own.
-    :param job_seconds: from the run's start to the first job's end; each next one ends a second later.
+    :param waits: the number of waits in a run, each for its own job.
+    :param job_seconds: seconds from the run's start to the first job's end; each further job ends a second later.
     :param idle: seconds for which the idle Airflow is measured.
     """
 
@@ -58,14 +58,14 @@ class Plan:
 
 
 class Workers:
-    """Looks at the LocalExecutor's workers while a run lasts."""
+    """Observes the workers of the LocalExecutor during a run."""
 
     def __init__(self, scheduler: int) -> None:
         self._scheduler = psutil.Process(scheduler)
         self._seen: set[tuple[int, float]] = set()
-        self._over = Event()
+        self._stopped = Event()
         self._thread = Thread(target=self._watch, daemon=True)
-        #: Seconds in which a worker had a task, summed over the workers.
+        #: Seconds in which a worker had a task, summed over all workers.
         self.busy = 0.0
         self._busy_now = 0
 
@@ -74,23 +74,23 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
     @property
     def tasks(self) -> int:
-        """How many processes they have started, one for each time that a task began or went on."""
+        """The number of processes that the workers have started: one per start or resumption of a task."""
         return len(self._seen)
 
     def wait_until_idle(self) -> None:
-        """Return when no worker has a task; it has one for a while after the task's end."""
+        """Wait until no worker has a task. A worker is busy for a while after its task's end."""
         deadline = time.monotonic() + TIMEOUT
         while self._busy_now and time.monotonic() < deadline:
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
 
     def _watch(self) -> None:
         last = time.monotonic()
-        while not self._over.wait(LOOK):
+        while not self._stopped.wait(POLL_INTERVAL):
             busy = 0
             for process in self._scheduler.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
@@ -107,9 +107,9 @@ class Workers:
 
 def processor_seconds(airflow: RealAirflow) -> dict[str, float]:
     """
-    Return the processor time that each component has taken so far.
+    Return the CPU time of each component so far.
 
-    What a process has waited for is in its own count, so nothing is missed that has come and gone in between.
+    The CPU times of a process include those of its ended children, so short-lived processes are counted too.
     """
     found = {}
     for component in COMPONENTS:
@@ -128,7 +128,7 @@ class Bench:
     """
     Measures runs in one Airflow.
 
-    :param airflow: it is up.
+    :param airflow: a running Airflow.
     """
 
     def __init__(self, airflow: RealAirflow, plan: Plan) -> None:
@@ -137,12 +137,12 @@ class Bench:
         self._idle: dict[str, float] = {}
 
     def warm_up(self) -> None:
-        """Let every process import what it will need, and take the measure of an idle Airflow."""
+        """Let every process do its imports, and measure an idle Airflow."""
         api = self._airflow.api
-        runs = {dag: api.trigger(f"{dag}_once", {"jobs": [_job(5)]}) for dag in WAYS}
+        runs = {dag: api.trigger(f"{dag}_once", {"jobs": [_job(5)]}) for dag in MODES}
         for dag, run_id in runs.items():
             self._ended(f"{dag}_once", run_id)
-        time.sleep(2 * CALM)
+        time.sleep(2 * IDLE_AFTER)
         before, clock = processor_seconds(self._airflow), time.monotonic()
         time.sleep(self._plan.idle)
         clock = time.monotonic() - clock
@@ -150,7 +150,7 @@ class Bench:
 
     def measure(self, dag_id: str) -> dict[str, float]:
         """
-        Return what one wait cost in a run of a DAG, by name.
+        Return the metrics of one wait in a run of a DAG.
 
         :raises RuntimeError: not all waits succeeded in time.
         """
@@ -159,11 +159,11 @@ class Bench:
         before, clock = processor_seconds(self._airflow), time.monotonic()
         with Workers(self._airflow.pids("scheduler")[0]) as workers:
             run_id = self._airflow.api.trigger(dag_id, {"jobs": jobs})
-            # Nobody asks the API server meanwhile.
+            # No API calls during the measurement.
             time.sleep(plan.job_seconds + plan.waits)
             delays, attempts = self._ended(dag_id, run_id, jobs)
             workers.wait_until_idle()
-            time.sleep(CALM)
+            time.sleep(IDLE_AFTER)
         clock = time.monotonic() - clock
         spent = {
             name: (seconds - before[name] - self._idle[name] * clock) / plan.waits
@@ -177,7 +177,7 @@ class Bench:
         }
 
     def _ended(self, dag_id: str, run_id: str, jobs: list[int] | None = None) -> tuple[list[float], int]:
-        """Return the seconds from each job's end to its task's end, and how often tasks were tried in all."""
+        """Return the seconds from each job's end to its task's end, and the total number of attempts."""
         api = self._airflow.api
         run = api.wait_for_run(dag_id, run_id, TIMEOUT)
         if run.state != "success":
@@ -190,7 +190,7 @@ class Bench:
 
 
 def _job(seconds: float) -> int:
-    """Return the id of a job that ends in so many seconds."""
+    """Return the id of a job that ends in this number of seconds."""
     return int(1000 * (time.time() + seconds))
 
 
@@ -201,7 +201,7 @@ def _environment(server: StatusServer, certificates: Certificates, waits: int) -
         "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(ours),
         "AIRFLOW_CONN_DBT_CLOUD_DEFAULT": json.dumps(dbt),
         "AIRFLOW__CORE__PARALLELISM": str(waits + 2),
-        # What is read once is not read again while others are measured.
+        # DAG files are parsed once, and not again during a measurement.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
         "DATATILE_BENCHMARK_WAITS": str(waits),
@@ -213,7 +213,7 @@ def _environment(server: StatusServer, certificates: Certificates, waits: int) -
 def main() -> None:
     options = report.options(__doc__, runs=1)
     plan = Plan(waits=2, job_seconds=12, idle=3) if options.quick else Plan()
-    ways = ("ours_deferrable", "ours_start_from_trigger") if options.quick else tuple(WAYS)
+    modes = ("ours_deferrable", "ours_start_from_trigger") if options.quick else tuple(MODES)
     result = report.Report(
         "airflow_waits",
         "A wait in a real Airflow",
@@ -228,9 +228,9 @@ def main() -> None:
                 bench = Bench(airflow, plan)
                 bench.warm_up()
                 for _ in range(options.runs):
-                    for way in ways:
-                        _add(result, way, bench.measure(way))
-    _hold_against_marks(result, ways)
+                    for mode in modes:
+                        _add(result, mode, bench.measure(mode))
+    _compare_with_targets(result, modes)
     result.finish()
 
 
@@ -238,7 +238,7 @@ CASE = "a wait"
 _TASKS, _CPU = "task processes", "CPU, all"
 
 
-def _add(result: report.Report, way: str, found: Mapping[str, float]) -> None:
+def _add(result: report.Report, mode: str, found: Mapping[str, float]) -> None:
     parts = ("workers", "triggerer", "dag-processor", "scheduler", "api-server")
     metrics: dict[str, Any] = {
         _TASKS: (found["tasks"], ""),
@@ -250,19 +250,19 @@ def _add(result: report.Report, way: str, found: Mapping[str, float]) -> None:
         "delay after the job's end": (found["delay"], "s"),
         "attempts": (found["attempts"], ""),
     }
-    result.add(CASE, _name(way), **metrics)
+    result.add(CASE, _name(mode), **metrics)
 
 
-def _name(way: str) -> str:
-    return ", ".join(WAYS[way])
+def _name(mode: str) -> str:
+    return ", ".join(MODES[mode])
 
 
-def _hold_against_marks(result: report.Report, ways: tuple[str, ...]) -> None:
+def _compare_with_targets(result: report.Report, modes: tuple[str, ...]) -> None:
     best = _name("ours_start_from_trigger")
     result.limit(CASE, _TASKS, best, under=0.01)
-    for way in ways:
-        if _name(way) != best:
-            result.ratio(CASE, _CPU, best, _name(way), at_least=None, lower=True)
+    for mode in modes:
+        if _name(mode) != best:
+            result.ratio(CASE, _CPU, best, _name(mode), at_least=None, lower=True)
     result.note(NOTE)
 
 

@@ -1,4 +1,4 @@
-"""A measurement in an interpreter of its own: time, processor time, and memory over what was there before."""
+"""A measurement in a new interpreter: time, CPU time, and additional memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without proxies and bundles, and with more."""
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without proxies and CA bundles, plus other variables."""
     kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.endswith("_CA_BUNDLE")}
-    return kept | more
+    return kept | variables
 
 
 def call(function: str, *arguments: Any, env: Mapping[str, str] | None = None, timeout: float = 300) -> Any:
     """
-    Call ``module:function`` with JSON arguments in a fresh interpreter, and return what it returns.
+    Call ``module:function`` with JSON arguments in a new interpreter, and return its result.
 
     :param timeout: seconds after which it is killed.
     """
@@ -36,13 +36,13 @@ def call(function: str, *arguments: Any, env: Mapping[str, str] | None = None, t
         timeout=timeout,
         check=True,
     )
-    # A library may have printed something before.
+    # A library may have printed something before the result.
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(work: Callable[[], object]) -> dict[str, float]:
-    """Do something and return ``seconds``, ``cpu`` (seconds) and ``memory`` (peak, MiB over before)."""
-    # Makes the high-water mark of the process's memory start here.
+    """Call a function, and return ``seconds``, ``cpu`` (seconds) and ``memory`` (peak in MiB, above the start)."""
+    # Resets the high-water mark of the process's memory.
     Path("/proc/self/clear_refs").write_text("5")
     memory, cpu, start = status("VmRSS"), time.process_time(), time.perf_counter()
     work()
@@ -54,7 +54,7 @@ def measure(work: Callable[[], object]) -> dict[str, float]:
 
 
 def status(name: str, pid: int | str = "self") -> int:
-    """Return a line of a process's status (kB), 0 if it has ended."""
+    """Return a value of a process's status (kB), 0 if it has ended."""
     found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
 

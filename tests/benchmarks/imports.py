@@ -1,4 +1,4 @@
-"""Import operators and sensor, as every parse of a DAG file does: ours, Airbyte's, dbt Cloud's."""
+"""Import operators and sensors, as each parse of a DAG file does: of this provider, Airbyte and dbt Cloud."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIANTS = {
 
 
 def added(*modules: str) -> dict[str, float]:
-    """Import modules, and return how many came with them and how long it took."""
+    """Import modules; return the number of newly loaded modules, and the time."""
     from airflow.sdk import DAG, BaseOperator  # noqa: F401
 
     before, cpu, start = len(sys.modules), time.process_time(), time.perf_counter()
@@ -34,12 +34,12 @@ def added(*modules: str) -> dict[str, float]:
 
 
 def main() -> None:
-    chosen = report.options(__doc__, runs=7)
+    options = report.options(__doc__, runs=7)
     providers = ("apache-airflow-providers-airbyte", "apache-airflow-providers-dbt-cloud")
-    result = Report("imports", "Import of operators and sensors", chosen, ("apache-airflow", *providers))
+    result = Report("imports", "Import of operators and sensors", options, ("apache-airflow", *providers))
     with TemporaryDirectory() as directory:
-        # The first import of all may compile.
-        for run in range(chosen.runs + 1):
+        # The first run may compile modules, so it does not count.
+        for run in range(options.runs + 1):
             for variant, modules in VARIANTS.items():
                 found = fresh.call(f"{__spec__.name}:added", *modules, env={"AIRFLOW_HOME": directory})
                 if run:

@@ -1,7 +1,7 @@
 """
 A link of limited bandwidth to a server on this machine: ``python -m tests.benchmarks.link PORT BYTES_A_SECOND``.
 
-It prints its port, and ends with its standard input.
+It prints its port, and exits when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from contextlib import contextmanager, suppress
 from subprocess import PIPE, Popen
 
 PIECE = 1 << 16
-#: Seconds that a sleep may last too long without the link losing them.
+#: Seconds by which a sleep may be too long without a loss of bandwidth.
 SLACK = 0.02
 
 
 @contextmanager
 def link(port: int, rate: float) -> Iterator[int]:
     """
-    Run one in a process of its own, and return its port.
+    Run a link in its own process, and yield its port.
 
-    :param rate: bytes a second, each way, for all connections together.
+    :param rate: bytes per second, in each direction, for all connections together.
     """
     command = [sys.executable, "-m", __spec__.name, str(port), str(rate)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
@@ -34,7 +34,7 @@ def link(port: int, rate: float) -> Iterator[int]:
         process.stdin.close()
 
 
-class _Way:
+class _Direction:
     """One direction of the link."""
 
     def __init__(self, rate: float) -> None:
@@ -61,7 +61,7 @@ class _Way:
 
 def _main() -> None:
     port, rate = int(sys.argv[1]), float(sys.argv[2])
-    there, back = _Way(rate), _Way(rate)
+    forward, backward = _Direction(rate), _Direction(rate)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
 
@@ -71,8 +71,8 @@ def _main() -> None:
             far = socket.create_connection(("127.0.0.1", port))
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=there.pump, args=(near, far), daemon=True).start()
-            threading.Thread(target=back.pump, args=(far, near), daemon=True).start()
+            threading.Thread(target=forward.pump, args=(near, far), daemon=True).start()
+            threading.Thread(target=backward.pump, args=(far, near), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""The picture of a benchmark's result: a row of panels a case, a panel a metric, a bar a variant."""
+"""The chart of a benchmark's result: a row of panels per case, a panel per metric, a bar per variant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tests.benchmarks.report import number
 
-#: How many metrics a picture has room for; the table holds them all.
+#: The maximum number of metrics in a chart; the table shows all.
 PANELS = 4
 OURS, PEER, INK = "#0b6e99", "#c3ccd3", "#222b33"
 STYLE = {
@@ -26,7 +26,7 @@ STYLE = {
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draw a result as :class:`tests.benchmarks.report.Report` writes it."""
+    """Draw a result of :class:`tests.benchmarks.report.Report`."""
     found = {(m["case"], m["variant"], m["metric"]): m for m in result["measurements"]}
     cases, variants, metrics = (list(dict.fromkeys(key[i] for key in found)) for i in range(3))
     metrics = metrics[:PANELS]
@@ -78,17 +78,17 @@ def _runs(result: Mapping[str, Any]) -> str:
 
 
 def _panel(axis: Any, variants: list[str], bars: Mapping[str, Mapping[str, Any]], *, labelled: bool) -> None:
-    most = max((bar["max"] for bar in bars.values()), default=1) or 1
+    maximum = max((bar["max"] for bar in bars.values()), default=1) or 1
     for variant, bar in bars.items():
-        place = variants.index(variant)
+        position = variants.index(variant)
         ours = variant.startswith("ours")
-        axis.barh(place, bar["median"], height=0.7, color=OURS if ours else PEER)
+        axis.barh(position, bar["median"], height=0.7, color=OURS if ours else PEER)
         if bar["min"] != bar["max"]:
-            axis.plot([bar["min"], bar["max"]], [place, place], color=INK, linewidth=1)
+            axis.plot([bar["min"], bar["max"]], [position, position], color=INK, linewidth=1)
         weight = "bold" if ours else "normal"
         text = number(bar["median"])
-        axis.annotate(text, (bar["max"], place), (4, 0), textcoords="offset points", va="center", fontweight=weight)
-    axis.set_xlim(0, most * 1.3)
+        axis.annotate(text, (bar["max"], position), (4, 0), textcoords="offset points", va="center", fontweight=weight)
+    axis.set_xlim(0, maximum * 1.3)
     axis.set_ylim(len(variants) - 0.4, -0.6)
     axis.set_xticks([])
     axis.spines["bottom"].set_visible(False)

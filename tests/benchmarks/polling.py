@@ -1,7 +1,7 @@
 """
-How soon a wait sees that its job has ended, and what it polls for that: the waiting policy on a simulated clock.
+The delay from a job's end to the poll that sees it, and the number of polls: the polling policy on a simulated clock.
 
-``python -m tests.benchmarks.polling`` writes the table of docs/benchmarks/polling.md anew.
+``python -m tests.benchmarks.polling`` writes the table in docs/benchmarks/polling.md.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from datatile_provider.api.polling import Wait
 PAGE = Path(__file__).parents[2] / "docs/benchmarks/polling.md"
 INTERVALS = (10.0, 30.0, 60.0)
 JOBS = {"2 s": 2.0, "10 s": 10.0, "1 min": 60.0, "10 min": 600.0, "1 h": 3600.0, "8 h": 28800.0}
-#: Jobs simulated for each figure, and how much shorter or longer than said they are.
+#: Simulated jobs per figure, and the relative spread of their durations.
 SAMPLES, SPREAD = 400, 0.25
 
 
 def simulate(job_seconds: float, poll_interval: float) -> tuple[float, float]:
     """
-    Return the mean delay, in seconds, from a job's end to the look that sees it, and the mean number of looks.
+    Return the mean delay, in seconds, from a job's end to the poll that sees it, and the mean number of polls.
 
-    :param job_seconds: how long a job takes, about.
-    :param poll_interval: seconds between looks, once the quick first ones are over.
+    :param job_seconds: the mean duration of a job.
+    :param poll_interval: seconds between polls, after the shorter first gaps.
     """
     random.seed(7)
     delays = polls = 0.0
@@ -41,7 +41,7 @@ def simulate(job_seconds: float, poll_interval: float) -> tuple[float, float]:
 
 
 def table() -> str:
-    """Return the table in Markdown: a row a length of job, a cell a poll interval."""
+    """Return the table in Markdown: a row per job duration, a column per poll interval."""
     rows = [["A job of", *(f"`poll_interval` {interval:.0f} s" for interval in INTERVALS)]]
     rows.append(["---"] * len(rows[0]))
     for name, seconds in JOBS.items():

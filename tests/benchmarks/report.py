@@ -1,12 +1,12 @@
 """
-What the benchmarks share: measurements of several runs, the marks to reach, a table, a JSON file and a picture.
+The report of a benchmark: measurements of several runs, target values, a table, a JSON file and a chart.
 
 A benchmark is a module with a ``main`` like this::
 
     def main() -> None:
         options = report.options(__doc__, runs=5)
         result = Report("upload", "Upload of a file", options, libraries=["requests", "httpx"])
-        for _ in range(options.runs):           # the variants take turns within each run
+        for _ in range(options.runs):           # the variants alternate within each run
             for variant in ("ours", "curl -F"):
                 result.add("http, 1 GiB", variant, throughput=(2500.0, "MB/s"), memory=(2.0, "MiB"))
         result.ratio("http, 1 GiB", "throughput", "ours", "curl -F", at_least=1.0)
@@ -14,10 +14,10 @@ A benchmark is a module with a ``main`` like this::
         result.note("What a reader of the figures must know.")
         result.finish()
 
-A case is one row of the picture and a metric one column. The n-th ``add`` of a variant is its n-th run. A ratio is
-taken within each run, then the median counts; the spread (min to max) is shown beside it. ``ratio(…, lower=True)``
-divides the other way round, for what should be small: "2.5 times lower". ``python -m tests.benchmarks.report FILE…``
-prints the marks of finished results.
+A case is one row of the chart, and a metric one column. The n-th ``add`` of a variant is its n-th run. A ratio is
+computed within each run; its median counts, and the spread (min to max) is shown with it. ``ratio(…, lower=True)``
+is the inverse, for metrics that should be small: "2.5 times lower". ``python -m tests.benchmarks.report FILE…``
+prints the targets of finished results.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def options(description: str | None, *, runs: int, quick_runs: int = 1) -> argpa
     """
     Read a benchmark's command line.
 
-    :param runs: how many runs a full measurement has.
+    :param runs: the number of runs of a full measurement.
     :return: ``quick``, ``runs`` and ``out``, the folder of the results.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="small sizes, in seconds: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check within seconds that it works")
     parser.add_argument("--runs", type=int, help=f"runs of each variant (default {runs})")
-    parser.add_argument("--out", type=Path, help="folder for result and picture (default docs/benchmarks)")
-    chosen = parser.parse_args()
-    chosen.runs = chosen.runs or (quick_runs if chosen.quick else runs)
-    # A quick look must not take the place of what the docs show.
-    chosen.out = chosen.out or ROOT / ("build/benchmarks" if chosen.quick else "docs/benchmarks")
-    return chosen
+    parser.add_argument("--out", type=Path, help="folder for result and chart (default docs/benchmarks)")
+    arguments = parser.parse_args()
+    arguments.runs = arguments.runs or (quick_runs if arguments.quick else runs)
+    # A quick run must not replace the results in the docs.
+    arguments.out = arguments.out or ROOT / ("build/benchmarks" if arguments.quick else "docs/benchmarks")
+    return arguments
 
 
 @dataclass(slots=True)
@@ -72,34 +72,34 @@ class Report:
     The measurements of one benchmark.
 
     :param name: the stem of its files.
-    :param title: for people.
-    :param libraries: distributions whose versions matter.
-    :param tools: other programs, with their versions.
+    :param title: its title, for tables and charts.
+    :param libraries: distributions whose versions are reported.
+    :param tools: the versions of other programs.
     """
 
     def __init__(
         self,
         name: str,
         title: str,
-        chosen: argparse.Namespace,
+        arguments: argparse.Namespace,
         libraries: Iterable[str] = (),
         tools: Mapping[str, str] | None = None,
     ) -> None:
-        self._name, self._title, self._options = name, title, chosen
+        self._name, self._title, self._options = name, title, arguments
         self._versions = {library: version(library) for library in libraries} | dict(tools or {})
         self._series: dict[tuple[str, str, str], Series] = {}
         self._marks: list[dict[str, Any]] = []
         self._notes: list[str] = []
 
     def add(self, case: str, variant: str, **metrics: tuple[float, str]) -> None:
-        """Take one run of one variant: each metric's value with its unit."""
+        """Add one run of one variant: each metric's value with its unit."""
         for metric, (value, unit) in metrics.items():
             self._series.setdefault((case, variant, metric), Series(unit)).values.append(value)
         shown = ", ".join(f"{metric} {number(value)} {unit}" for metric, (value, unit) in metrics.items())
         print(f"  {case} | {variant}: {shown}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Add a sentence that the figures can't say."""
+        """Add a remark about the figures."""
         self._notes.append(text)
 
     def has(self, case: str, variant: str) -> bool:
@@ -112,18 +112,18 @@ class Report:
         """
         Compare a variant with a peer, run by run.
 
-        :param at_least: the mark; None shows the ratio without one.
-        :param lower: how many times lower the variant is, for a metric that should be small.
+        :param at_least: the target; None shows the ratio without a target.
+        :param lower: compute how many times lower the variant is, for a metric that should be small.
         """
-        mine, others = (self._series[case, name, metric].values for name in (variant, peer))
-        above, below = (others, mine) if lower else (mine, others)
+        own, others = (self._series[case, name, metric].values for name in (variant, peer))
+        above, below = (others, own) if lower else (own, others)
         what = f"{variant}: {metric} {'times lower than' if lower else 'over'} {peer}"
         values = [a / b for a, b in zip(above, below, strict=True)]
         parts = {"variant": variant, "metric": metric, "peer": peer, "lower": lower}
         self._mark(case, what, parts, "x", values, "at least", at_least)
 
     def limit(self, case: str, metric: str, variant: str, *, under: float) -> None:
-        """Hold a variant's metric under a bound."""
+        """Set an upper limit for a variant's metric."""
         series = self._series[case, variant, metric]
         parts = {"variant": variant, "metric": metric, "peer": "", "lower": True}
         self._mark(case, f"{variant}: {metric}", parts, series.unit, series.values, "under", under)
@@ -139,7 +139,7 @@ class Report:
         bound: float | None,
     ) -> None:
         """
-        Keep a comparison or a limit.
+        Store a comparison or a limit.
 
         :param what: what is compared, as a line of text.
         :param parts: the same as ``variant``, ``metric``, ``peer`` and ``lower``, for tables.
@@ -150,7 +150,7 @@ class Report:
         self._marks.append(mark)
 
     def finish(self) -> Path:
-        """Print the tables, write result and picture, and return the result's path."""
+        """Print the tables, write the result and the chart, and return the result's path."""
         from tests.benchmarks.plots import draw
 
         result = {
@@ -186,7 +186,7 @@ def spread(summary: Mapping[str, Any]) -> str:
 
 
 def print_marks(results: Iterable[Mapping[str, Any]]) -> None:
-    """Print what each result compares, and whether it reached its mark."""
+    """Print the comparisons of each result, and whether they reach their targets."""
     rows = [("benchmark", "case", "what", "median (min to max)", "mark", "")]
     for result in results:
         for mark in result["marks"]:

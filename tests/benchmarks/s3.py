@@ -1,4 +1,4 @@
-"""An S3 server of moto's, as a process of its own."""
+"""An S3 server of moto, in its own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUCKET = "surveys"
 
 @contextmanager
 def s3(directory: Path) -> Iterator[int]:
-    """Run one with an empty bucket, and return its port; its log goes to the directory."""
+    """Run a server with an empty bucket and yield its port. Its log is written to the directory."""
     import botocore.exceptions
 
     port = free_port()
@@ -41,7 +41,7 @@ def s3(directory: Path) -> Iterator[int]:
 
 
 def client(port: int) -> Any:
-    """Return boto3's client of it."""
+    """Return a boto3 client of the server."""
     import boto3
 
     return boto3.client(
@@ -54,6 +54,6 @@ def client(port: int) -> Any:
 
 
 def connection(port: int, **extra: str) -> str:
-    """Return the Airflow connection to it."""
+    """Return the Airflow connection to the server."""
     extra = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"} | extra
     return json.dumps({"conn_type": "aws", "login": "key", "password": "secret", "extra": extra})

@@ -1,7 +1,7 @@
 """
-A server that reads uploads as fast as Python can, and answers as DATATILE would: ``python -m tests.benchmarks.sink``.
+A server that reads uploads as fast as Python can, and responds like DATATILE: ``python -m tests.benchmarks.sink``.
 
-It prints its port, and ends with its standard input.
+It prints its port, and exits when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.support.tls import Certificates
 T = TypeVar("T")
 
 BUFFER = 1 << 22
-ANSWER = b'{"job_id": "a-job"}'
+RESPONSE = b'{"job_id": "a-job"}'
 
 
 @contextmanager
 def sink(certificates: Certificates | None = None) -> Iterator[str]:
-    """Run one in a process of its own, with TLS if it is given certificates, and return its address."""
+    """Run the server in its own process, with TLS if certificates are given, and yield its address."""
     files = [str(certificates.certificate), str(certificates.key)] if certificates else []
     command = [sys.executable, "-m", __spec__.name, *files]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
@@ -40,7 +40,7 @@ class _Decrypted:
     """
     A TLS connection, read in large pieces.
 
-    Python's own socket reads record by record, and would be slower than those that send.
+    Python's TLS socket reads record by record, and would be slower than the clients.
     """
 
     def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
@@ -75,7 +75,7 @@ class _Decrypted:
 
 def _serve(connection: socket.socket, context: ssl.SSLContext | None) -> None:
     buffer = memoryview(bytearray(BUFFER))
-    # Else its answers wait for a late acknowledgement of what came before.
+    # Otherwise responses wait for a delayed acknowledgement of earlier data.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with suppress(OSError), connection:
         peer = _Decrypted(connection, context) if context else connection
@@ -91,15 +91,15 @@ def _serve(connection: socket.socket, context: ssl.SSLContext | None) -> None:
         if not length:
             peer.sendall(b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\n\r\n")
             return
-        left = int(length[1]) - len(start)
-        # A client is measured here, not how fast this one copies: the kernel throws away what it has received.
-        take = peer.recv_into if context else lambda b: connection.recv_into(b, 0, socket.MSG_TRUNC)
-        while left and (count := take(buffer)):
-            left -= count
-        if not left:
+        remaining = int(length[1]) - len(start)
+        # The benchmark measures the client, not this server, so the kernel discards the received data.
+        receive = peer.recv_into if context else lambda b: connection.recv_into(b, 0, socket.MSG_TRUNC)
+        while remaining and (count := receive(buffer)):
+            remaining -= count
+        if not remaining:
             peer.sendall(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n%s" % (len(ANSWER), ANSWER)
+                b"Content-Length: %d\r\n\r\n%s" % (len(RESPONSE), RESPONSE)
             )
             connection.shutdown(socket.SHUT_WR)
 
@@ -109,7 +109,7 @@ def _main() -> None:
     if sys.argv[1:]:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(*sys.argv[1:])
-    # None of its threads outlives the input that its starter holds.
+    # All threads are daemons: they end when the standard input is closed.
     threading.Thread(target=_accept, args=(socket.create_server(("127.0.0.1", 0)), context), daemon=True).start()
     sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""A lean server, in a process of its own, that tells DATATILE's, dbt Cloud's and Airbyte's clients how a job stands."""
+"""A fast server in its own process: it serves the status of jobs to clients of DATATILE, dbt Cloud and Airbyte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tls import Certificates
 
 COUNTED = ("connections", "handshakes", "polls", "others")
 _CONNECTIONS, _HANDSHAKES, _POLLS, _OTHERS = range(len(COUNTED))
-#: A job's id is the moment of its end, in milliseconds since the epoch. These are numbered from one that never comes.
+#: A job's id is the time of its end, in milliseconds since the epoch. Jobs with this id or a higher one never end.
 NEVER = 10**14
 
 
@@ -27,7 +27,7 @@ class StatusServer:
     A running server.
 
     :param netloc: its address and port.
-    :param tls: whether it speaks TLS.
+    :param tls: whether it uses TLS.
     :param counted: what it has counted so far, shared with its process, in the order of :data:`COUNTED`.
     """
 
@@ -46,20 +46,20 @@ class StatusServer:
 @contextmanager
 def serving(certificates: Certificates | None = None, *, delay: float = 0.0) -> Iterator[StatusServer]:
     """
-    Start a server, and end it afterwards.
+    Run a server.
 
     :param certificates: for TLS.
-    :param delay: seconds that it takes to answer.
+    :param delay: seconds before each response.
     """
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe()
+    pipe, server_pipe = context.Pipe()
     counted = RawArray("q", len(COUNTED))
-    process = context.Process(target=_serve, args=(its, counted, certificates, delay), daemon=True)
+    process = context.Process(target=_serve, args=(server_pipe, counted, certificates, delay), daemon=True)
     process.start()
     try:
-        if not ours.poll(30):
+        if not pipe.poll(30):
             raise RuntimeError("The status server did not start within 30 s")
-        yield StatusServer(f"127.0.0.1:{ours.recv()}", certificates is not None, counted)
+        yield StatusServer(f"127.0.0.1:{pipe.recv()}", certificates is not None, counted)
     finally:
         process.kill()
         process.join(10)
@@ -85,7 +85,7 @@ class _Peer(asyncio.Protocol):
         counted[_CONNECTIONS] += 1
 
     def connection_made(self, transport: Any) -> None:
-        # A TLS transport comes here when the handshake is over.
+        # With TLS, this is called after the handshake.
         self._transport = transport
         self._counted[_HANDSHAKES] += transport.get_extra_info("ssl_object") is not None
 
@@ -97,11 +97,11 @@ class _Peer(asyncio.Protocol):
             if len(self._read) < size:
                 return
             self._read = self._read[size:]
-            asyncio.get_running_loop().call_later(self._delay, self._answer, head) if self._delay else self._answer(
+            asyncio.get_running_loop().call_later(self._delay, self._respond, head) if self._delay else self._respond(
                 head
             )
 
-    def _answer(self, head: bytes) -> None:
+    def _respond(self, head: bytes) -> None:
         body = _body(head.split(b" ", 2)[1].partition(b"?")[0])
         self._counted[_OTHERS if body == _TOKEN else _POLLS] += 1
         if not self._transport.is_closing():

@@ -1,4 +1,4 @@
-"""Upload an object of an S3 server over two equal links: ours, and by way of the local disk."""
+"""Upload an object from an S3 server over two equal links: with this provider, and through the local disk."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 KEY = "wave.sav"
-#: Bytes a second of each link.
+#: Bytes per second of each link.
 RATE = 60e6
 OURS, PLAIN, DISK = "ours", "s3fs's own file", "download, then upload"
 SLOWER = "the slower link alone"
-#: MiB: the part that is sent, the three on their way, and one more while the store's client puts it together.
+#: MiB: the part that is sent, three that are read ahead, and one that the store's client assembles.
 MEMORY = 48
 
 
 def streamed(url: str, ahead: bool) -> dict[str, float]:
-    """Send the object as the operator does, or by the file that s3fs opens."""
+    """Send the object as the operator does, or from the file that s3fs opens."""
     from airflow.sdk import ObjectStoragePath
 
     from datatile_provider.hooks.dataset import dataset_of
 
     path = ObjectStoragePath(f"s3://aws_default@{s3.BUCKET}/{KEY}")
-    # What a worker does once: it loads the store's libraries, and makes the store's client.
+    # A worker loads the store's libraries and makes its client only once.
     with path.open("rb") as file:
         file.read(1)
 
@@ -76,12 +76,12 @@ def _send(url: str, dataset: Dataset) -> None:
 
 
 def main() -> None:
-    chosen = report.options(__doc__, runs=5)
-    size = (16 if chosen.quick else 128) * MIB
+    options = report.options(__doc__, runs=5)
+    size = (16 if options.quick else 128) * MIB
     result = Report(
         "store",
         "Upload of an object from an S3 server",
-        chosen,
+        options,
         ("s3fs", "fsspec", "aiobotocore", "boto3", "moto", "apache-airflow-providers-amazon"),
     )
     case = f"{size // MIB} MiB, links of {RATE / 1e6:.0f} MB/s"
@@ -92,7 +92,7 @@ def main() -> None:
         sink_port = int(stack.enter_context(sink()).rpartition(":")[2])
         url = f"http://127.0.0.1:{stack.enter_context(link(sink_port, RATE))}"
         env = {"AIRFLOW_HOME": directory, "AIRFLOW_CONN_AWS_DEFAULT": s3.connection(store)}
-        for _ in range(chosen.runs):
+        for _ in range(options.runs):
             measured = {
                 OURS: fresh.call(f"{__spec__.name}:streamed", url, True, env=env),
                 DISK: fresh.call(f"{__spec__.name}:by_disk", url, store, env=env),

@@ -1,4 +1,4 @@
-"""Each benchmark really runs, small, and compares all that it should."""
+"""Each benchmark runs with small sizes, and compares all variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks of waits, in a short form: they run, and what is always so shows in their results."""
+"""The benchmarks of waits with small sizes: they run, and the results show what holds on any machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_waits(tmp_path):
     assert 0 < found["ours", "connections"] <= 8
     assert found["a session a poll", "handshakes"] >= 40
     assert found["ours", "CPU a poll"] < found["a session a poll", "CPU a poll"]
-    # One answer takes 3 s, and Airbyte's trigger waits for it in the loop.
+    # A response takes 3 s, and Airbyte's trigger blocks the loop for it.
     assert found["Airbyte", "longest lag"] > 2500
     assert found["ours", "longest lag"] < 2500
     assert 2 <= found["ours", "polls"] < 20

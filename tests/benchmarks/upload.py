@@ -1,4 +1,4 @@
-"""Upload one file from disk: ours, the usual Python ways, and curl."""
+"""Upload one file from disk: with this provider, with the usual Python libraries, and with curl."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ours(url: str, path: str, ca: str) -> dict[str, float]:
 
 
 def requests_files(url: str, path: str, ca: str) -> dict[str, float]:
-    """Send a file as requests' documentation shows."""
+    """Send a file as in the documentation of requests."""
     import requests
 
     def send() -> None:
@@ -53,7 +53,7 @@ def requests_files(url: str, path: str, ca: str) -> dict[str, float]:
 
 
 def toolbelt(url: str, path: str, ca: str, block: int = 0) -> dict[str, float]:
-    """Send a file by requests-toolbelt, in blocks of its own choice or another."""
+    """Send a file with requests-toolbelt, in blocks of its default size or another one."""
     import requests
     from requests_toolbelt import MultipartEncoder
 
@@ -81,7 +81,7 @@ def toolbelt(url: str, path: str, ca: str, block: int = 0) -> dict[str, float]:
 
 
 def httpx_files(url: str, path: str, ca: str) -> dict[str, float]:
-    """Send a file by httpx."""
+    """Send a file with httpx."""
     import ssl
 
     import httpx
@@ -96,12 +96,12 @@ def httpx_files(url: str, path: str, ca: str) -> dict[str, float]:
 
 
 def curl(url: str, path: str, ca: str) -> dict[str, float]:
-    """Send a file by curl; its memory is all of it, and the time is its own, without its start."""
+    """Send a file with curl. The memory is that of the whole process; the time is curl's own, without its start."""
     command = ["curl", "--silent", "--show-error", "--fail", *(["--cacert", ca] if ca else [])]
     command += ["--output", "/dev/null", "--write-out", "%{time_total}", "-F", f"dataset=@{path}", url]
     memory = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        # Asked of the process while it lives: the usage of a child that has ended counts its parent's memory too.
+        # Read while the process runs: the resource usage of an ended child includes its parent's memory.
         while process.poll() is None:
             memory = max(memory, fresh.status("VmHWM", process.pid))
             time.sleep(0.005)
@@ -113,7 +113,7 @@ def curl(url: str, path: str, ca: str) -> dict[str, float]:
     return {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "memory": memory / 1024}
 
 
-#: How each variant is called: the function, and what it is given after address, file and authority.
+#: Each variant's function, and its arguments after address, file and CA bundle.
 VARIANTS: dict[str, tuple[Callable[..., dict[str, float]], tuple[int, ...]]] = {
     OURS: (ours, ()),
     CURL: (curl, ()),
@@ -125,13 +125,13 @@ VARIANTS: dict[str, tuple[Callable[..., dict[str, float]], tuple[int, ...]]] = {
 
 
 def main() -> None:
-    chosen = report.options(__doc__, runs=5)
+    options = report.options(__doc__, runs=5)
     version = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     libraries = ("requests", "urllib3", "requests-toolbelt", "httpx")
     result = Report(
-        "upload", "Upload of one file", chosen, libraries, {"curl": version, "OpenSSL": ssl.OPENSSL_VERSION.split()[1]}
+        "upload", "Upload of one file", options, libraries, {"curl": version, "OpenSSL": ssl.OPENSSL_VERSION.split()[1]}
     )
-    sizes = [1, 8] if chosen.quick else [10, 1024, 5120]
+    sizes = [1, 8] if options.quick else [10, 1024, 5120]
     with TemporaryDirectory() as directory, ExitStack() as stack:
         certificates = Certificates.make(Path(directory))
         plain, secure = stack.enter_context(sink()), stack.enter_context(sink(certificates))
@@ -140,7 +140,7 @@ def main() -> None:
             path = _file(Path(directory), mib)
             for scheme, url, ca in servers:
                 case = f"{scheme}, {f'{mib // 1024} GiB' if mib >= 1024 else f'{mib} MiB'}"
-                for _ in range(1 if mib > 1024 else chosen.runs):
+                for _ in range(1 if mib > 1024 else options.runs):
                     _run(result, case, url, path, ca)
                 _compare(result, case)
     result.note("The file is in the page cache. Client and server share the processors.")
@@ -157,7 +157,7 @@ def _file(directory: Path, mib: int) -> Path:
     with path.open("wb") as file:
         for _ in range(mib):
             file.write(block)
-        # Else it is written to the disk while the first variants are measured.
+        # Otherwise it is written to the disk while the first variants are measured.
         os.fsync(file.fileno())
     with path.open("rb") as file:
         while file.read(MIB):
@@ -167,12 +167,12 @@ def _file(directory: Path, mib: int) -> Path:
 
 def _run(result: Report, case: str, url: str, path: Path, ca: str) -> None:
     size = path.stat().st_size
-    for variant, (function, more) in VARIANTS.items():
-        # Twice the file, and room for what else runs here.
+    for variant, (function, arguments) in VARIANTS.items():
+        # Twice the file's size, and some memory for other processes.
         if variant == FILES and psutil.virtual_memory().available < 2.5 * size:
             result.note(f"{case}: {FILES} is left out, as it needs twice the file in memory.")
             continue
-        measured = fresh.call(f"{__spec__.name}:{function.__name__}", url, str(path), ca, *more)
+        measured = fresh.call(f"{__spec__.name}:{function.__name__}", url, str(path), ca, *arguments)
         result.add(
             case,
             variant,

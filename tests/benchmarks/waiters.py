@@ -1,4 +1,4 @@
-"""The waits of one variant in one event loop, as in a triggerer; :func:`measure` runs in a process of its own."""
+"""The waits of one variant in one event loop, as in a triggerer. :func:`measure` runs in its own process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow.providers.airbyte.triggers.airbyte import AirbyteSyncTrigger
 from airflow.providers.dbt.cloud.hooks.dbt import _get_provider_info
 from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
 
-# These are imported when used; here they are there before the clock starts.
+# The trigger imports these when it runs. Here they are imported before the measurement starts.
 import datatile_provider.api.async_client
 import datatile_provider.hooks.datatile  # noqa: F401
 from datatile_provider.triggers.datatile import DatatileJobTrigger
@@ -24,16 +24,16 @@ from tests.benchmarks.status_server import NEVER, StatusServer
 if TYPE_CHECKING:
     from tests.benchmarks.waits import Case
 
-# A triggerer's first dbt Cloud trigger looks for all providers, for half a second; here none does.
+# The first dbt Cloud trigger loads the metadata of all providers, which takes half a second. Here it is loaded before.
 _get_provider_info()
 
 _FOREVER = 7 * 24 * 3600.0
-#: Seconds that all waits together have for their first look.
+#: The timeout for the first poll of all waits, in seconds.
 TIMEOUT = 180.0
 
 
 class Start(NamedTuple):
-    """What a wait begins with: the server and its connections' name, the job, the seconds between polls."""
+    """The arguments of a wait: the server, the name of its connections, the job, and the seconds between polls."""
 
     server: StatusServer
     name: str
@@ -71,7 +71,7 @@ VARIANTS: dict[str, Callable[[Start], AsyncIterator[Any]]] = {
 
 
 def measure(case: Case, variant: str, server: StatusServer, slow: StatusServer) -> dict[str, float]:
-    """Return what one variant of a case cost, by name: processor time (ms) a poll, connections, lag (ms) and more."""
+    """Return the metrics of one variant of a case: CPU time (ms) per poll, connections, lag (ms) and more."""
     os.environ |= _connections("server", server) | _connections("slow", slow)
     starts = [Start(slow, "slow", NEVER + n, case.interval) for n in range(case.slow_waits)]
     jobs = [NEVER] * case.waits if case.one_job else range(NEVER, NEVER + case.waits)
@@ -81,19 +81,19 @@ def measure(case: Case, variant: str, server: StatusServer, slow: StatusServer) 
 
 def _connections(name: str, server: StatusServer) -> dict[str, str]:
     ours = {"conn_type": "datatile", "host": server.url, "password": "t0"}
-    # Its hook puts https:// before the host.
+    # The hook of dbt Cloud adds https:// to the host.
     dbt = {"conn_type": "dbt_cloud", "host": server.netloc, "login": "1", "password": "t0"}
     airbyte = {"conn_type": "airbyte", "host": f"{server.url}/v1", "login": "i0", "password": "s0"}
-    given = {"datatile": ours, "dbt": dbt, "airbyte": airbyte}
-    return {f"AIRFLOW_CONN_{kind}_{name}".upper(): json.dumps(conn) for kind, conn in given.items()}
+    connections = {"datatile": ours, "dbt": dbt, "airbyte": airbyte}
+    return {f"AIRFLOW_CONN_{kind}_{name}".upper(): json.dumps(conn) for kind, conn in connections.items()}
 
 
 async def _measure(case: Case, wait: Callable[[Start], AsyncIterator[Any]], starts: list[Start]) -> dict[str, float]:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     gc.collect()
-    collection = time.perf_counter() - begun
+    collection = time.perf_counter() - started
     lag = _Lag()
-    probe = asyncio.create_task(lag.note())
+    probe = asyncio.create_task(lag.measure_lag())
     ended: list[Any] = []
     waits = []
     counts = starts[-1].server.counts
@@ -106,7 +106,7 @@ async def _measure(case: Case, wait: Callable[[Start], AsyncIterator[Any]], star
     for start in starts:
         check_time()
         waits.append(asyncio.create_task(_until_ended(wait(start), ended)))
-        # So the triggerer gives the loop back before each trigger that it starts.
+        # Like the triggerer, yield to the event loop before each start of a trigger.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     while counts()["polls"] < (1 if case.one_job else case.waits) and not ended:
@@ -142,25 +142,25 @@ async def _until_ended(events: AsyncIterator[Any], ended: list[Any]) -> None:
 
 
 class _Lag:
-    """How late the loop comes back to a task that sleeps 10 ms, with and without the collector's share, in seconds."""
+    """How late the loop resumes a task that sleeps for 10 ms, with and without garbage collection, in seconds."""
 
     def __init__(self) -> None:
         self.all: list[float] = []
         self.without_gc: list[float] = []
-        self._gc_begun = self._in_gc = 0.0
-        gc.callbacks.append(self._collects)
+        self._gc_started = self._in_gc = 0.0
+        gc.callbacks.append(self._on_gc)
 
-    async def note(self) -> None:
+    async def measure_lag(self) -> None:
         clock = time.perf_counter
         while True:
-            begun, collected = clock(), self._in_gc
+            started, collected = clock(), self._in_gc
             await asyncio.sleep(0.01)
-            late = clock() - begun - 0.01
+            late = clock() - started - 0.01
             self.all.append(late)
             self.without_gc.append(late - (self._in_gc - collected))
 
-    def _collects(self, phase: str, info: dict[str, int]) -> None:
+    def _on_gc(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
-            self._gc_begun = time.perf_counter()
+            self._gc_started = time.perf_counter()
         else:
-            self._in_gc += time.perf_counter() - self._gc_begun
+            self._in_gc += time.perf_counter() - self._gc_started

@@ -1,8 +1,8 @@
 """
-Waits: hundreds and thousands in one event loop, as in a triggerer.
+Hundreds and thousands of waits in one event loop, as in a triggerer.
 
-The triggers themselves run, of this provider, of dbt Cloud's and of Airbyte's, and poll a local server that says
-"running" for ever. "A session a poll" is the least that a trigger can do which opens an aiohttp session for each poll.
+The triggers of this provider, of dbt Cloud and of Airbyte poll a local server that always responds "running".
+"A session a poll" is a minimal trigger that opens an aiohttp session for each poll.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tests.benchmarks import report
 from tests.benchmarks.status_server import StatusServer, serving
 from tests.support.tls import Certificates
 
-#: Seconds that the slow server takes for an answer.
+#: Seconds before each response of the slow server.
 SLOW = 3.0
-#: Seconds for one process, from its start to its result.
+#: The timeout of one process, in seconds.
 TIMEOUT = 300.0
 OURS, SESSION, DBT, AIRBYTE = VARIANTS = ("ours", "a session a poll", "dbt Cloud", "Airbyte")
 
@@ -30,14 +30,14 @@ OURS, SESSION, DBT, AIRBYTE = VARIANTS = ("ours", "a session a poll", "dbt Cloud
 @dataclass(frozen=True, slots=True)
 class Case:
     """
-    What the variants do alike.
+    The parameters of a measurement, the same for all variants.
 
-    :param waits: how many there are.
+    :param waits: the number of waits.
     :param interval: seconds between the polls of a wait.
-    :param window: seconds measured, from when each has polled once.
-    :param tls: whether the server is asked over TLS.
-    :param slow_waits: how many further waits poll another server, which is slow to answer.
-    :param one_job: whether all wait for the same job.
+    :param window: the measured seconds, after each wait has polled once.
+    :param tls: whether the server uses TLS.
+    :param slow_waits: the number of additional waits that poll another, slow server.
+    :param one_job: whether all waits are for the same job.
     """
 
     waits: int
@@ -49,11 +49,11 @@ class Case:
 
     def __str__(self) -> str:
         waits = f"{self.waits:,} waits for one job" if self.one_job else f"{self.waits:,} waits"
-        beside = f", {self.slow_waits} of a slow server beside" if self.slow_waits else ""
-        return f"{waits}, every {self.interval:g} s, {'https' if self.tls else 'http'}{beside}"
+        slow = f", {self.slow_waits} of a slow server beside" if self.slow_waits else ""
+        return f"{waits}, every {self.interval:g} s, {'https' if self.tls else 'http'}{slow}"
 
 
-# With more of the slow server's, Airbyte's would never come to the others: each stops the loop for 3 of 4 s.
+# With more slow waits, Airbyte's triggers would never poll the fast server: each one blocks the loop for 3 of 4 s.
 FEW = Case(waits=100, interval=1, window=5, slow_waits=1)
 MANY = Case(waits=1000, interval=5, window=5)
 MANY_PLAIN = replace(MANY, tls=False)
@@ -62,7 +62,7 @@ LONGEST = replace(LONG, waits=5000)
 ONE_JOB = Case(waits=1000, interval=5, window=8, one_job=True)
 
 _CPU, _LAG, _LAG_WITHOUT_GC, _RATE = "CPU a poll", "longest lag", "longest lag without gc", "polls a second"
-#: What of a measurement is shown, under which name, in which unit.
+#: The metrics that are shown, with name and unit.
 SHOWN = {
     "cpu": (_CPU, "ms"),
     "connections": ("connections", ""),
@@ -76,29 +76,29 @@ SHOWN = {
 
 class Measurements:
     """
-    Runs variants, each against servers of its own, in a process of its own.
+    Measures variants, each in its own process and with its own servers.
 
-    :param certificates: for the servers that speak TLS.
+    :param certificates: for the servers with TLS.
     """
 
     def __init__(self, result: report.Report, certificates: Certificates) -> None:
         self._result = result
         self._certificates = certificates
-        # What all of them import, Airflow above all, is imported once.
+        # The fork server imports Airflow and the triggers once for all processes.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.benchmarks.waiters"])
-        #: Milliseconds that the collector took at most for what was there before the first wait.
+        #: The longest garbage collection before the first wait, in milliseconds.
         self.collection = 0.0
 
-    def run(self, *wanted: tuple[Case, str]) -> None:
+    def run(self, *measurements: tuple[Case, str]) -> None:
         """
-        Measure variants of cases, beside each other; note what did not get through.
+        Measure variants of cases concurrently, and add a note for each one without a result.
 
-        :raises RuntimeError: ours did not.
+        :raises RuntimeError: the variant of this provider has no result.
         """
-        with ExitStack() as ends:
-            responses = [ends.enter_context(self._measuring(case, variant)) for case, variant in wanted]
-            for (case, variant), response in zip(wanted, responses, strict=True):
+        with ExitStack() as stack:
+            responses = [stack.enter_context(self._measuring(case, variant)) for case, variant in measurements]
+            for (case, variant), response in zip(measurements, responses, strict=True):
                 found = response.recv() if response.poll(TIMEOUT) else f"no result in {TIMEOUT:.0f} s"
                 if isinstance(found, str):
                     if variant == OURS:
@@ -113,11 +113,13 @@ class Measurements:
     def _measuring(self, case: Case, variant: str) -> Iterator[Connection]:
         certificates = self._certificates if case.tls else None
         with serving(certificates) as server, serving(certificates, delay=SLOW) as slow:
-            ours, its = self._context.Pipe()
-            process = self._context.Process(target=_measure, args=(case, variant, server, slow, its), daemon=True)
+            pipe, worker_pipe = self._context.Pipe()
+            process = self._context.Process(
+                target=_measure, args=(case, variant, server, slow, worker_pipe), daemon=True
+            )
             process.start()
             try:
-                yield ours
+                yield pipe
             finally:
                 process.kill()
                 process.join(10)
@@ -134,16 +136,16 @@ def _measure(case: Case, variant: str, server: StatusServer, slow: StatusServer,
 
 @contextmanager
 def environment() -> Iterator[Certificates]:
-    """Give Airflow a throw-away home, and all clients an authority to trust."""
+    """Set a temporary home for Airflow, and a trusted CA for all clients."""
     with tempfile.TemporaryDirectory(prefix="datatile-waits-") as folder:
         certificates = Certificates.make(Path(folder))
         trusted = str(certificates.authority)
         os.environ |= {
             "AIRFLOW_HOME": folder,
-            # A triggerer writes what its triggers log, or not, as it is told; nothing of that is counted here.
+            # How much a triggerer logs is a setting, so logging is not measured.
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL",
             "NO_PROXY": "127.0.0.1",
-            # aiohttp and httpx read the one, requests and this provider the other.
+            # aiohttp and httpx read the first variable, requests and this provider the second.
             "SSL_CERT_FILE": trusted,
             "REQUESTS_CA_BUNDLE": trusted,
         }
@@ -164,7 +166,7 @@ def main() -> None:
 
 
 def quick(measurements: Measurements, result: report.Report) -> None:
-    """Take a short look at each variant."""
+    """Measure each variant briefly."""
     case = Case(waits=20, interval=0.5, window=1, slow_waits=1)
     for variant in VARIANTS:
         measurements.run((case, variant))
@@ -176,7 +178,7 @@ def quick(measurements: Measurements, result: report.Report) -> None:
 
 
 def full(measurements: Measurements, result: report.Report, runs: int) -> None:
-    """Measure all, and hold it against the marks."""
+    """Measure all cases, and compare them with the targets."""
     for variant in VARIANTS:
         measurements.run((FEW, variant))
     for _ in range(runs):
@@ -188,7 +190,7 @@ def full(measurements: Measurements, result: report.Report, runs: int) -> None:
         measurements.run((case, AIRBYTE))
     for case in (LONG, LONGEST):
         measurements.run((case, OURS))
-        # They take long to start. Ours has the machine for itself, as its lag is held against a mark.
+        # Concurrent, because they start slowly. Ours runs alone, because its lag has a target.
         measurements.run((case, DBT), (case, AIRBYTE))
     measurements.run((ONE_JOB, OURS))
 

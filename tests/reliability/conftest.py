@@ -1,4 +1,4 @@
-"""The file that is uploaded, and the option that writes the table of faults."""
+"""Fixtures for the tests of faults, and the option that writes the table of faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.faults import Fault, FaultProxy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-fault-table", action="store_true", help="write docs/faults.md anew")
+    parser.addoption("--write-fault-table", action="store_true", help="write docs/faults.md")
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +24,8 @@ def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     A file of 60 interviews.
 
-    It is larger than all that the sockets between client and proxy hold, so a client can't have sent its last byte
-    while the proxy has not begun to read.
+    It is larger than the socket buffers between client and proxy, so a client cannot have sent its last byte
+    before the proxy has begun to read.
     """
     path = tmp_path_factory.mktemp("dataset") / "wave.csv"
     path.write_text("respondent,text\n" + "".join(f"{i},{'x' * 100_000}\n" for i in range(60)))
@@ -34,7 +34,7 @@ def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets a connection to a sandbox behind a proxy."""
+    """Set a connection to a sandbox behind a proxy."""
 
     def connect(sandbox: Sandbox, proxy: FaultProxy, conn_id: str = "datatile_default", **extra: object) -> None:
         connection = {**sandbox.connection, "host": proxy.url, "extra": json.dumps({"timeout": 5, **extra})}
@@ -51,15 +51,16 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
     """
-    Runs an upload through the faults, with one retry that it may or may not use.
+    Run an upload with faults, and with one retry.
 
-    After what is done to the sandbox when the task is deferred, or soon, the connection is up to date again.
+    ``when_deferred`` changes the sandbox each time the task is deferred, ``soon`` changes it after 0.3 s. Both then
+    update the connection.
     """
 
     def run(
         *faults: Fault,
         action: str = "append",
-        patience: float = 5.0,
+        connection_timeout: float = 5.0,
         processing_seconds: float = 0.0,
         when_deferred: Callable[[Sandbox], None] = lambda sandbox: None,
         soon: Callable[[Sandbox], None] | None = None,
@@ -70,9 +71,9 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
 
             def and_connect(change: Callable[[Sandbox], None]) -> None:
                 change(sandbox)
-                connect(sandbox, proxy, conn_id, timeout=patience)
+                connect(sandbox, proxy, conn_id, timeout=connection_timeout)
 
-            connect(sandbox, proxy, conn_id, timeout=patience)
+            connect(sandbox, proxy, conn_id, timeout=connection_timeout)
             database = sandbox.add_database("Study", 3, ["respondent"])
             target = sandbox.folder if action == "create" else database
             arguments = {"dataset": str(wave), "datatile_conn_id": conn_id, "poll_interval": 0.05, **options}

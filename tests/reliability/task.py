@@ -1,4 +1,4 @@
-"""One task instance as Airflow runs it, try after try, with a state store and without a database."""
+"""One task instance as Airflow runs it, attempt by attempt, with a state store and without a database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, BaseOperator, TaskDeferred
 
-from tests.support.faults import Played
+from tests.support.faults import LoggedRequest
 from tests.support.versions import HAS_STATE_STORE
 
 try:
@@ -20,12 +20,12 @@ try:
 except ImportError:  # Airflow 2
     from airflow.models.baseoperator import ExecutorSafeguard
 
-# Airflow lets nobody but its task runner call a task.
+# Airflow allows only its task runner to call ``execute``.
 ExecutorSafeguard.test_mode = True
 
 
 class Store:
-    """The task's state store, as Airflow 3.3 gives it: JSON values that outlive a try."""
+    """The task's state store, as in Airflow 3.3: JSON values that outlive an attempt."""
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
@@ -42,8 +42,44 @@ class Store:
         self.rows.pop(key, None)
 
 
+class FailingStore(Store):
+    """
+    A state store behind an API server with outages.
+
+    :param crash_point: called before and after each call.
+    :param outage: called once for each call; returns None, or whether the call fails ``before`` or ``after`` it has
+        taken effect.
+    """
+
+    def __init__(self, crash_point: Callable[[], None], outage: Callable[[], str | None]) -> None:
+        super().__init__()
+        self._crash_point, self._outage = crash_point, outage
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._call(super().get, key, default)
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        self._call(super().set, key, value, retention=retention)
+
+    def delete(self, key: str) -> None:
+        self._call(super().delete, key)
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._crash_point()
+        outage = self._outage()
+        result = None if outage == "before" else method(*args, **kwargs)
+        self._crash_point()
+        if outage:
+            # Airflow 2 does not have these modules.
+            from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+            from airflow.sdk.execution_time.comms import ErrorResponse
+
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR))
+        return result
+
+
 class Instance:
-    """What an operator sees of its task instance."""
+    """The part of a task instance that operators use."""
 
     map_index = -1
 
@@ -54,7 +90,7 @@ class Instance:
         self.xcoms: dict[str, Any] = {}
 
     def begin_attempt(self) -> None:
-        """Begin as Airflow does, which forgets what an earlier try pushed."""
+        """Start an attempt. Like Airflow, delete the XComs of earlier attempts."""
         self.try_number += 1
         self.xcoms.clear()
 
@@ -68,18 +104,18 @@ class Instance:
 @dataclasses.dataclass
 class Outcome:
     """
-    What became of a task.
+    The outcome of a task.
 
     :param state: ``success`` or ``failed``.
     :param result: what it returned.
-    :param errors: what each failed try raised.
-    :param reported: all that Airflow stores of it meanwhile: triggers, events, and what the task is resumed with.
+    :param errors: what each failed attempt raised.
+    :param stored: what Airflow stores meanwhile: triggers, events, and the arguments that the task is resumed with.
     """
 
     state: str = "failed"
     result: Any = None
     errors: list[BaseException] = dataclasses.field(default_factory=list)
-    reported: list[Any] = dataclasses.field(default_factory=list)
+    stored: list[Any] = dataclasses.field(default_factory=list)
 
     @property
     def error(self) -> BaseException:
@@ -91,8 +127,8 @@ class Task:
     """
     A task instance.
 
-    :param make: makes the operator: once for each process that Airflow would start.
-    :param retries: how often Airflow tries again.
+    :param make: makes the operator; called for each process that Airflow would start.
+    :param retries: how often Airflow retries the task.
     """
 
     def __init__(self, make: Callable[[], BaseOperator], retries: int = 0) -> None:
@@ -107,20 +143,20 @@ class Task:
         return {"ti": self.ti, "task_state_store": self.store} if HAS_STATE_STORE else {"ti": self.ti}
 
     def clear(self) -> None:
-        """Let it be run once more, as a person does in the UI."""
+        """Clear the task, as a user does in the UI."""
         self.ti.max_tries += self.ti.try_number
 
-    def run(self, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
+    def run(self, while_deferred: Callable[[], None] = lambda: None) -> Outcome:
         """
-        Run it to its end.
+        Run the task until it has ended.
 
-        :param meanwhile: called each time that it is deferred.
+        :param while_deferred: called each time the task is deferred.
         """
         outcome = Outcome()
         while True:
             self.ti.begin_attempt()
             try:
-                outcome.result = self._attempt(outcome, meanwhile)
+                outcome.result = self._attempt(outcome, while_deferred)
             except (AirflowFailException, AirflowSensorTimeout) as e:
                 outcome.errors.append(e)
                 return outcome
@@ -132,21 +168,21 @@ class Task:
                 outcome.state = "success"
                 return outcome
 
-    def _attempt(self, outcome: Outcome, meanwhile: Callable[[], None]) -> Any:
+    def _attempt(self, outcome: Outcome, while_deferred: Callable[[], None]) -> Any:
         operator = self._make()
         try:
-            # In a thread of its own, Airflow 2 would not find out whether it may.
+            # Airflow 2 checks per thread whether ``execute`` may be called; the tests run tasks in other threads.
             return type(operator).execute.__wrapped__(operator, self.context)
         except TaskDeferred as e:
             deferred = e
         while True:
             self.deferrals.append(deferred.method_name)
             self.limits.append(deferred.timeout)
-            meanwhile()
+            while_deferred()
             path, kwargs = deferred.trigger.serialize()
             stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))
             event = asyncio.run(_first_event(*stored["trigger"]))
-            outcome.reported += [stored, event]
+            outcome.stored += [stored, event]
             try:
                 return self._make().resume_execution(
                     deferred.method_name, {**stored["kwargs"], "event": event}, self.context
@@ -158,16 +194,16 @@ class Task:
 @dataclasses.dataclass
 class Run:
     """
-    One task, at its end.
+    One task that has ended.
 
     :param accepted: how many uploads the server accepted.
-    :param log: what the proxy saw.
+    :param log: the requests that the proxy received.
     """
 
     task: Task
     outcome: Outcome
     accepted: int
-    log: list[Played]
+    log: list[LoggedRequest]
     target: str
 
     @property
@@ -175,12 +211,12 @@ class Run:
         if self.outcome.state == "success":
             return f"succeeds; {self.accepted} accepted"
         last = self.outcome.errors[-1]
-        known = "unknown" if "It is unknown whether" in str(last) else "refused"
+        known = "unknown" if "OUTCOME UNKNOWN" in str(last) else "rejected"
         kind = known if isinstance(last, AirflowFailException) else type(last).__name__
         return f"fails: {kind}; {self.accepted} accepted"
 
-    def uploads(self) -> list[Played]:
-        return [played for played in self.log if played.method == "POST"]
+    def uploads(self) -> list[LoggedRequest]:
+        return [request for request in self.log if request.method == "POST"]
 
 
 async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What comes in between once the file was accepted, and what the next try knows of it."""
+"""Crashes and errors after the file was accepted, and what the next attempt does."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.support.reading import one_line
 from tests.support.versions import HAS_STATE_STORE
 
 
-class Death(BaseException):
-    """The worker is gone."""
+class WorkerKilled(BaseException):
+    """The worker process was killed."""
 
 
-def test_a_worker_that_dies_once_the_file_was_accepted(wave, connect, monkeypatch):
+def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):
     push = Instance.xcom_push
 
-    def die(self, key, value):
+    def crash(self, key, value):
         if key == "job_id":
-            raise Death
+            raise WorkerKilled
         push(self, key, value)
 
     with Sandbox() as sandbox, FaultProxy(sandbox.url) as proxy:
@@ -38,17 +38,17 @@ def test_a_worker_that_dies_once_the_file_was_accepted(wave, connect, monkeypatc
         arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(wave)}
         task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=1)
         with monkeypatch.context() as patch:
-            patch.setattr(Instance, "xcom_push", die)
-            with pytest.raises(Death):
+            patch.setattr(Instance, "xcom_push", crash)
+            with pytest.raises(WorkerKilled):
                 task.run()
         assert task.run().state == "success"
-        # An Airflow that keeps nothing from one try to the next lets the next one send the file again.
+        # Without a state store, the next attempt sends the file again.
         assert len(sandbox.uploads()) == (1 if HAS_STATE_STORE else 2)
 
 
 @pytest.fixture
 def accepted(wave, connect):
-    """An append that waits for its job, or not, and the sandbox that it goes to; a job takes long there."""
+    """An append, and its sandbox, in which jobs take long. Yields sandbox, task, arguments and targets."""
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
         connect(sandbox, proxy)
         targets = [sandbox.add_database("Study"), sandbox.add_database("Other")]
@@ -58,7 +58,7 @@ def accepted(wave, connect):
 
 @pytest.mark.needs_airflow(">=3.3")
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_cleared_task_takes_up_the_job_that_was_not_finished_in_time(accepted, deferrable):
+def test_a_cleared_task_resumes_the_job_that_timed_out(accepted, deferrable):
     sandbox, task, arguments, _ = accepted
     arguments |= {"wait_for_completion": True, "deferrable": deferrable, "timeout": 0.3}
     assert type(task.run().error) is AirflowSensorTimeout
@@ -69,7 +69,7 @@ def test_a_cleared_task_takes_up_the_job_that_was_not_finished_in_time(accepted,
 
 
 @pytest.mark.needs_airflow(">=3.3")
-def test_a_task_that_was_mended_and_cleared_uploads_what_it_is_about_now(accepted):
+def test_a_changed_and_cleared_task_uploads_to_the_new_target(accepted):
     sandbox, task, arguments, targets = accepted
     arguments |= {"wait_for_completion": True, "timeout": 0.3}
     assert type(task.run().error) is AirflowSensorTimeout
@@ -81,22 +81,22 @@ def test_a_task_that_was_mended_and_cleared_uploads_what_it_is_about_now(accepte
     assert outcome.result == sandbox.jobs()[1]["job_id"]
 
 
-def test_an_xcom_backend_that_fails_once_the_file_was_accepted(accepted, monkeypatch):
-    def full(self, key, value):
+def test_an_xcom_backend_that_fails_after_acceptance(accepted, monkeypatch):
+    def fail(self, key, value):
         raise OSError("no space left")
 
     sandbox, task, _, _ = accepted
-    monkeypatch.setattr(Instance, "xcom_push", full)
+    monkeypatch.setattr(Instance, "xcom_push", fail)
     outcome = task.run()
     if HAS_STATE_STORE:
         assert (outcome.state, outcome.errors) == ("success", [])
     else:
-        # What the task returns is an XCom too, and Airflow would retry.
+        # Pushing the task's return value fails too, and Airflow would retry the task.
         assert_accepted_once(sandbox, outcome)
     assert len(sandbox.uploads()) == 1
 
 
-def test_a_connection_that_is_gone_once_the_file_was_accepted(accepted, monkeypatch):
+def test_a_connection_that_is_deleted_after_acceptance(accepted, monkeypatch):
     push = Instance.xcom_push
 
     def disconnect(self, key, value):
@@ -110,18 +110,18 @@ def test_a_connection_that_is_gone_once_the_file_was_accepted(accepted, monkeypa
     error = task.run().error
     (upload,) = sandbox.uploads()
     assert type(error) is AirflowSensorTimeout
-    assert f"Job {upload['job_id']} was not finished in time as far as is known" in one_line(error)
+    assert f"job {upload['job_id']} The job could not be polled before the deadline" in one_line(error)
     assert "isn't defined" in one_line(error)
 
 
-# What an Airflow before 3.3 has to go by: nothing is remembered from one attempt to the next.
+# Airflow before 3.3: no state store, so nothing is kept between attempts.
 
 
 class AirflowTaskTerminated(BaseException):
-    """As Airflow's own, which stands in two places."""
+    """Airflow's own class of this name is in different modules, depending on the version."""
 
 
-class ForgetfulTask(Task):
+class TaskWithoutStore(Task):
     """A task of an Airflow without a state store."""
 
     @property
@@ -129,14 +129,14 @@ class ForgetfulTask(Task):
         return {"ti": self.ti, "outlet_events": self.events}
 
 
-class UndescribableEvents(dict):
+class FailingEvents(dict):
     def __getitem__(self, outlet):
         raise RuntimeError("the event could not be described")
 
 
-def run_forgetful(arguments: dict) -> Outcome:
-    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=2)
-    task.events = UndescribableEvents()
+def run_without_store(arguments: dict) -> Outcome:
+    task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=2)
+    task.events = FailingEvents()
     return task.run()
 
 
@@ -148,7 +148,7 @@ def assert_accepted_once(sandbox: Sandbox, outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("end", [AirflowTaskTimeout, AirflowTaskTerminated, SystemExit, RuntimeError])
 @pytest.mark.parametrize("waits", [False, True])
-def test_without_a_store_nothing_that_comes_after_acceptance_looks_like_a_retry(accepted, monkeypatch, end, waits):
+def test_without_a_store_no_error_after_acceptance_causes_a_retry(accepted, monkeypatch, end, waits):
     def push_links(task, context, server, job_id=""):
         if job_id:
             raise end("in between")
@@ -156,46 +156,46 @@ def test_without_a_store_nothing_that_comes_after_acceptance_looks_like_a_retry(
     sandbox, _, arguments, _ = accepted
     arguments |= {"wait_for_completion": waits, "timeout": 0.3}
     monkeypatch.setattr("datatile_provider.operators.datatile.push_links", push_links)
-    assert_accepted_once(sandbox, run_forgetful(arguments))
+    assert_accepted_once(sandbox, run_without_store(arguments))
 
 
 @pytest.mark.parametrize("end", [AirflowTaskTimeout, AirflowTaskTerminated])
-def test_without_a_store_an_end_while_the_response_is_read_leaves_the_outcome_unknown(accepted, monkeypatch, end):
-    def collect(*what):
+def test_without_a_store_a_timeout_before_the_response_leaves_the_outcome_unknown(accepted, monkeypatch, end):
+    def collect(*args):
         raise end("in between")
 
     sandbox, _, arguments, _ = accepted
     monkeypatch.setattr("datatile_provider.assets.datatile.collect_lineage", collect)
-    outcome = run_forgetful(arguments)
+    outcome = run_without_store(arguments)
     assert type(outcome.error) is AirflowFailException
-    assert "it is unknown whether the server holds it" in str(outcome.error)
+    assert "OUTCOME UNKNOWN" in str(outcome.error)
     assert len(sandbox.uploads()) == 1
 
 
-def test_an_outlet_whose_event_can_not_be_described_is_no_failure(accepted):
+def test_an_outlet_event_that_cannot_be_described_is_not_a_failure(accepted):
     sandbox, _, arguments, targets = accepted
     arguments |= {"outlets": [Asset(uri=f"datatile://datatile.example.com/databases/{targets[0]}")]}
-    outcome = run_forgetful(arguments)
+    outcome = run_without_store(arguments)
     assert (outcome.state, outcome.errors) == ("success", [])
     assert len(sandbox.uploads()) == 1
 
 
-def test_without_a_store_a_deferred_wait_that_breaks_is_no_retry(accepted, monkeypatch):
+def test_without_a_store_a_deferred_wait_that_fails_is_not_retried(accepted, monkeypatch):
     sandbox, _, arguments, _ = accepted
     arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 5}
 
-    def broken(self, memory, error):
+    def time_out(self, state, error):
         raise AirflowTaskTimeout("in between")
 
-    monkeypatch.setattr(DatatileUploadOperator, "_ended", broken)
+    monkeypatch.setattr(DatatileUploadOperator, "_ended", time_out)
     arguments["timeout"] = 0.3
-    assert_accepted_once(sandbox, run_forgetful(arguments))
+    assert_accepted_once(sandbox, run_without_store(arguments))
 
 
 @pytest.mark.parametrize("kind", ["operator", "sensor"])
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_connection_that_can_not_be_read_for_a_moment_ends_no_wait(accepted, monkeypatch, kind, deferrable):
-    """Airflow's API server may be away: that looks like a connection that is not there."""
+def test_a_connection_that_cannot_be_read_for_a_moment_does_not_end_a_wait(accepted, monkeypatch, kind, deferrable):
+    """When Airflow's API server is down, Airflow reports a missing connection."""
     sandbox, _, arguments, _ = accepted
     reads = []
     read = DatatileHook.get_connection
@@ -222,42 +222,42 @@ def test_a_connection_that_can_not_be_read_for_a_moment_ends_no_wait(accepted, m
         task = Task(lambda: DatatileJobSensor(task_id="wait", job_id=job_id, **options))
     outcome = task.run()
     assert type(outcome.error) is AirflowSensorTimeout
-    assert "its last status was 'queued'" in str(outcome.error)
+    assert "The last status was 'queued'" in str(outcome.error)
     assert len(sandbox.uploads()) == 1
     assert len(reads) > 1
 
 
 @pytest.mark.parametrize("method", ["execute_complete", "__fail__"])
-def test_without_a_store_an_xcom_that_can_not_be_read_after_a_wait_is_no_retry(accepted, monkeypatch, method):
-    """Airflow's API server may be away at the moment at which the triggerer hands the task back."""
+def test_without_a_store_an_xcom_that_cannot_be_read_after_a_wait_is_not_a_retry(accepted, monkeypatch, method):
+    """Airflow's API server may be down when the task is resumed."""
     _, _, arguments, _ = accepted
     arguments |= {"wait_for_completion": True, "deferrable": True}
-    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments))
+    task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments))
     task.events = {}
-    monkeypatch.setattr(Instance, "xcom_pull", lambda *what, **how: 1 / 0)
+    monkeypatch.setattr(Instance, "xcom_pull", lambda *args, **kwargs: 1 / 0)
     kwargs = (
         {"text": "append", "job_id": "job-1", "event": {}} if method != "__fail__" else {"error": "Trigger failure"}
     )
     with pytest.raises(AirflowFailException) as caught:
         DatatileUploadOperator(task_id="upload", **arguments).resume_execution(method, kwargs, task.context)
-    assert ("job-1" if method != "__fail__" else "it is unknown whether") in one_line(caught.value)
+    assert ("job-1" if method != "__fail__" else "OUTCOME UNKNOWN") in one_line(caught.value)
 
 
-def test_without_a_store_an_xcom_backend_that_fails_after_acceptance_is_no_retry(accepted, monkeypatch):
-    def full(self, key, value):
+def test_without_a_store_an_xcom_backend_that_fails_after_acceptance_is_not_a_retry(accepted, monkeypatch):
+    def fail(self, key, value):
         raise OSError("no space left")
 
     sandbox, _, arguments, _ = accepted
-    monkeypatch.setattr(Instance, "xcom_push", full)
-    assert_accepted_once(sandbox, run_forgetful(arguments))
+    monkeypatch.setattr(Instance, "xcom_push", fail)
+    assert_accepted_once(sandbox, run_without_store(arguments))
 
 
 @pytest.mark.parametrize("action", ["append", "reload"])
-def test_without_a_store_an_attempt_that_airflow_had_not_left_is_loud(accepted, action):
-    """A scheduler that starts again resets what it takes for an orphan, without regard to ``retries``."""
+def test_without_a_store_an_attempt_beyond_max_tries_fails_with_an_error(accepted, action):
+    """A restarted scheduler resets orphaned tasks, regardless of ``retries``."""
     sandbox, _, arguments, _ = accepted
     arguments |= {"action": action}
-    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments))
+    task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments))
     task.events = {}
     task.ti.try_number = 1
     outcome = task.run()
@@ -271,16 +271,16 @@ def test_without_a_store_an_attempt_that_airflow_had_not_left_is_loud(accepted, 
 
 @pytest.mark.needs_airflow("<3")
 @pytest.mark.parametrize("hook", ["pre_execute", "post_execute"])
-def test_without_a_store_a_hook_of_the_user_that_fails_after_acceptance_is_no_retry(accepted, hook):
-    """Airflow 3 calls such hooks itself."""
+def test_without_a_store_a_user_hook_that_fails_after_acceptance_is_not_a_retry(accepted, hook):
+    """Only for Airflow 2: Airflow 3 calls such hooks outside of the operator."""
 
-    def boom(*what):
+    def fail(*args):
         raise RuntimeError("the hook failed")
 
     _, _, arguments, _ = accepted
-    task = ForgetfulTask(lambda: DatatileUploadOperator(task_id="upload", **arguments))
+    task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments))
     task.events = {}
-    operator = DatatileUploadOperator(task_id="upload", **{hook: boom}, **arguments)
+    operator = DatatileUploadOperator(task_id="upload", **{hook: fail}, **arguments)
     with pytest.raises(RuntimeError):
         getattr(operator, hook)(task.context)
     task.ti.xcom_push("job_id", "job-1")
@@ -289,10 +289,10 @@ def test_without_a_store_a_hook_of_the_user_that_fails_after_acceptance_is_no_re
 
 
 def test_without_a_store_an_accepted_upload_has_no_retries_left(accepted):
-    """Airflow 2 asks the task when something fails after it: an XCom of what it returns, an asset's event."""
+    """Airflow 2 reads ``retries`` of the task when something fails after it: its XCom, or an asset event."""
     _, _, arguments, _ = accepted
     operator = DatatileUploadOperator(task_id="upload", retries=3, **arguments)
-    task = ForgetfulTask(lambda: operator)
+    task = TaskWithoutStore(lambda: operator)
     task.events = {}
     assert task.run().state == "success"
     assert operator.retries == 0

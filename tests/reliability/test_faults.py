@@ -1,4 +1,4 @@
-"""Faults between the task and the server: what becomes of an upload, and of a wait, in every mode."""
+"""Faults between the task and the server: the outcome of uploads and waits in every mode."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ MIB = 1 << 20
 @dataclasses.dataclass(frozen=True)
 class Row:
     """
-    One fault, and what the contract makes of it.
+    One fault, and its expected outcome.
 
-    :param meaning: ``none`` (it does no harm), ``passing``, ``final`` or ``unknown``.
-    :param held: whether the server holds what was sent under the fault.
-    :param patience: the connection's ``timeout``.
+    :param meaning: ``none`` (no effect), ``transient``, ``permanent`` or ``unknown``.
+    :param held: whether the server accepts the upload in spite of the fault.
+    :param timeout: the connection's ``timeout``.
     """
 
     fault: Fault
-    meaning: str = "passing"
+    meaning: str = "transient"
     held: bool = False
-    patience: float = 5.0
+    timeout: float = 5.0
 
     def expected(self, action: str) -> str:
-        if self.meaning == "final":
-            return "fails: refused; 0 accepted"
+        if self.meaning == "permanent":
+            return "fails: rejected; 0 accepted"
         if self.meaning == "unknown" and action != "reload":
             return f"fails: unknown; {int(self.held)} accepted"
         return f"succeeds; {1 + (self.meaning == 'unknown' and self.held)} accepted"
 
 
-def status(code: int, kind: str = "answer_instead", **options: int | bool) -> Fault:
+def status(code: int, kind: str = "respond_instead", **options: int | bool) -> Fault:
     return Fault(kind, "upload", status=code, **options)
 
 
 UPLOAD_FAULTS = {
     "connection closed as soon as it is made": Row(Fault("refuse")),
     "connection reset after 1 MB of the body": Row(Fault("reset_in_body", after=MIB)),
-    "body not read after 1 MB, until the timeout": Row(Fault("stall_in_body", after=MIB, seconds=5), patience=2),
-    "503 after 1 MB of the body": Row(status(503, "answer_early", after=MIB)),
-    "502 after 1 MB of the body": Row(status(502, "answer_early", after=MIB)),
-    "413 after 1 MB of the body": Row(status(413, "answer_early", after=MIB), "final"),
-    "401 after 1 MB of the body": Row(status(401, "answer_early", after=MIB), "final"),
+    "body not read after 1 MB, until the timeout": Row(Fault("stall_in_body", after=MIB, seconds=5), timeout=2),
+    "503 after 1 MB of the body": Row(status(503, "respond_early", after=MIB)),
+    "502 after 1 MB of the body": Row(status(502, "respond_early", after=MIB)),
+    "413 after 1 MB of the body": Row(status(413, "respond_early", after=MIB), "permanent"),
+    "401 after 1 MB of the body": Row(status(401, "respond_early", after=MIB), "permanent"),
     "409, destination busy": Row(status(409)),
     "429 with Retry-After in seconds": Row(status(429, retry_after=1)),
     "429 with Retry-After as a date": Row(status(429, retry_after=1, as_date=True)),
-    "400": Row(status(400), "final"),
-    "403": Row(status(403), "final"),
+    "400": Row(status(400), "permanent"),
+    "403": Row(status(403), "permanent"),
     "connection reset after the last byte, which did not arrive": Row(Fault("reset_after_body"), "unknown"),
     "500 by a gateway that forwarded nothing": Row(status(500), "unknown"),
     "502 by a gateway that forwarded nothing": Row(status(502), "unknown"),
@@ -73,26 +73,26 @@ UPLOAD_FAULTS = {
     "503 with Retry-After, by a gateway that forwarded nothing": Row(status(503, retry_after=1), "unknown"),
     "504 by a gateway that forwarded nothing": Row(status(504), "unknown"),
     "408 by a gateway that forwarded nothing": Row(status(408), "unknown"),
-    "500 by a gateway that had forwarded the file": Row(status(500, "answer_after"), "unknown", held=True),
-    "502 by a gateway that had forwarded the file": Row(status(502, "answer_after"), "unknown", held=True),
+    "500 by a gateway that had forwarded the file": Row(status(500, "respond_after"), "unknown", held=True),
+    "502 by a gateway that had forwarded the file": Row(status(502, "respond_after"), "unknown", held=True),
     "503 without Retry-After, by a gateway that had forwarded the file": Row(
-        status(503, "answer_after"), "unknown", held=True
+        status(503, "respond_after"), "unknown", held=True
     ),
     "503 with Retry-After, by a gateway that had forwarded the file": Row(
-        status(503, "answer_after", retry_after=1), "unknown", held=True
+        status(503, "respond_after", retry_after=1), "unknown", held=True
     ),
-    "504 by a gateway that had forwarded the file": Row(status(504, "answer_after"), "unknown", held=True),
-    "408 by a gateway that had forwarded the file": Row(status(408, "answer_after"), "unknown", held=True),
+    "504 by a gateway that had forwarded the file": Row(status(504, "respond_after"), "unknown", held=True),
+    "408 by a gateway that had forwarded the file": Row(status(408, "respond_after"), "unknown", held=True),
     "303 to another page by a gateway that had forwarded the file": Row(
-        status(303, "answer_after"), "unknown", held=True
+        status(303, "respond_after"), "unknown", held=True
     ),
-    "connection reset before the response": Row(Fault("reset_before_answer"), "unknown", held=True),
-    "connection reset after the response's first byte": Row(Fault("reset_in_answer"), "unknown", held=True),
-    "response cut short": Row(Fault("truncated_answer"), "unknown", held=True),
+    "connection reset before the response": Row(Fault("reset_before_response"), "unknown", held=True),
+    "connection reset after the response's first byte": Row(Fault("reset_in_response"), "unknown", held=True),
+    "response cut short": Row(Fault("truncated_response"), "unknown", held=True),
     "response that is not HTTP": Row(Fault("garbage"), "unknown", held=True),
-    "200 with an HTML page": Row(Fault("odd_body"), "unknown", held=True),
-    "response later than the timeout": Row(Fault("delay", seconds=3), "unknown", held=True, patience=2),
-    "response in small pieces, beyond the timeout": Row(Fault("drip", seconds=0.05), "unknown", held=True, patience=2),
+    "200 with an HTML page": Row(Fault("html_body"), "unknown", held=True),
+    "response later than the timeout": Row(Fault("delay", seconds=3), "unknown", held=True, timeout=2),
+    "response in small pieces, beyond the timeout": Row(Fault("drip", seconds=0.05), "unknown", held=True, timeout=2),
     "response in small pieces": Row(Fault("drip", seconds=0.001), "none"),
     "slow response": Row(Fault("delay", seconds=0.3), "none"),
     "connection closed after the response": Row(Fault("close_kept_alive"), "none"),
@@ -100,27 +100,27 @@ UPLOAD_FAULTS = {
 
 POLL_FAULTS = {
     "connection closed as soon as it is made": Row(Fault("refuse")),
-    "connection reset before the response": Row(Fault("reset_before_answer")),
-    "connection reset after the response's first byte": Row(Fault("reset_in_answer")),
+    "connection reset before the response": Row(Fault("reset_before_response")),
+    "connection reset after the response's first byte": Row(Fault("reset_in_response")),
     "connection kept alive, and reset under the next poll": Row(Fault("close_kept_alive")),
-    "response cut short": Row(Fault("truncated_answer")),
+    "response cut short": Row(Fault("truncated_response")),
     "response that is not HTTP": Row(Fault("garbage")),
-    "200 with an HTML page": Row(Fault("odd_body")),
-    "response later than the timeout": Row(Fault("delay", seconds=3), patience=2),
-    "response in small pieces, beyond the timeout": Row(Fault("drip", seconds=0.05), patience=2),
-    "404, once": Row(Fault("answer_instead", status=404)),
-    "409": Row(Fault("answer_instead", status=409)),
-    "429 with Retry-After in seconds": Row(Fault("answer_instead", status=429, retry_after=1)),
-    "503 with Retry-After as a date": Row(Fault("answer_instead", status=503, retry_after=1, as_date=True)),
-    "500": Row(Fault("answer_instead", status=500, times=3)),
-    "502": Row(Fault("answer_after", status=502, times=3)),
-    "504": Row(Fault("answer_instead", status=504, times=3)),
+    "200 with an HTML page": Row(Fault("html_body")),
+    "response later than the timeout": Row(Fault("delay", seconds=3), timeout=2),
+    "response in small pieces, beyond the timeout": Row(Fault("drip", seconds=0.05), timeout=2),
+    "404, once": Row(Fault("respond_instead", status=404)),
+    "409": Row(Fault("respond_instead", status=409)),
+    "429 with Retry-After in seconds": Row(Fault("respond_instead", status=429, retry_after=1)),
+    "503 with Retry-After as a date": Row(Fault("respond_instead", status=503, retry_after=1, as_date=True)),
+    "500": Row(Fault("respond_instead", status=500, times=3)),
+    "502": Row(Fault("respond_after", status=502, times=3)),
+    "504": Row(Fault("respond_instead", status=504, times=3)),
 }
 
 
 @pytest.fixture
 def run_all(run: Callable[..., Run]) -> Callable[..., dict[tuple[str, str], Run]]:
-    """Runs all actions in some modes at once: they mostly wait."""
+    """Run all actions in some modes concurrently, because they mostly wait."""
 
     def run_all(*faults: Fault, modes: Iterable[str], **options: object) -> dict[tuple[str, str], Run]:
         cases = [(action, mode) for action in ACTIONS for mode in modes]
@@ -133,7 +133,7 @@ def run_all(run: Callable[..., Run]) -> Callable[..., dict[tuple[str, str], Run]
 
 @pytest.fixture(scope="module")
 def table() -> dict[tuple[str, str, str], str]:
-    """What the runs came to, by kind of request, fault and action."""
+    """The outcomes of the runs, by kind of request, fault and action."""
     return {}
 
 
@@ -146,12 +146,12 @@ def check(kind: str, name: str, row: Row, runs: dict[tuple[str, str], Run], tabl
 @pytest.mark.parametrize("name", UPLOAD_FAULTS)
 def test_a_fault_of_an_upload(name, run_all, wave, table):
     row = UPLOAD_FAULTS[name]
-    runs = run_all(row.fault, modes=MODES, patience=row.patience)
+    runs = run_all(row.fault, modes=MODES, connection_timeout=row.timeout)
     check("upload", name, row, runs, table)
     for run in runs.values():
-        assert [played.fault for played in run.log if played.fault] == [row.fault.kind]
+        assert [request.fault for request in run.log if request.fault] == [row.fault.kind]
         if run.outcome.state == "failed":
-            assert_loud(run, wave)
+            assert_fails_with_an_error(run, wave)
         if row.fault.retry_after and run.outcome.state == "success":
             first, second, *_ = run.uploads()
             assert second.at - first.at >= row.fault.retry_after
@@ -160,15 +160,18 @@ def test_a_fault_of_an_upload(name, run_all, wave, table):
 @pytest.mark.parametrize("name", POLL_FAULTS)
 def test_a_fault_of_a_wait(name, run_all, table):
     row = POLL_FAULTS[name]
-    faults = (Fault("pass_on", "upload"), row.fault)
-    runs = run_all(*faults, modes=WAITS, patience=row.patience, processing_seconds=0.2)
+    faults = (Fault("forward", "upload"), row.fault)
+    runs = run_all(*faults, modes=WAITS, connection_timeout=row.timeout, processing_seconds=0.2)
     check("poll", name, row, runs, table)
     for run in runs.values():
-        assert [played.fault for played in run.log if played.fault] == ["pass_on", *[row.fault.kind] * row.fault.times]
+        assert [request.fault for request in run.log if request.fault] == [
+            "forward",
+            *[row.fault.kind] * row.fault.times,
+        ]
 
 
-def assert_loud(run: Run, wave: Path) -> None:
-    """One failure that Airflow does not retry, which says what, where to, when, and where to look."""
+def assert_fails_with_an_error(run: Run, wave: Path) -> None:
+    """Assert one failure without a retry, whose error names the file, the target, the time and the processing log."""
     assert isinstance(run.outcome.error, AirflowFailException)
     assert run.accepted <= 1
     text = str(run.outcome.error)
@@ -176,7 +179,7 @@ def assert_loud(run: Run, wave: Path) -> None:
     assert run.target in text
     if "unknown" in run.result:
         assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
-        assert re.search(r"processing log \(http://127.0.0.1:\d+/\)", text)
+        assert re.search(r"Processing log: http://127.0.0.1:\d+/", text)
 
 
 def test_the_documented_table(table, request):
@@ -189,8 +192,7 @@ def test_the_documented_table(table, request):
 
 def rendered(table: dict[tuple[str, str, str], str]) -> str:
     def outcome(kind: str, name: str, action: str) -> str:
-        found = table[kind, name, action].removeprefix("fails: ").removesuffix(" accepted")
-        return found.replace("refused", "rejected")
+        return table[kind, name, action].removeprefix("fails: ").removesuffix(" accepted")
 
     def rows(kind: str, faults: dict[str, Row]) -> str:
         cells = [("fault", "`create`, `append`", "`reload`"), ("---",) * 3]

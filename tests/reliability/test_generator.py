@@ -1,9 +1,9 @@
 """
-Exactly once, or loud: the real operator and the real sensor against a server that speaks in any style.
+Exactly once, or an error: the real operator and the real sensor against servers of any dialect.
 
-Each example is a plan: two servers with a dialect each, one task, and what befalls it process by process. Hypothesis
-draws them: always the same few, or fresh ones with ``GENERATOR_EXAMPLES=20000``. ``GENERATOR_PLAN="Plan(...)"`` runs a
-plan as a failure prints it, and ``GENERATOR_SHRINK=0`` stops at the first failure.
+Each example is a plan: two servers with a dialect each, one task, and the faults of each process of the task.
+Hypothesis draws the same few plans in every run, or new ones with ``GENERATOR_EXAMPLES=20000``.
+``GENERATOR_PLAN="Plan(...)"`` runs a plan that a failure has printed, and ``GENERATOR_SHRINK=0`` disables shrinking.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.reliability.model_server import (
     ACCEPTING,
+    AMBIGUOUS,
     LARGE,
-    PASSING,
     POLLS,
+    REJECTIONS,
     SHAPES,
-    STRANGE,
-    TRUTHFUL,
-    Brief,
+    TRANSIENT,
+    CompactRepr,
     Copy,
     Dialect,
     ModelServer,
     Script,
 )
-from tests.reliability.task import Instance, Store
+from tests.reliability.task import FailingStore, Instance
 
-#: What makes waits short. Should one of these move, it moves here.
-QUICKLY = {
+#: Shorter waits, by the dotted name of the constant.
+SHORT_WAITS = {
     "datatile_provider.api.retry._FIRST_BACKOFF": 0.01,
     "datatile_provider.api.retry._MAX_BACKOFF": 0.1,
     "datatile_provider.api.polling.GRACE": 0.4,
@@ -76,24 +76,27 @@ QUICKLY = {
     "datatile_provider.operators.upload_state.STORE_TIMEOUT": 0.02,
     "datatile_provider.operators.upload_state._PAUSE": 0.005,
 }
-#: A busy machine must not make a few refused polls last too long where all must end well.
-PATIENTLY = {"datatile_provider.api.polling.GRACE": 5.0}
-#: Where the trigger reads its connection; it falls back on the hook's own way when this finds none.
+#: Where a plan must succeed, a few rejected polls on a slow machine must not last longer than the grace period.
+LONG_GRACE = {"datatile_provider.api.polling.GRACE": 5.0}
+#: How the trigger reads its connection. If it finds none, the hook falls back to its own method.
 ASYNC_CONNECTION = "airflow.providers.common.compat.connection.get_async_connection"
+
+#: The jobs that a text reports as failed.
+FAILED = re.compile(r"^JOB (?:FAILED|CANCELLED).*?\bjob (job-\d+)", re.MULTILINE | re.DOTALL)
 
 EXAMPLES = int(os.environ.get("GENERATOR_EXAMPLES", "0"))
 PLAN = os.environ.get("GENERATOR_PLAN", "")
 SHRINK = os.environ.get("GENERATOR_SHRINK") != "0"
 #: Seconds after which a process of a task counts as hanging.
 BOUND = 20.0
-#: Seconds for which Hypothesis may make a failing plan small: it would take minutes, as each plan takes real time.
+#: Seconds for which Hypothesis may shrink a failing plan. Each plan takes real time, so shrinking could take minutes.
 SHRINKING = 60.0
-#: A file that is larger than all that the sockets between client and server hold.
+#: Bytes of a file that is larger than the socket buffers between client and server.
 BIG = 6 << 20
 
 
-class Death(BaseException):
-    """The worker is gone."""
+class WorkerKilled(BaseException):
+    """The worker process was killed."""
 
 
 class Hang(BaseException):
@@ -101,11 +104,11 @@ class Hang(BaseException):
 
 
 class OutletError(Exception):
-    """What a listener, or an asset's event, may raise once the file is sent."""
+    """An error of a listener or of an asset event, after the file was sent."""
 
 
 class ViolationError(AssertionError):
-    """What must never happen."""
+    """A rule was violated."""
 
     def __init__(self, rule: str, text: str) -> None:
         super().__init__(f"{rule}: {text}")
@@ -113,24 +116,25 @@ class ViolationError(AssertionError):
 
 
 @dataclass(frozen=True, repr=False)
-class Step(Brief):
+class Step(CompactRepr):
     """
-    One process of the task: an attempt, or its resumption; and what people change before it.
+    One process of the task: an attempt, or the resumption of one; and what users change before it.
 
-    :param changes: what is another now: file, path, target, action, server, retries 0 to 3, record without its job id.
-    :param clear: a person clears the task, ended or not. One that has ended is always cleared.
-    :param uploads: what becomes of its uploads.
-    :param polls: what becomes of its polls of a job.
-    :param down: how many connections the server refuses before that.
-    :param fates: how the jobs end whose bodies it brings, after how many polls.
-    :param ends_at: the point of its code at which it ends before its time; counted from an upload's first byte, if
-        it is less than zero.
-    :param times_out: it does so by its ``execution_timeout``; else the worker dies.
-    :param outage: which calls of the state store fail: from which on, how many, and whether they do their work first.
-    :param connection_lost_at: which read of the connection finds none, counted once a body is held or a job is seen.
-    :param outlet_fails: the description of an outlet raises.
-    :param report_lost: Airflow does not hear how it ended.
-    :param trigger_breaks: the triggerer dies over the wait that this process resumes from.
+    :param changes: what has changed: file, path, target, action, server, retries 0 to 3, record without its job id.
+    :param clear: a user clears the task, ended or not. A task that has ended is always cleared.
+    :param uploads: how the server handles the uploads.
+    :param polls: how the server handles the polls.
+    :param down: how many connections the server refuses first.
+    :param ends: the states in which the jobs of its uploads end, and after how many polls.
+    :param ends_at: the crash point at which the process ends early; if negative, counted from the first byte of an
+        upload.
+    :param times_out: the process ends by ``execution_timeout``; otherwise the worker is killed.
+    :param outage: which calls of the state store fail: the first, how many, and whether after they have taken effect.
+    :param connection_lost_at: which read of the connection finds none, counted after an upload is accepted or a job
+        is polled.
+    :param outlet_fails: setting the extra of an outlet event raises.
+    :param report_lost: Airflow does not learn how the process ended.
+    :param trigger_fails: the trigger fails during the wait that this process resumes from.
     """
 
     changes: tuple[str, ...] = ()
@@ -138,27 +142,27 @@ class Step(Brief):
     uploads: tuple[str, ...] = ()
     polls: tuple[str, ...] = ()
     down: int = 0
-    fates: tuple[tuple[str, int], ...] = ()
+    ends: tuple[tuple[str, int], ...] = ()
     ends_at: int | None = None
     times_out: bool = False
     outage: tuple[int, int, bool] | None = None
     connection_lost_at: int | None = None
     outlet_fails: bool = False
     report_lost: bool = False
-    trigger_breaks: bool = False
+    trigger_fails: bool = False
 
 
 @dataclass(frozen=True, repr=False)
-class Plan(Brief):
+class Plan(CompactRepr):
     """
     One example.
 
-    :param kind: ``rough``; ``mild``, which must end well without a person; or ``sensor``.
+    :param kind: ``rough``; ``mild``, which must succeed without a user; or ``sensor``.
     :param waits: ``no``, ``in the worker`` or ``deferred``.
-    :param mild: a sensor that must end well.
-    :param limit: the task's ``execution_timeout``, which the triggerer looks at.
-    :param others: the states of other people's jobs on the servers A and B.
-    :param fate: how the job of a sensor ends.
+    :param mild: a sensor that must succeed.
+    :param limit: the task's ``execution_timeout``, which the trigger observes.
+    :param others: the states of other users' jobs on the servers A and B.
+    :param end: the state in which a sensor's job ends, and after how many polls.
     """
 
     kind: str = "rough"
@@ -173,25 +177,25 @@ class Plan(Brief):
     big: bool = False
     dialects: tuple[Dialect, Dialect] = (Dialect(), Dialect())
     others: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    fate: tuple[str, int] = ("succeeded", 1)
+    end: tuple[str, int] = ("succeeded", 1)
     steps: tuple[Step, ...] = (Step(),)
 
     @property
-    def must_end_well(self) -> bool:
+    def must_succeed(self) -> bool:
         return self.kind == "mild" or self.mild
 
 
-# Drawing.
+# Strategies.
 
-#: No path leads to the status in one, and nobody need take a job for a success that has errors beside it.
+#: The status of one has no path; the other holds errors beside the success, which the client need not accept.
 UNREADABLE = ("listed", "rows")
-#: What people change, and how often in ten where they change it at all: few things at once, so that each goes far.
+#: What users change, and in how many of ten steps. Each plan changes few of these, so that it goes deep in each.
 CHANGES = {"file": 5, "path": 4, "target": 4, "action": 5, "server": 5, "retries": 5, "record": 3}
 
 
-def odds(many: int, of: int) -> st.SearchStrategy[bool]:
-    """Return what is true so many times of so many."""
-    return st.integers(1, of).map(lambda n: n > of - many)
+def odds(hits: int, of: int) -> st.SearchStrategy[bool]:
+    """Return booleans that are true in so many of so many cases."""
+    return st.integers(1, of).map(lambda n: n > of - hits)
 
 
 def some(names: Iterable[str], most: int) -> st.SearchStrategy[tuple[str, ...]]:
@@ -203,11 +207,11 @@ def plans() -> st.SearchStrategy[Plan]:
 
 
 @st.composite
-def drawn_dialects(draw: st.DrawFn, *, readable: bool = False) -> Dialect:
+def any_dialect(draw: st.DrawFn, *, readable: bool = False) -> Dialect:
     shape = draw(st.sampled_from(["flat", *SHAPES, "id", "jsend"]))
     configured = draw(odds(4, 10))
     if shape == "bare" or (readable and shape not in ("flat", "id", "jsend")):
-        # {"status": …} alone can't be told from an envelope, and the others hold the status where nobody must look.
+        # {"status": …} alone can be an envelope's, and clients need not find the status of the others.
         configured = True
     if readable and shape in UNREADABLE:
         shape, configured = "jsonapi", True
@@ -215,29 +219,29 @@ def drawn_dialects(draw: st.DrawFn, *, readable: bool = False) -> Dialect:
     return Dialect(shape, configured, path, busy=draw(odds(3, 20)))
 
 
-def drawn_others() -> st.SearchStrategy[tuple[tuple[str, ...], tuple[str, ...]]]:
+def any_others() -> st.SearchStrategy[tuple[tuple[str, ...], tuple[str, ...]]]:
     states = some(["succeeded", "succeeded", "failed"], 3)
     return st.tuples(states, states)
 
 
-def drawn_fates(*, good: bool = False) -> st.SearchStrategy[tuple[str, int]]:
-    # The slowest job is not finished while a rough plan's wait lasts.
+def any_job_end(*, good: bool = False) -> st.SearchStrategy[tuple[str, int]]:
+    # The slowest job does not finish within the timeout of a rough plan.
     ends, polls = ["succeeded"] * 4 + ["failed"], [0, 0, 1, 1, 2, 2, 4, 60]
     return st.tuples(st.sampled_from(ends[: 4 if good else 5]), st.sampled_from(polls[: 7 if good else 8]))
 
 
 @st.composite
-def drawn_polls(draw: st.DrawFn, most: int, *, redact: tuple[str, ...] = ("bare failed",)) -> tuple[str, ...]:
-    found = draw(some((name for name in POLLS if name not in redact), most))
-    # Each silence costs a timeout.
-    return tuple("error" if name == "silence" and not draw(odds(1, 10)) else name for name in found)
+def any_polls(draw: st.DrawFn, most: int, *, without: tuple[str, ...] = ("bare failed",)) -> tuple[str, ...]:
+    found = draw(some((name for name in POLLS if name not in without), most))
+    # Each missing response costs a timeout.
+    return tuple("error" if name == "no response" and not draw(odds(1, 10)) else name for name in found)
 
 
 @st.composite
-def drawn_uploads(draw: st.DrawFn, *, big: bool) -> tuple[str, ...]:
-    names = draw(st.sampled_from([STRANGE] * 3 + [TRUTHFUL]))
+def any_uploads(draw: st.DrawFn, *, big: bool) -> tuple[str, ...]:
+    names = draw(st.sampled_from([AMBIGUOUS] * 3 + [REJECTIONS]))
     found = draw(some((name for name in names if big or name not in LARGE), 2))
-    return tuple(n.replace("silence", "gone") if "silence" in n and not draw(odds(1, 5)) else n for n in found)
+    return tuple(n.replace("no response", "gone") if "no response" in n and not draw(odds(1, 5)) else n for n in found)
 
 
 @st.composite
@@ -245,15 +249,15 @@ def rough_steps(
     draw: st.DrawFn, *, waits: str, big: bool, outlets: bool, changes: tuple[str, ...], first: bool
 ) -> Step:
     changed = () if first else tuple(name for name in changes if draw(odds(CHANGES[name], 10)))
-    polls = drawn_polls(3, redact=() if waits == "no" else ("bare failed",))
+    polls = any_polls(3, without=() if waits == "no" else ("bare failed",))
     early = st.one_of(st.integers(1, 26), st.integers(-15, -1))
     return Step(
         changes=tuple(f"retries {draw(st.integers(0, 3))}" if name == "retries" else name for name in changed),
         clear=not first and draw(odds(7, 20)),
-        uploads=draw(drawn_uploads(big=big)) if draw(odds(1, 2)) else (),
+        uploads=draw(any_uploads(big=big)) if draw(odds(1, 2)) else (),
         polls=draw(polls) if draw(odds(1, 2)) else (),
         down=draw(st.sampled_from([0] * 8 + [1, 4])),
-        fates=draw(st.tuples(drawn_fates(), drawn_fates())),
+        ends=draw(st.tuples(any_job_end(), any_job_end())),
         ends_at=draw(early) if draw(odds(3, 10)) else None,
         times_out=draw(odds(4, 10)),
         outage=draw(st.tuples(st.integers(1, 4), st.sampled_from([1, 4, 99]), st.booleans()))
@@ -262,7 +266,7 @@ def rough_steps(
         connection_lost_at=draw(st.integers(1, 3)) if draw(odds(1, 10)) else None,
         outlet_fails=outlets and draw(odds(4, 10)),
         report_lost=draw(odds(1, 12)),
-        trigger_breaks=draw(odds(1, 16)),
+        trigger_fails=draw(odds(1, 16)),
     )
 
 
@@ -284,8 +288,8 @@ def rough_plans(draw: st.DrawFn) -> Plan:
         outlets=outlets,
         limit=0.3 if waits == "deferred" and draw(odds(1, 10)) else None,
         big=big,
-        dialects=draw(st.tuples(drawn_dialects(), drawn_dialects())),
-        others=draw(drawn_others()),
+        dialects=draw(st.tuples(any_dialect(), any_dialect())),
+        others=draw(any_others()),
         steps=(draw(steps[True]), *draw(st.lists(steps[False], max_size=4))),
     )
 
@@ -293,16 +297,16 @@ def rough_plans(draw: st.DrawFn) -> Plan:
 @st.composite
 def mild_plans(draw: st.DrawFn) -> Plan:
     big = draw(odds(3, 10))
-    uploads = draw(some((name for name in PASSING if big or name not in LARGE), 3))
+    uploads = draw(some((name for name in TRANSIENT if big or name not in LARGE), 3))
     if draw(odds(1, 2)):
-        # What comes in the end is an acceptance, or a long wait for the last attempt.
+        # At the end an acceptance, or a long backoff before the last attempt.
         uploads += (draw(st.sampled_from([*ACCEPTING, "429, for an hour"])),)
     step = Step(
         uploads=uploads,
-        # A refusal ends a wait only when it lasts.
-        polls=draw(drawn_polls(4)),
+        # Rejected polls end a wait only if they last.
+        polls=draw(any_polls(4)),
         down=draw(st.sampled_from([0, 0, 0, 1, 3])),
-        fates=(draw(drawn_fates(good=True)),),
+        ends=(draw(any_job_end(good=True)),),
         connection_lost_at=draw(st.integers(1, 3)) if draw(odds(3, 20)) else None,
     )
     return Plan(
@@ -312,8 +316,8 @@ def mild_plans(draw: st.DrawFn) -> Plan:
         decorated=draw(odds(1, 4)),
         stored=draw(odds(7, 10)),
         big=big,
-        dialects=(draw(drawn_dialects(readable=True)), Dialect()),
-        others=draw(drawn_others()),
+        dialects=(draw(any_dialect(readable=True)), Dialect()),
+        others=draw(any_others()),
         steps=(step,),
     )
 
@@ -324,12 +328,12 @@ def sensor_steps(draw: st.DrawFn, *, mild: bool, first: bool) -> Step:
     return Step(
         changes=("server",) if moves else (),
         clear=moves or (not first and draw(odds(1, 5))),
-        polls=draw(drawn_polls(4)),
+        polls=draw(any_polls(4)),
         down=draw(st.sampled_from([0] * 5 + [1])),
         ends_at=draw(st.integers(1, 12)) if not mild and draw(odds(1, 5)) else None,
         times_out=draw(st.booleans()),
         connection_lost_at=draw(st.integers(1, 3)) if draw(odds(3, 20)) else None,
-        trigger_breaks=not mild and draw(odds(1, 20)),
+        trigger_fails=not mild and draw(odds(1, 20)),
     )
 
 
@@ -342,81 +346,48 @@ def sensor_plans(draw: st.DrawFn) -> Plan:
         mild=mild,
         waits=draw(st.sampled_from(["in the worker", "deferred"])),
         retries=0 if mild else draw(st.integers(0, 2)),
-        dialects=draw(st.tuples(drawn_dialects(readable=mild), drawn_dialects())),
-        others=draw(drawn_others()),
-        fate=draw(drawn_fates(good=mild)),
+        dialects=draw(st.tuples(any_dialect(readable=mild), any_dialect())),
+        others=draw(any_others()),
+        end=draw(any_job_end(good=mild)),
         steps=(draw(sensor_steps(mild=mild, first=True)), *draw(more)),
     )
 
 
-# Playing.
+# Execution.
 
 
-class PatchyStore(Store):
-    """The state store behind an API server that may be down, before or after it has done what it was asked."""
+class CrashingInstance(Instance):
+    """A task instance with crash points before and after each XCom push."""
 
-    def __init__(self, life: Life) -> None:
-        super().__init__()
-        self._life = life
-
-    def _call(self, do: Callable[..., Any], *arguments: Any) -> Any:
-        life = self._life
-        life.point()
-        life.store_calls += 1
-        first, many, after = life.step.outage or (0, 0, False)
-        down = first <= life.store_calls < first + many
-        found = None if down and not after else do(*arguments)
-        life.point()
-        if down:
-            # Airflow 2 has neither, and yet reads this file.
-            from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-            from airflow.sdk.execution_time.comms import ErrorResponse
-
-            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR))
-        return found
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._call(super().get, key, default)
-
-    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
-        self._call(super().set, key, value)
-
-    def delete(self, key: str) -> None:
-        self._call(super().delete, key)
-
-
-class PointedInstance(Instance):
-    """A task instance whose pushes are points at which its process may end."""
-
-    def __init__(self, life: Life, max_tries: int) -> None:
+    def __init__(self, execution: Execution, max_tries: int) -> None:
         super().__init__(max_tries)
-        self._life = life
+        self._execution = execution
 
     def xcom_push(self, key: str, value: Any) -> None:
-        self._life.point()
+        self._execution.crash_point()
         super().xcom_push(key, value)
-        self._life.point()
+        self._execution.crash_point()
 
 
 class Outlets(dict[Any, Any]):
-    """The events of a task's outlets."""
+    """The outlet events of a task's context."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, execution: Execution) -> None:
         super().__init__()
-        self._life = life
+        self._execution = execution
 
     def __getitem__(self, outlet: Any) -> Any:
-        self._life.point()
-        if self._life.step.outlet_fails:
+        self._execution.crash_point()
+        if self._execution.step.outlet_fails:
             raise OutletError("the asset's event could not be described")
         return type("Event", (), {"extra": {}})
 
 
-class Life:
+class Execution:
     """
-    One task instance under Airflow's rules, from its first attempt to the end of its plan.
+    The execution of one task instance under Airflow's rules, from its first attempt to the end of its plan.
 
-    :param folder: where its files stand.
+    :param folder: the folder of its files.
     """
 
     def __init__(self, plan: Plan, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -431,22 +402,22 @@ class Life:
         self.action, self.target, self.retries = plan.action, "target-1", plan.retries
         self.files = 0
         self._new_file("wave.csv")
-        self.ti = PointedInstance(self, plan.retries)
-        self.store = PatchyStore(self)
+        self.ti = CrashingInstance(self, plan.retries)
+        self.store = FailingStore(self.crash_point, self.store_outage)
         self.state = "scheduled"
         self.deferred: TaskDeferred | None = None
         self.step = Step()
         self.active = False
-        self.points = self.points_since_post = self.store_calls = self.reads = self.down = 0
-        # Whether a first byte has left, since a person cleared the task and in this process.
+        self.crash_points = self.crash_points_since_post = self.store_calls = self.reads = self.down = 0
+        # Whether a first byte has been sent: since a user cleared the task last, and in this process.
         self.posted = self.posting = False
-        #: What the task was about since a person cleared it last: a retry may be about what the attempt before was.
-        self.about: set[tuple[str, str, str, str]] = set()
+        #: What the task was to upload since a user cleared it last: a retry may resume what an earlier attempt sent.
+        self.expected_keys: set[tuple[str, str, str, str]] = set()
         self.violations: list[ViolationError] = []
         self.errors: list[BaseException] = []
         self.job_id = ""
 
-    # The world.
+    # The environment.
 
     def _new_file(self, name: str) -> None:
         self.files += 1
@@ -454,36 +425,44 @@ class Life:
         self.file = self.folder / name
         with self.file.open("wb") as file:
             file.write(f"{self.content}\n".encode())
-            # Each is longer than the one before: a clock that stands still must not make two versions one.
+            # Each is longer than the one before, so that two versions differ even if their times are equal.
             file.write(b"x" * ((BIG if self.plan.big else 0) + self.files))
 
     def connect(self) -> None:
-        hangs = any("silence" in name for name in (*self.step.uploads, *self.step.polls))
-        timeout = 5.0 if not hangs else 1.0 if self.plan.must_end_well else 0.3
+        hangs = any("no response" in name for name in (*self.step.uploads, *self.step.polls))
+        timeout = 5.0 if not hangs else 1.0 if self.plan.must_succeed else 0.3
         connection = self.servers[self.server].connection(timeout)
         self._patch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", connection)
 
-    def point(self) -> None:
-        """A point at which the process may end before its time."""
+    def crash_point(self) -> None:
+        """A point at which the process may end early."""
         if not self.active or threading.current_thread() is not threading.main_thread():
             return
-        self.points += 1
-        self.points_since_post += self.posting
+        self.crash_points += 1
+        self.crash_points_since_post += self.posting
         at = self.step.ends_at
-        if not at or at not in (self.points, -self.points_since_post):
+        if not at or at not in (self.crash_points, -self.crash_points_since_post):
             return
         if self.step.times_out:
-            self.script.log.append("the execution times out")
+            self.script.log.append("execution_timeout")
             raise AirflowTaskTimeout("Timeout")
-        # Where nothing outlives the worker, its death is a hole that the docs name.
+        # Without a state store, a killed worker may cause a second upload. That is documented.
         if self.plan.stored or not self.posted or self.plan.kind == "sensor":
-            self.script.log.append("the worker dies")
-            raise Death
+            self.script.log.append("the worker is killed")
+            raise WorkerKilled
+
+    def store_outage(self) -> str | None:
+        """Return whether this call of the state store fails, and whether before or after it has taken effect."""
+        self.store_calls += 1
+        first, count, after = self.step.outage or (0, 0, False)
+        if not first <= self.store_calls < first + count:
+            return None
+        return "after" if after else "before"
 
     def read_connection(self) -> None:
-        """A read of the connection, which may find none once there is something to lose."""
-        begun = self.script.polled if self.plan.kind == "sensor" else any(self.copies())
-        if begun:
+        """Read the connection. After an upload is accepted or a job is polled, one read may find none."""
+        started = self.script.polled if self.plan.kind == "sensor" else any(self.copies())
+        if started:
             self.reads += 1
             if self.reads == self.step.connection_lost_at:
                 self.script.log.append("the connection is not found")
@@ -491,7 +470,7 @@ class Life:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What the task is about now."""
+        """What the task is to upload now."""
         return self.server, self.target, self.action, self.content
 
     def copies(self) -> Iterator[Copy]:
@@ -503,8 +482,8 @@ class Life:
             return
         for before in self.copies():
             same = before is not copy and before.key == copy.key
-            if same and before.state != "failed" and not before.settled:
-                reported = "named, but nobody cleared the task since" if before.named else "named by no error"
+            if same and before.state != "failed" and not before.acknowledged:
+                reported = "reported, but the task was not cleared since" if before.reported else "not reported"
                 self.violations.append(
                     ViolationError(
                         "1 twice",
@@ -512,72 +491,71 @@ class Life:
                     )
                 )
 
-    def _tell(self, text: str) -> None:
-        """Take in what a person can read: which copies it names, truly."""
+    def _report(self, text: str) -> None:
+        """Mark the uploads that a text reports to the user."""
         servers = {name for name, server in self.servers.items() if server.address in text}
         for copy in self.copies():
             if servers and copy.server not in servers:
                 continue
-            # Within a path it is where a redirection leads, and nobody says what that means.
+            # In a path, the id is part of a redirect's location, which reports nothing.
             if re.search(rf"(?<![\w/=-]){copy.job_id}(?![\w-])", text):
-                says_failed = re.search(rf"job {copy.job_id} (has )?(failed|was cancelled)", text, re.IGNORECASE)
-                copy.named |= not says_failed or copy.state == "failed"
+                copy.reported |= copy.job_id not in FAILED.findall(text) or copy.state == "failed"
             elif re.search("unknown|not known", text, re.IGNORECASE) and copy.target in text:
-                copy.named = True
+                copy.reported = True
 
-    # People.
+    # Users.
 
-    def change(self, what: str) -> None:
-        self.script.log.append(f"changed: {what}")
-        if what == "file":
+    def change(self, change: str) -> None:
+        self.script.log.append(f"changed: {change}")
+        if change == "file":
             self._new_file(self.file.name)
-        elif what == "path":
+        elif change == "path":
             self._new_file(f"wave-{self.files}.csv")
-        elif what == "target":
+        elif change == "target":
             self.target = f"target-{int(self.target[-1]) + 1}"
-        elif what == "action":
+        elif change == "action":
             self.action = "reload" if self.action == self.plan.action else self.plan.action
             if self.plan.action == "reload":
                 self.action = "append" if self.action == "reload" else "reload"
-        elif what == "server":
-            # Never back: a person who sends the same file to A, to B and to A again may mean it.
+        elif change == "server":
+            # Never back to A: a user who sends the same file to A, B and A again may intend it.
             self.server = "B"
-        elif what == "record":
+        elif change == "record":
             for key, row in self.store.rows.items():
                 record = json.loads(row)
                 if isinstance(record, dict) and record.get("job_id"):
                     self.store.rows[key] = json.dumps({**record, "job_id": ""})
         else:
-            self.retries = int(what.split()[1])
+            self.retries = int(change.split()[1])
 
     def clear(self) -> None:
         self.script.log.append("cleared")
         ended = self.state in ("success", "failed")
         records = " ".join(self.store.rows.values())
         for copy in self.copies():
-            # That a clear of a green task sends again is documented, and that any does where nothing is remembered.
-            green = self.state == "success" and copy.key in self.about
-            # So is it that a task which is about something else now leaves the job alone that it knows of.
-            left = copy.key != self.key and re.search(rf"\b{copy.job_id}\b", records)
-            copy.wanted_again |= green
-            if copy.named or green or left or not (ended or self.plan.stored):
-                copy.settled = True
+            # Documented: clearing a successful task sends again, as does clearing any task without a state store.
+            succeeded = self.state == "success" and copy.key in self.expected_keys
+            # Also documented: a changed task does not resume the job of its record.
+            abandoned = copy.key != self.key and re.search(rf"\b{copy.job_id}\b", records)
+            copy.resend_wanted |= succeeded
+            if copy.reported or succeeded or abandoned or not (ended or self.plan.stored):
+                copy.acknowledged = True
         self.ti.max_tries = self.ti.try_number + self.retries
         self.state, self.deferred = "scheduled", None
-        self.about.clear()
+        self.expected_keys.clear()
         self.posted = False
 
     # Airflow.
 
     def operator(self) -> Any:
         waits = self.plan.waits
-        # The time is over before the hour is.
+        # accept_timeout is shorter than the Retry-After of an hour.
         an_hour = any("429, for an hour" in step.uploads for step in self.plan.steps)
         options: dict[str, Any] = {
             "task_id": "upload",
             "execution_timeout": timedelta(seconds=self.plan.limit) if self.plan.limit else None,
             "deferrable": waits == "deferred",
-            "timeout": 15.0 if self.plan.must_end_well else 0.25,
+            "timeout": 15.0 if self.plan.must_succeed else 0.25,
             "retries": self.retries,
         }
         if self.plan.kind == "sensor":
@@ -604,11 +582,11 @@ class Life:
         if step.clear or self.state in ("success", "failed"):
             self.clear()
         self.script.uploads, self.script.polls = deque(step.uploads), deque(step.polls)
-        self.script.fates = deque(step.fates)
-        self.points = self.points_since_post = self.store_calls = self.reads = 0
+        self.script.ends = deque(step.ends)
+        self.crash_points = self.crash_points_since_post = self.store_calls = self.reads = 0
         self.down, self.posting = step.down, False
         self.connect()
-        self.about.add(self.key)
+        self.expected_keys.add(self.key)
         context: dict[str, Any] = {"ti": self.ti, "outlet_events": Outlets(self)}
         if self.plan.stored:
             context["task_state_store"] = self.store
@@ -642,12 +620,12 @@ class Life:
             method = deferred.method_name
             path, arguments = deferred.trigger.serialize()
             stored = json.loads(json.dumps({"trigger": [path, arguments], "kwargs": deferred.kwargs or {}}))
-            if self.step.trigger_breaks:
-                self.script.log.append("the trigger breaks")
+            if self.step.trigger_fails:
+                self.script.log.append("the trigger fails")
                 method, kwargs = "__fail__", {"error": "Trigger failure"}
             else:
                 event = asyncio.run(self._event(*stored["trigger"]))
-                self.script.log.append(f"the trigger says {event}")
+                self.script.log.append(f"the trigger's event is {event}")
                 kwargs = {**stored["kwargs"], "event": event}
         operator = self.operator()
         self.active = True
@@ -666,21 +644,21 @@ class Life:
         if error:
             self.script.log.append(f"raised {type(error).__name__}: {error}")
             _drop_frames(error)
-        gone = self.plan.big or self.step.times_out or isinstance(error, (Death, AirflowTaskTimeout))
+        closing = self.plan.big or self.step.times_out or isinstance(error, (WorkerKilled, AirflowTaskTimeout))
         for server in self.servers.values():
-            if gone and not server.settle():
+            if closing and not server.settle():
                 gc.collect()
-                assert server.settle(), "a connection stays open"
-            if server.crash:
-                raise server.crash
+                assert server.settle(), "a connection was left open"
+            if server.internal_error:
+                raise server.internal_error
         if error:
             self._check_kind(error)
-            self._tell(str(error))
+            self._report(str(error))
             self.errors.append(error)
         for row in self.store.rows.values():
-            # What a record says was raised by an attempt that could tell nobody, or will be raised.
+            # The record holds an error whose attempt could not report it, or one that will be raised again.
             if '"reported"' in row or '"done"' in row:
-                self._tell(row)
+                self._report(row)
         if result is not None:
             self.script.log.append(f"returned {result!r}")
             self._check_green(result)
@@ -688,11 +666,11 @@ class Life:
             raise self.violations[0]
         if self.deferred:
             return
-        lost = self.step.report_lost and self.plan.stored
+        report_lost = self.step.report_lost and self.plan.stored
         final = isinstance(error, (AirflowFailException, AirflowSensorTimeout))
-        if error is None and not lost:
+        if error is None and not report_lost:
             self.state = "success"
-        elif (final and not lost) or self.ti.try_number > self.ti.max_tries:
+        elif (final and not report_lost) or self.ti.try_number > self.ti.max_tries:
             self.state = "failed"
         else:
             self.state = "scheduled"
@@ -701,10 +679,10 @@ class Life:
         if isinstance(error, Hang):
             raise ViolationError("3 hang", f"a process did not end within {BOUND:.0f} s")
         outage = type(error).__name__ == "AirflowRuntimeError" and self.step.outage is not None
-        known = (AirflowException, Death, AirflowTaskTimeout)
+        known = (AirflowException, WorkerKilled, AirflowTaskTimeout)
         if not isinstance(error, known) and not outage:
             raise ViolationError("3 traceback", f"{type(error).__name__}: {error}")
-        for job_id in re.findall(r"job (job-\d+) (?:has )?(?:failed|was cancelled)", str(error), re.IGNORECASE):
+        for job_id in FAILED.findall(str(error)):
             if not any(s.jobs[job_id].state == "failed" for s in self.servers.values() if job_id in s.jobs):
                 raise ViolationError("5 untrue", str(error))
 
@@ -714,16 +692,16 @@ class Life:
             if not job or job.state != "succeeded":
                 raise ViolationError("2 green", f"{self.job_id} is {job.state if job else 'unknown'} on {self.server}")
             return
-        own = [copy for copy in self.copies() if copy.key in self.about]
+        own = [copy for copy in self.copies() if copy.key in self.expected_keys]
         found = [copy for copy in own if copy.job_id == result]
         if not found:
-            raise ViolationError("2 green", f"{result!r} is no job of what the task is about, but {_ids(own)}")
+            raise ViolationError("2 green", f"{result!r} is not a job of this task's upload, but {_ids(own)}")
         if self.plan.waits != "no" and not any(copy.state == "succeeded" for copy in found):
             raise ViolationError("2 green", f"{result} has not succeeded: {found}")
-        if all(copy.wanted_again for copy in found):
-            raise ViolationError("2 green", f"{result} was brought before a person cleared the green task")
-        if all(copy.said_failed for copy in found):
-            raise ViolationError("2 green", f"the server has said that {result} failed")
+        if all(copy.resend_wanted for copy in found):
+            raise ViolationError("2 green", f"{result} was sent before a user cleared the successful task")
+        if all(copy.reported_failed for copy in found):
+            raise ViolationError("2 green", f"the server has reported that {result} failed")
 
 
 def _ids(copies: list[Copy]) -> list[str]:
@@ -731,27 +709,27 @@ def _ids(copies: list[Copy]) -> list[str]:
 
 
 def _drop_frames(error: BaseException | None) -> None:
-    """Let go of what a traceback keeps alive, as sockets: a process that has ended keeps nothing."""
+    """Release what a traceback keeps alive, such as sockets: a process that has ended keeps nothing open."""
     while error:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager
-def world(plan: Plan) -> Iterator[Life]:
-    """Two servers and a task, and all that makes points and short waits."""
+def execution_of(plan: Plan) -> Iterator[Execution]:
+    """Return the execution of a plan, with two servers, crash points and short waits."""
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         folder = stack.enter_context(TemporaryDirectory())
-        for name, value in {**QUICKLY, **(PATIENTLY if plan.must_end_well else {})}.items():
+        for name, value in {**SHORT_WAITS, **(LONG_GRACE if plan.must_succeed else {})}.items():
             patch.setattr(name, value)
-        life = Life(plan, Path(folder), patch)
-        for server in life.servers.values():
+        execution = Execution(plan, Path(folder), patch)
+        for server in execution.servers.values():
             stack.enter_context(server)
         read = DatatileHook.get_connection
 
         def get_connection(cls: type, conn_id: str) -> Any:
-            life.read_connection()
+            execution.read_connection()
             return read(conn_id)
 
         async def find_none(conn_id: str) -> Any:
@@ -760,27 +738,27 @@ def world(plan: Plan) -> Iterator[Life]:
         patch.setattr(DatatileHook, "get_connection", classmethod(get_connection))
         patch.setattr(ASYNC_CONNECTION, find_none)
         for name in ("connect", "sendall", "recv_into"):
-            patch.setattr(socket.socket, name, _pointed(life, name, getattr(socket.socket, name)))
+            patch.setattr(socket.socket, name, _with_crash_points(execution, name, getattr(socket.socket, name)))
 
         def hang(number: int, frame: Any) -> None:
             raise Hang
 
         before = signal.signal(signal.SIGALRM, hang)
         stack.callback(signal.signal, signal.SIGALRM, before)
-        stack.enter_context(_silence())
-        yield life
+        stack.enter_context(_no_logging())
+        yield execution
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Log nothing: nobody would read what an hour of this logs."""
-    # Airflow 2 has none, and yet reads this file.
+def _no_logging() -> Iterator[None]:
+    """Disable logging: a long run would log too much."""
+    # Airflow 2 does not install structlog.
     import structlog
 
     def drop(*event: Any) -> Any:
         raise structlog.DropEvent
 
-    # In its place, as loggers that are made keep hold of the list.
+    # Change the list in place, because existing loggers hold a reference to it.
     processors: list[Any] = structlog.get_config()["processors"]
     processors.insert(0, drop)
     logging.disable(logging.CRITICAL)
@@ -791,67 +769,67 @@ def _silence() -> Iterator[None]:
         processors.remove(drop)
 
 
-def _pointed(life: Life, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a call of a socket with a point before and after it, for the task's own thread."""
+def _with_crash_points(execution: Execution, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a socket with a crash point before and after it, in the task's own thread."""
 
-    def pointed(sock: Any, *arguments: Any) -> Any:
+    def call_with_crash_points(sock: Any, *arguments: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
-            life.point()
-            if name == "connect" and life.down:
-                life.down -= 1
-                life.script.log.append("connection refused")
+            execution.crash_point()
+            if name == "connect" and execution.down:
+                execution.down -= 1
+                execution.script.log.append("connection refused")
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             if name == "sendall" and bytes(arguments[0][:4]) == b"POST":
-                life.posted = life.posting = True
+                execution.posted = execution.posting = True
         found = call(sock, *arguments)
-        life.point()
+        execution.crash_point()
         return found
 
-    return pointed
+    return call_with_crash_points
 
 
 def play(plan: Plan) -> list[str]:
     """
-    Play a plan, and go on with a world in which all goes well until the task has ended.
+    Play a plan, then continue without faults until the task has ended.
 
-    :return: what happened.
-    :raises ViolationError: what must never happen did; it tells what happened before.
+    :return: the log.
+    :raises ViolationError: a rule was violated; the message holds the log.
     """
-    with world(plan) as life:
+    with execution_of(plan) as execution:
         try:
             if plan.kind == "sensor":
-                for server in life.servers.values():
-                    # Not on both: a job that A has and B has not is a wrong connection.
+                for server in execution.servers.values():
+                    # On one server only: the other one does not know the job.
                     if server.name == "A" or not plan.others[1]:
-                        life.job_id = server.hold("theirs", "append", "watched", *plan.fate).job_id
+                        execution.job_id = server.hold("theirs", "append", "watched", *plan.end).job_id
                         break
             for step in plan.steps:
-                life.run(step)
-            _finish(life)
+                execution.run(step)
+            _run_to_the_end(execution)
             if plan.kind == "rough":
-                # A person clears it: what was sent in silence is then sent twice.
-                life.run(Step())
-                _finish(life)
-            if plan.must_end_well and life.state != "success":
-                raise ViolationError("4 lost", f"{type(life.errors[-1]).__name__}: {life.errors[-1]}")
-            if life.state not in ("success", "failed"):
-                raise ViolationError("3 hang", f"the task is still {life.state}")
+                # A user clears the task: an upload that no error has reported is then sent twice.
+                execution.run(Step())
+                _run_to_the_end(execution)
+            if plan.must_succeed and execution.state != "success":
+                raise ViolationError("4 lost", f"{type(execution.errors[-1]).__name__}: {execution.errors[-1]}")
+            if execution.state not in ("success", "failed"):
+                raise ViolationError("3 hang", f"the task is still {execution.state}")
         except ViolationError as e:
-            e.args = (f"{e.args[0]}\n  " + "\n  ".join(_folded(life.script.log)),)
+            e.args = (f"{e.args[0]}\n  " + "\n  ".join(_without_repetitions(execution.script.log)),)
             raise
-        return life.script.log
+        return execution.script.log
 
 
-def _finish(life: Life) -> None:
+def _run_to_the_end(execution: Execution) -> None:
     end = time.monotonic() + BOUND
-    while life.state not in ("success", "failed") and time.monotonic() < end:
-        # What was to come while the task waits comes when it is deferred, too.
-        life.run(Step(polls=tuple(life.script.polls), uploads=tuple(life.script.uploads)))
+    while execution.state not in ("success", "failed") and time.monotonic() < end:
+        # The rest of the script applies to the polls of a deferred task as well.
+        execution.run(Step(polls=tuple(execution.script.polls), uploads=tuple(execution.script.uploads)))
 
 
-def _folded(log: list[str]) -> list[str]:
+def _without_repetitions(log: list[str]) -> list[str]:
     found = [(line, len(list(lines))) for line, lines in itertools.groupby(log)]
-    return [line if times == 1 else f"{line} ({times} times)" for line, times in found]
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in found]
 
 
 # The tests.
@@ -865,20 +843,20 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.mark.needs_airflow(">=3.3")
-@pytest.mark.timeout(60, method="thread")  # The signal is taken: it ends what hangs.
+@pytest.mark.timeout(60, method="thread")  # SIGALRM is in use: it ends hanging processes.
 @pytest.mark.parametrize("waits", ["no", "in the worker", "deferred"])
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in UNREADABLE])
-def test_a_server_that_the_connection_describes_is_understood(shape: str, waits: str) -> None:
-    """The model itself is in order: its server is one that can be talked to."""
+def test_a_configured_dialect_is_read(shape: str, waits: str) -> None:
+    """This also tests the model itself: a client can use its server."""
     dialects = (Dialect(shape, configured=True, job_path="tasks/{job_id}"), Dialect())
-    play(Plan(kind="mild", waits=waits, dialects=dialects, steps=(Step(fates=(("succeeded", 3),)),)))
+    play(Plan(kind="mild", waits=waits, dialects=dialects, steps=(Step(ends=(("succeeded", 3),)),)))
 
 
 class Played:
     """
-    Plays plans, and remembers those that failed.
+    Plays plans, and caches the failures.
 
-    Hypothesis plays a failing plan once more to tell of it. One that failed by its timing must then fail as it did.
+    Hypothesis plays a failing plan again to report it. A failure that depends on timing must then be the same.
     """
 
     def __init__(self) -> None:
@@ -908,9 +886,9 @@ def phases() -> set[Phase]:
     return set(Phase) if SHRINK else set(Phase) - {Phase.shrink}
 
 
-# What chance seldom draws.
+# Plans that are seldom drawn.
 @example(Plan(steps=(Step(ends_at=-8), Step(changes=("action",)), Step(changes=("action",)))))
-@example(Plan(steps=(Step(uploads=("errors and a strange id",)), Step())))
+@example(Plan(steps=(Step(uploads=("errors and an unknown id field",)), Step())))
 @example(Plan(steps=(Step(ends_at=-14), Step(changes=("file",), clear=True))))
 @example(Plan(decorated=True, retries=1, steps=(Step(ends_at=-14), Step(("file",), ends_at=10), Step(clear=True))))
 @example(Plan(retries=1, steps=(Step(), Step(changes=("retries 0",)))))
@@ -923,7 +901,7 @@ def phases() -> set[Phase]:
     Plan(
         waits="deferred",
         others=((), ("succeeded",)),
-        steps=(Step(fates=(("succeeded", 4),)), Step(changes=("server",))),
+        steps=(Step(ends=(("succeeded", 4),)), Step(changes=("server",))),
     )
 )
 @example(Plan(big=True, steps=(Step(uploads=("early, held, then gone",)), Step())))
@@ -934,12 +912,12 @@ def phases() -> set[Phase]:
     database=None,
     deadline=None,
     phases=phases(),
-    # The usual one makes most plans by changing a little in the one before: that takes long to come to something new.
+    # The default backend mostly mutates earlier plans, and takes longer to find something new.
     backend="hypothesis-urandom" if EXAMPLES else "hypothesis",
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
 @pytest.mark.needs_airflow(">=3.3")
 @pytest.mark.timeout(EXAMPLES + SHRINKING + 120, method="thread")
-def test_whatever_is_said_a_task_sends_once_or_fails_loudly(plan: Plan) -> None:
+def test_a_task_sends_once_or_fails_with_an_error(plan: Plan) -> None:
     PLAYED(plan)

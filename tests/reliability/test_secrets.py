@@ -1,4 +1,4 @@
-"""The token, looked for in all that Airflow shows or stores of tasks that fail in every way."""
+"""No token in anything that Airflow shows or stores of tasks that fail."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.faults import Fault, FaultProxy
 
 TOKEN = "never-to-be-shown-4711"
 
-#: Without an end, so that the last of them is what the task fails with.
+#: Repeated without end, so that the task fails with the fault.
 FAULTS = {
-    "refused": Fault("refuse", times=99),
+    "connection refused": Fault("refuse", times=99),
     "reset in the body": Fault("reset_in_body", after=1 << 20, times=99),
-    "reset before the answer": Fault("reset_before_answer", times=99),
+    "reset before the response": Fault("reset_before_response", times=99),
     "garbage": Fault("garbage", times=99),
-    "a page of HTML": Fault("odd_body", times=99),
-    "an answer cut short": Fault("truncated_answer", times=99),
+    "an HTML page": Fault("html_body", times=99),
+    "a response cut short": Fault("truncated_response", times=99),
     "the token as a status line": Fault("echo_raw", times=99),
     "the token as a header": Fault("echo_raw", status=200, times=99),
     **{
@@ -42,7 +42,7 @@ def fault(request):
 
 @pytest.fixture
 def shown(wave, connect, caplog, capfd, monkeypatch):
-    """Runs a task through faults, after some requests that go well; all that was shown and stored of it."""
+    """Run a task with faults; return its outcome, and everything that was shown and stored of it."""
     monkeypatch.setattr(polling, "GRACE", 0.2)
     caplog.set_level(logging.DEBUG)
 
@@ -52,16 +52,16 @@ def shown(wave, connect, caplog, capfd, monkeypatch):
             database = sandbox.add_database("Study", 3, ["respondent"])
             operators = []
 
-            def made():
+            def make_operator():
                 operators.append(make(database, str(wave)))
                 return operators[-1]
 
-            task = Task(made, retries=1)
+            task = Task(make_operator, retries=1)
             outcome = task.run()
             hook = DatatileHook()
             texts = [repr(vars(hook)), repr(hook), repr(hook.get_conn()), str(hook.get_conn()), repr(outcome)]
             texts += [repr(vars(operator)) for operator in operators]
-            texts += [json.dumps(outcome.reported), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
+            texts += [json.dumps(outcome.stored), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
             texts += [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
             for error in outcome.errors:
                 for link in chain(error):
@@ -79,8 +79,8 @@ def chain(error):
 
 def check(outcome, texts, printed):
     assert outcome.state == "failed"
-    assert "connectionpool.py" in "".join(texts), "the library's own log is not looked at"
-    assert "Uploading" in printed or "Waiting for job" in printed, "the tasks' own log is not looked at"
+    assert "connectionpool.py" in "".join(texts), "the log of urllib3 is not captured"
+    assert "Uploading" in printed or "Waiting for job" in printed, "the log of the task is not captured"
     for text in [*texts, printed]:
         assert TOKEN not in text
 
@@ -114,7 +114,7 @@ def test_a_wait_of_the_operator_that_fails(shown, fault, deferrable):
             timeout=0.6,
         )
 
-    check(*shown(make, Fault("pass_on", "upload"), fault))
+    check(*shown(make, Fault("forward", "upload"), fault))
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -1,4 +1,4 @@
-"""What an attempt makes of what the attempts before left behind: row by row, and by the real operator."""
+"""How an attempt proceeds from the stored state of earlier attempts: each row of the table, and the real operator."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.needs_airflow(">=3.3")
 SENT = Sent("https://datatile.example.com/api/v2", "append", "f00d", "wave.sav", 10, "10 bytes", "abc")
 RECORD = Record(Phase.ACCEPTED, "append of a wave", SENT, "job-1", Numbers(2, 1, 1, 0))
 
-#: Phase, what the task is about now, and what an attempt begins with: a retry's, a cleared task's, and one of which it
-#: is not known which of the two it is.
+#: By phase, and whether the task's upload is the same as before: the first step of a retry, of a cleared task, and of
+#: an attempt that may be either.
 STEPS = {
     (Phase.ACCEPTED, "same"): (Step.RESUME, Step.RESUME, Step.RESUME),
     (Phase.ACCEPTED, "other"): (Step.CHANGED, Step.CHANGED, Step.CHANGED),
@@ -44,45 +44,45 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("phase", "about"), list(product(Phase, ["same", "other"])))
+@pytest.mark.parametrize(("phase", "upload"), list(product(Phase, ["same", "other"])))
 @pytest.mark.parametrize("may_send_again", [False, True])
-def test_the_first_step(phase, about, may_send_again):
+def test_the_first_step(phase, upload, may_send_again):
     record = dataclasses.replace(RECORD, phase=phase)
-    for cleared, expected in zip((Cleared.NO, Cleared.YES, Cleared.UNSURE), STEPS[phase, about], strict=True):
+    for cleared, expected in zip((Cleared.NO, Cleared.YES, Cleared.UNSURE), STEPS[phase, upload], strict=True):
         if may_send_again and phase is Phase.SENDING:
             expected = Step.UPLOAD
-        step = first_step(record, cleared=cleared, differs=about == "other", may_send_again=may_send_again)
+        step = first_step(record, cleared=cleared, differs=upload == "other", may_send_again=may_send_again)
         assert step is expected
 
 
 @pytest.mark.parametrize("cleared", Cleared)
-def test_nothing_remembered_is_an_upload(cleared):
+def test_without_a_record_the_task_uploads(cleared):
     assert first_step(None, cleared=cleared, differs=True, may_send_again=False) is Step.UPLOAD
 
 
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
-        # Maximum of tries, retries, attempt, clears of the run.
+        # max_tries, retries, try_number, clears of the run.
         ((1, 1, 1, 0), (1, 1, 2, 0), Cleared.NO),
         ((2, 2, 1, 0), (2, 2, 3, 0), Cleared.NO),
         ((2, 1, 2, 1), (2, 1, 3, 1), Cleared.NO),
         ((1, 1, 1, 0), (2, 1, 2, 1), Cleared.YES),
         ((2, 1, 2, 0), (1, 0, 3, 0), Cleared.YES),
-        # Retries lowered, then cleared: the maximum is what it was.
+        # Retries lowered, then cleared: max_tries is unchanged.
         ((1, 1, 1, 0), (1, 0, 2, 0), Cleared.UNSURE),
-        # Lowered before the attempt that succeeded.
+        # Retries lowered before the attempt that succeeded.
         ((2, 0, 2, 0), (2, 0, 3, 0), Cleared.UNSURE),
-        # Lowered, cleared, and put back.
+        # Retries lowered, task cleared, retries restored.
         ((2, 2, 1, 0), (2, 2, 3, 1), Cleared.UNSURE),
         ((2, 2, 1, -1), (2, 2, 3, -1), Cleared.NO),
     ],
 )
-def test_a_clear_is_told_from_a_retry(before, now, expected):
+def test_a_clear_is_distinguished_from_a_retry(before, now, expected):
     assert Cleared.since(Numbers(*before), Numbers(*now)) is expected
 
 
-def test_a_record_comes_back_as_it_was():
+def test_a_record_round_trip():
     assert Record.of(json.loads(json.dumps(RECORD.as_dict()))) == RECORD
 
 
@@ -112,7 +112,7 @@ GOOD = RECORD.as_dict()
         {**GOOD, "sent": {k: v for k, v in GOOD["sent"].items() if k != "server"}},
     ],
 )
-def test_what_is_no_record_is_not_believed(bad, task):
+def test_invalid_records_are_rejected(bad, task):
     with pytest.raises(ValueError, match="record"):
         Record.of(bad)
     sandbox, upload, _, _ = task
@@ -125,7 +125,7 @@ def test_what_is_no_record_is_not_believed(bad, task):
 
 @pytest.fixture
 def task(wave, connect, tmp_path):
-    """An append of a file of its own, and the sandbox that it goes to; a job takes long there."""
+    """An append, and its sandbox, in which jobs take long. Yields sandbox, task, arguments and file."""
     dataset = tmp_path / "wave.csv"
     dataset.write_text("respondent,vote\n1,2\n")
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
@@ -139,21 +139,21 @@ def stored(upload: Task) -> Record:
     return Record.of(json.loads(upload.store.rows["datatile_upload"]))
 
 
-def silently_accepted(upload: Task) -> None:
-    """Let the record be as if the worker had died once the file was accepted."""
+def set_accepted(upload: Task) -> None:
+    """Set the record to that of a worker that was killed after the file was accepted."""
     upload.store.rows["datatile_upload"] = json.dumps(
         dataclasses.replace(stored(upload), phase=Phase.ACCEPTED).as_dict()
     )
 
 
-def let_the_next_one_in(sandbox: Sandbox) -> None:
-    """End the earlier upload's job, so that the destination is not busy."""
+def end_jobs(sandbox: Sandbox) -> None:
+    """Cancel the jobs of earlier uploads, so that the destination is not busy."""
     for job in sandbox.jobs():
         if job["state"] not in ("CANCELLED", "SUCCEEDED"):
             sandbox.cancel(job["job_id"])
 
 
-def test_the_record_says_what_was_sent_and_where(task):
+def test_the_record_holds_what_was_sent_and_where(task):
     sandbox, upload, arguments, dataset = task
     upload.run()
     sent = stored(upload).sent
@@ -161,21 +161,21 @@ def test_the_record_says_what_was_sent_and_where(task):
     assert (sent.action, sent.target, sent.name) == ("append", arguments["target_hash"], "wave.csv")
     assert (sent.size, sent.sha256) == (20, hashlib.sha256(dataset.read_bytes()).hexdigest())
     assert stored(upload).job_id == sandbox.uploads()[0]["job_id"]
-    # Airflow would else drop it after 30 days, and a clear would send the file again.
+    # Otherwise Airflow deletes the record after 30 days, and a clear then sends the file again.
     assert upload.store.retentions == {"datatile_upload": timedelta.max}
 
 
-def test_a_task_that_is_cleared_on_another_server_says_so_and_then_sends(task, connect):
+def test_a_task_cleared_with_another_server_fails_once_and_then_sends(task, connect):
     sandbox, upload, arguments, _ = task
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     with Sandbox() as production, FaultProxy(production.url) as proxy:
         connect(production, proxy)
         arguments |= {"target_hash": production.add_database("Study"), "wait_for_completion": False}
         upload.clear()
         error = upload.run().error
         assert type(error) is AirflowFailException
-        assert f"server: {stored(upload).sent.server} before, {proxy.url}/api/v2 now" in one_line(error)
+        assert f"server: before {stored(upload).sent.server}, now {proxy.url}/api/v2" in one_line(error)
         assert sandbox.uploads()[0]["job_id"] in one_line(error)
         assert production.uploads() == []
 
@@ -185,19 +185,19 @@ def test_a_task_that_is_cleared_on_another_server_says_so_and_then_sends(task, c
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_file_that_was_corrected_under_its_name_is_not_taken_for_the_one_that_was_accepted(task, deferrable):
+def test_a_changed_file_of_the_same_name_is_not_taken_for_the_accepted_one(task, deferrable):
     sandbox, upload, arguments, dataset = task
     arguments |= {"deferrable": deferrable}
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     dataset.write_text("respondent,vote\n1,3\n")
     upload.clear()
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "content: 'wave.csv' of 20 bytes before" in one_line(error)
+    assert "content: before 'wave.csv' of 20 bytes" in one_line(error)
     assert sandbox.uploads()[0]["job_id"] in one_line(error)
 
-    let_the_next_one_in(sandbox)
+    end_jobs(sandbox)
     upload.clear()
     upload.run()
     assert len(sandbox.uploads()) == 2
@@ -206,7 +206,7 @@ def test_a_file_that_was_corrected_under_its_name_is_not_taken_for_the_one_that_
 def test_a_file_that_was_moved_or_touched_is_the_same_file(task, tmp_path):
     sandbox, upload, arguments, dataset = task
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     arguments |= {"dataset": str(dataset.rename(tmp_path / "wave-again.csv"))}
     (tmp_path / "wave-again.csv").touch()
     upload.clear()
@@ -214,48 +214,48 @@ def test_a_file_that_was_moved_or_touched_is_the_same_file(task, tmp_path):
     assert len(sandbox.uploads()) == 1
 
 
-def test_a_file_that_is_gone_is_no_reason_to_leave_its_job(task):
+def test_a_missing_file_does_not_keep_the_task_from_resuming_its_job(task):
     sandbox, upload, _, dataset = task
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     dataset.unlink()
     upload.clear()
     assert type(upload.run().error) is AirflowSensorTimeout
     assert len(sandbox.uploads()) == 1
 
 
-def test_a_retry_that_follows_a_job_leaves_the_record_as_it_was(task, tmp_path):
-    """File A accepted, the task changed to B: nothing may say that B is there."""
+def test_a_retry_that_resumes_a_job_does_not_change_the_record(task, tmp_path):
+    """File A was accepted, and the task changed to B: the record must not name B."""
     sandbox, upload, arguments, _ = task
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     sent = stored(upload).sent
     other = tmp_path / "b.csv"
     other.write_text("respondent,vote\n7,7\n")
     arguments |= {"dataset": str(other)}
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "'wave.csv' of 20 bytes before" in one_line(error)
+    assert "content: before 'wave.csv' of 20 bytes" in one_line(error)
     assert stored(upload).sent == sent
-    let_the_next_one_in(sandbox)
+    end_jobs(sandbox)
     upload.clear()
     upload.run()
     assert [job["filename"] for job in sandbox.jobs()] == ["wave.csv", "b.csv"]
 
 
-def test_a_clear_after_lowered_retries_does_not_pass_for_a_success(task):
+def test_a_clear_after_lowered_retries_is_not_taken_for_a_success(task):
     sandbox, upload, arguments, _ = task
     arguments |= {"wait_for_completion": False, "retries": 1}
     assert upload.run().state == "success"
-    # As Airflow does it: the attempts so far and the task's retries now.
+    # As Airflow does on a clear: the attempts so far plus the task's current retries.
     arguments |= {"retries": 0}
     upload.ti.max_tries = upload.ti.try_number + 0
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "do not tell whether a person has cleared the task" in one_line(error)
+    assert "does not show whether the task was cleared since" in one_line(error)
     assert len(sandbox.uploads()) == 1
 
-    let_the_next_one_in(sandbox)
+    end_jobs(sandbox)
     upload.ti.max_tries = upload.ti.try_number + 0
     assert upload.run().state == "success"
     assert len(sandbox.uploads()) == 2
@@ -267,21 +267,21 @@ def test_an_unknown_append_is_not_forgotten_when_the_task_becomes_a_reload(task)
     arguments |= {"action": "reload"}
     error = upload.run().error
     assert type(error) is AirflowFailException
-    assert "It is unknown whether the server holds the append of a wave" in one_line(error)
-    assert "action: append before, reload now" in one_line(error)
+    assert str(error).startswith("OUTCOME UNKNOWN\nappend of a wave")
+    assert "action: before append, now reload" in one_line(error)
     assert sandbox.uploads() == []
 
 
-def test_a_task_that_comes_back_from_the_triggerer_reads_the_record(task):
+def test_a_task_resumed_by_the_triggerer_reads_the_record(task):
     sandbox, upload, arguments, _ = task
     upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(RECORD, phase=Phase.SENDING).as_dict())
     operator = DatatileUploadOperator(task_id="upload", **arguments)
-    with pytest.raises(AirflowFailException, match="It is unknown whether"):
+    with pytest.raises(AirflowFailException, match="OUTCOME UNKNOWN"):
         operator.resume_execution("retry_upload", {"event": {"version": 1, "retry": True}}, upload.context)
     assert sandbox.uploads() == []
 
 
-def test_a_decorated_task_asks_its_function_again_when_it_is_cleared(task, tmp_path):
+def test_a_decorated_task_calls_its_function_again_when_it_is_cleared(task, tmp_path):
     sandbox, _, arguments, dataset = task
     calls = []
 
@@ -289,32 +289,32 @@ def test_a_decorated_task_asks_its_function_again_when_it_is_cleared(task, tmp_p
         calls.append(str(dataset))
         return str(dataset)
 
-    given = {k: v for k, v in arguments.items() if k != "dataset"}
-    upload = Task(lambda: task_decorator.datatile_upload(task_id="upload", **given)(path)().operator, 1)
+    options = {k: v for k, v in arguments.items() if k != "dataset"}
+    upload = Task(lambda: task_decorator.datatile_upload(task_id="upload", **options)(path)().operator, 1)
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     assert len(calls) == 1
-    # A retry goes on with what was sent: a function may write another file each time.
+    # A retry resumes what was sent: the function may write a different file each time.
     upload.run()
     assert len(calls) == 1
-    silently_accepted(upload)
+    set_accepted(upload)
     upload.clear()
     assert type(upload.run().error) is AirflowSensorTimeout
     assert len(sandbox.uploads()) == 1
 
-    silently_accepted(upload)
+    set_accepted(upload)
     dataset.write_text("respondent,vote\n8,8\n")
     upload.clear()
-    assert "content: 'wave.csv'" in str(upload.run().error)
-    let_the_next_one_in(sandbox)
+    assert "content: before 'wave.csv'" in str(upload.run().error)
+    end_jobs(sandbox)
     upload.clear()
     upload.run()
     assert len(sandbox.uploads()) == 2
 
 
 @contextlib.contextmanager
-def answered(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes, **extra: object) -> Iterator[None]:
-    """Let the job be at a server that answers every poll like this."""
+def job_with_response(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes, **extra: object) -> Iterator[None]:
+    """Move the job to a server with this response to every poll."""
     with RawServer(lambda peer: (peer.request(), peer.respond(200, body))) as server:
         record = stored(upload)
         sent = dataclasses.replace(record.sent, server=f"{server.url}/api/v2")
@@ -324,18 +324,18 @@ def answered(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes, **extra
         yield
 
 
-def test_a_job_that_has_failed_by_two_polls_is_sent_anew(task, monkeypatch):
+def test_a_job_that_has_failed_in_two_polls_is_sent_again(task, monkeypatch):
     sandbox, upload, arguments, _ = task
     monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
     upload.run()
-    silently_accepted(upload)
-    let_the_next_one_in(sandbox)
+    set_accepted(upload)
+    end_jobs(sandbox)
     arguments |= {"wait_for_completion": False}
     assert upload.run().state == "success"
     assert len(sandbox.uploads()) == 2
 
 
-#: What a server may say of a job that goes on: an error of the request, and what stands beside a success.
+#: Responses for a running job that look like a failure: an error of the request, errors beside a success, another job.
 NO_FAILURES = [
     {"status": "error", "message": "Unable to communicate with database"},
     {"status": "failed", "data": None, "message": "try again later"},
@@ -345,13 +345,13 @@ NO_FAILURES = [
 
 
 @pytest.mark.parametrize(("body", "waits"), list(product(NO_FAILURES, [False, True])), ids=json.dumps)
-def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_anew(task, monkeypatch, body, waits):
+def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_again(task, monkeypatch, body, waits):
     sandbox, upload, arguments, _ = task
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     job_id = sandbox.uploads()[0]["job_id"]
     text = json.dumps(body).replace("{job}", job_id).encode()
-    with answered(upload, monkeypatch, text):
+    with job_with_response(upload, monkeypatch, text):
         arguments |= {"wait_for_completion": waits}
         outcome = upload.run()
     assert len(sandbox.uploads()) == 1
@@ -362,38 +362,39 @@ def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_anew(task, monke
 
 
 @pytest.mark.parametrize(
-    ("extra", "says"), [({"status_field": "status"}, "failed (its status is 'failed')"), ({}, "may have failed")]
+    ("extra", "expected"), [({"status_field": "status"}, "JOB FAILED"), ({}, "JOB STATUS UNCLEAR")]
 )
-def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(task, monkeypatch, extra, says):
+def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(task, monkeypatch, extra, expected):
     sandbox, upload, arguments, _ = task
     monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
     upload.run()
-    silently_accepted(upload)
-    with answered(upload, monkeypatch, b'{"status": "failed"}', **extra):
+    set_accepted(upload)
+    with job_with_response(upload, monkeypatch, b'{"status": "failed"}', **extra):
         arguments |= {"wait_for_completion": False}
         error = upload.run().error
     assert type(error) is AirflowFailException
-    assert f"Job {stored(upload).job_id} {says}" in one_line(error)
+    assert str(error).startswith(expected)
+    assert f"job {stored(upload).job_id}\n" in str(error)
     assert len(sandbox.uploads()) == 1
 
 
-def test_a_task_that_was_ended_from_outside_while_it_was_sent_resumes_its_job_when_it_is_cleared(task, monkeypatch):
-    """Marked failed in the UI: Airflow lets the process go on for some seconds."""
+def test_a_task_ended_from_outside_during_the_upload_resumes_its_job_when_cleared(task, monkeypatch):
+    """As by "mark failed" in the UI: Airflow lets the process run for some more seconds."""
     sandbox, _, arguments, _ = task
     arguments |= {"wait_for_completion": False}
     push = Instance.xcom_push
 
     def killed(self, key, value):
         push(self, key, value)
-        made[-1].on_kill()
+        operators[-1].on_kill()
 
-    made: list[DatatileUploadOperator] = []
+    operators: list[DatatileUploadOperator] = []
 
-    def make() -> DatatileUploadOperator:
-        made.append(DatatileUploadOperator(task_id="upload", **arguments))
-        return made[-1]
+    def make_operator() -> DatatileUploadOperator:
+        operators.append(DatatileUploadOperator(task_id="upload", **arguments))
+        return operators[-1]
 
-    marked = Task(make, 1)
+    marked = Task(make_operator, 1)
     with monkeypatch.context() as patch:
         patch.setattr(Instance, "xcom_push", killed)
         assert sandbox.uploads() == []
@@ -404,19 +405,19 @@ def test_a_task_that_was_ended_from_outside_while_it_was_sent_resumes_its_job_wh
     assert len(sandbox.uploads()) == 1
 
 
-def test_a_file_that_can_not_be_read_for_a_moment_is_compared_by_the_next_attempt(task, monkeypatch):
+def test_a_file_that_cannot_be_read_for_a_moment_is_compared_by_the_next_attempt(task, monkeypatch):
     sandbox, upload, _, dataset = task
 
     def fail(dataset):
         raise DatasetUnreadableError("The store does not answer")
 
     upload.run()
-    silently_accepted(upload)
+    set_accepted(upload)
     dataset.write_text("respondent,vote\n1,3\n")
     with monkeypatch.context() as patch:
         patch.setattr("datatile_provider.hooks.content.sha256_of", fail)
         outcome = upload.run()
-    # Not followed, as the task's file may be another, and not final.
+    # The job is not resumed, because the task's file may differ. Airflow may retry.
     assert {type(error) for error in outcome.errors} == {AirflowException}
-    assert "content: 'wave.csv'" in str(upload.run().error)
+    assert "content: before 'wave.csv'" in str(upload.run().error)
     assert len(sandbox.uploads()) == 1

@@ -1,4 +1,4 @@
-"""A running sandbox, a user of its API, and survey files in every format that it reads."""
+"""Fixtures for the tests of the sandbox: a running sandbox, a user of its API, and survey files in every format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FINAL = {"succeeded", "failed", "cancelled"}
 
 
 class User:
-    """Someone with a token who uploads to a sandbox and looks at the jobs."""
+    """A user who uploads to a sandbox and polls its jobs."""
 
     def __init__(self, sandbox: Sandbox, state_dir: Path) -> None:
         self.sandbox = sandbox
@@ -46,7 +46,7 @@ class User:
         return dict(response.json())
 
     def wait(self, job_id: str) -> dict[str, Any]:
-        """The job, once it is finished."""
+        """Wait until the job has finished, and return it."""
         deadline = time.monotonic() + 10
         while (job := self.job(job_id))["status"] not in FINAL:
             assert time.monotonic() < deadline, job
@@ -54,7 +54,7 @@ class User:
         return job
 
     def run(self, action: str, target: str, file: Any, **form: str) -> dict[str, Any]:
-        """Upload, and wait for the job."""
+        """Upload, wait for the job, and return it."""
         response = self.upload(action, target, file, **form)
         assert response.status_code == 200, response.text
         return self.wait(response.json()["job_id"])
@@ -62,7 +62,7 @@ class User:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., User]]:
-    """Starts a sandbox with options."""
+    """Start a sandbox with options, and return its user."""
     running = []
 
     def start(**options: Any) -> User:
@@ -84,7 +84,7 @@ def user(start: Callable[..., User]) -> User:
 
 @pytest.fixture
 def survey(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a survey with so many rows; the suffix of its name tells the format."""
+    """Write a survey with this number of rows; the suffix of its name determines the format."""
 
     def write(name: str, rows: int = 3, variables: tuple[str, ...] = ("respondent", "vote")) -> Path:
         path = tmp_path / name

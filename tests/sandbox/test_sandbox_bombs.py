@@ -1,4 +1,4 @@
-"""Small files that are large once they are read: each ends its own job, and neither the sandbox nor another's job."""
+"""Small files that become large when they are read fail their own job, but neither the sandbox nor other jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from datatile_provider.sandbox import jobs, reader
 
-GOOD = ("good.csv", b"respondent,vote\n1,0\n2,1\n")
+VALID = ("good.csv", b"respondent,vote\n1,0\n2,1\n")
 MB = 2**20
 
 TYPES = "application/vnd.openxmlformats"
@@ -43,7 +43,7 @@ NAME_ROW = '<row r="1"><c r="A1" t="inlineStr"><is><t>v</t></is></c></row>'
 
 
 def workbook(path: Path, rows: Iterable[str], strings: Iterable[str] = (), dimension: str = "A1:A2") -> Path:
-    """Write a workbook whose first row names the variable ``v``, with these rows of XML and shared strings."""
+    """Write a workbook with the variable ``v`` in its first row, and these rows of XML and shared strings."""
     sheet = (f'<worksheet {SHEET}><dimension ref="{dimension}"/><sheetData>', NAME_ROW, *rows)
     large = {
         "sheet.xml": (*sheet, "</sheetData></worksheet>"),
@@ -70,7 +70,7 @@ def long_text(path: Path) -> Path:
 
 
 def spss(rows: int, compression: int = 0) -> bytes:
-    """The head of an SPSS file that claims to have so many rows of one number."""
+    """Return the header of an SPSS file that claims this number of rows of one number."""
     head = b"$FL3" if compression else b"$FL2"
     head += b"@(#) SPSS DATA FILE".ljust(60) + struct.pack("<5id", 2, 1, compression, 0, rows, 100.0)
     head += b"01 Jan 26" + b"00:00:00" + bytes(67)
@@ -79,47 +79,48 @@ def spss(rows: int, compression: int = 0) -> bytes:
 
 
 def zsav(claimed: int, blocks: int, block: int = 0x3FF000) -> bytes:
-    """A compressed SPSS file with a row in each byte of its unpacked blocks."""
-    # Instructions come in eights; those of 0 mean nothing.
-    unpacked = (bytes([101]) * block).ljust(-(-block // 8) * 8, b"\0")
-    head, packed, block = spss(claimed, compression=2), zlib.compress(unpacked, 9), len(unpacked)
-    begin, trailer = len(head), len(head) + 24 + blocks * len(packed)
+    """Return a compressed SPSS file with one row per byte of its decompressed blocks."""
+    # Opcodes come in groups of eight; 0 is padding.
+    data = (bytes([101]) * block).ljust(-(-block // 8) * 8, b"\0")
+    head, compressed, block = spss(claimed, compression=2), zlib.compress(data, 9), len(data)
+    begin, trailer = len(head), len(head) + 24 + blocks * len(compressed)
     entries = b"".join(
-        struct.pack("<2q2i", begin + i * block, begin + 24 + i * len(packed), block, len(packed)) for i in range(blocks)
+        struct.pack("<2q2i", begin + i * block, begin + 24 + i * len(compressed), block, len(compressed))
+        for i in range(blocks)
     )
     header = struct.pack("<3q", begin, trailer, 24 + len(entries))
-    return head + header + packed * blocks + struct.pack("<2q2i", -100, 0, block, blocks) + entries
+    return head + header + compressed * blocks + struct.pack("<2q2i", -100, 0, block, blocks) + entries
 
 
-class Watch:
-    """Looks at how much memory this process, which is the sandbox's, and its readers take at their most."""
+class MemoryMonitor:
+    """Measures the peak memory of this process, which runs the sandbox, and of its readers."""
 
     def __init__(self) -> None:
         self._me = psutil.Process()
         self._before = self._me.memory_info().rss
         self._others = self._me.children()
         self._stopping = threading.Event()
-        self.grown = self.reader = 0
+        self.growth = self.reader = 0
 
     def readers(self) -> list[psutil.Process]:
         return [child for child in self._me.children() if child not in self._others]
 
     def poll(self) -> None:
         while not self._stopping.wait(0.01):
-            self.grown = max(self.grown, self._me.memory_info().rss - self._before)
+            self.growth = max(self.growth, self._me.memory_info().rss - self._before)
             for child in self.readers():
                 try:
-                    # Until it is the reader, it is a copy of this process.
+                    # Between fork and exec, the child is a copy of this process.
                     if not any("reader" in part for part in child.cmdline()):
                         continue
                     self.reader = max(self.reader, child.memory_info().rss)
-                    # Protects the machine from a reader without limits.
+                    # Protect the machine from a reader without limits.
                     if self.reader > 2500 * MB:
                         child.kill()
                 except (psutil.NoSuchProcess, psutil.ZombieProcess):
                     pass
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> MemoryMonitor:
         self._thread = threading.Thread(target=self.poll)
         self._thread.start()
         return self
@@ -130,23 +131,23 @@ class Watch:
 
 
 @pytest.fixture
-def watch() -> Iterator[Watch]:
-    with Watch() as watch:
-        yield watch
+def monitor() -> Iterator[MemoryMonitor]:
+    with MemoryMonitor() as monitor:
+        yield monitor
 
 
 @pytest.fixture
-def run_with_others(user: Any, watch: Watch) -> Callable[[Path], dict[str, Any]]:
-    """Uploads a file as often as there are readers, and another's good file, and returns the first one's job."""
+def run_with_others(user: Any, monitor: MemoryMonitor) -> Callable[[Path], dict[str, Any]]:
+    """Upload a file as often as there are readers, and a valid file; return the first job of the file."""
 
     def run(file: Path) -> dict[str, Any]:
         targets = [user.sandbox.add_database() for _ in range(os.cpu_count() or 1)]
-        bombs = [user.upload("reload", target, file).json()["job_id"] for target in targets]
-        good = user.upload("create", user.sandbox.folder, GOOD).json()["job_id"]
-        assert user.wait(good)["status"] == "succeeded"
-        ended = [user.wait(bomb) for bomb in bombs]
-        assert watch.grown < 50 * MB
-        assert not watch.readers()
+        bomb_jobs = [user.upload("reload", target, file).json()["job_id"] for target in targets]
+        valid = user.upload("create", user.sandbox.folder, VALID).json()["job_id"]
+        assert user.wait(valid)["status"] == "succeeded"
+        ended = [user.wait(bomb_job) for bomb_job in bomb_jobs]
+        assert monitor.growth < 50 * MB
+        assert not monitor.readers()
         return dict(ended[0])
 
     return run
@@ -160,12 +161,12 @@ def run_with_others(user: Any, watch: Watch) -> Callable[[Path], dict[str, Any]]
         (2, "XFE2", "row 2 has a cell in column 16385, beyond Excel's last column, 16384"),
     ],
 )
-def test_a_cell_outside_of_any_sheet_fails_the_job_at_once(tmp_path, run_with_others, watch, number, cell, reason):
+def test_a_cell_outside_of_any_sheet_fails_the_job_at_once(tmp_path, run_with_others, monitor, number, cell, reason):
     reference = f' r="{cell}"' if cell else ""
     file = workbook(tmp_path / "a.xlsx", [f'<row r="{number}"><c{reference}><v>1</v></c></row>'])
     job = run_with_others(file)
     assert (job["status"], reason in job["message"]) == ("failed", True), job
-    assert watch.reader < 200 * MB
+    assert monitor.reader < 200 * MB
 
 
 @pytest.mark.parametrize(
@@ -175,11 +176,11 @@ def test_a_cell_outside_of_any_sheet_fails_the_job_at_once(tmp_path, run_with_ot
         (['<row><c r="A2"><v>1</v></c></row>'] * 19_999, '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>', ""),
     ],
 )
-def test_gaps_between_cells_cost_nothing(tmp_path, run_with_others, watch, rows, last_cell, dimension):
+def test_gaps_between_cells_cost_nothing(tmp_path, run_with_others, monitor, rows, last_cell, dimension):
     file = workbook(tmp_path / "a.xlsx", [*rows, last_cell], dimension=dimension or "A1:XFD1048576")
     job = run_with_others(file)
     assert (job["status"], job["rows"]) == ("succeeded", 20_000), job
-    assert watch.reader < 200 * MB
+    assert monitor.reader < 200 * MB
 
 
 def test_cells_and_rows_without_a_value_do_not_count(user, tmp_path):
@@ -191,27 +192,27 @@ def test_cells_and_rows_without_a_value_do_not_count(user, tmp_path):
     "content",
     [spss(10**9) + struct.pack("<d", 1.0) * 10, zsav(10**9, blocks=1, block=1000)],
 )
-def test_spss_rows_that_are_claimed_but_missing_fail_the_job_at_once(tmp_path, run_with_others, watch, content):
+def test_spss_rows_that_are_claimed_but_missing_fail_the_job_at_once(tmp_path, run_with_others, monitor, content):
     file = tmp_path / ("a.zsav" if content.startswith(b"$FL3") else "a.sav")
     file.write_bytes(content)
     job = run_with_others(file)
     assert (job["status"], "damaged or truncated" in job["message"]) == ("failed", True), job
-    assert watch.reader < 200 * MB
+    assert monitor.reader < 200 * MB
 
 
-def test_more_spss_rows_than_any_file_has_are_no_count(user):
+def test_an_impossible_number_of_spss_rows_is_not_a_count(user):
     job = user.run("create", user.sandbox.folder, ("a.zsav", zsav(2**31 - 1, blocks=1, block=1000)))
-    # Older releases of pyreadstat take such a file for damaged.
+    # Older releases of pyreadstat report such a file as damaged.
     assert (job["status"], job["rows"]) in (("succeeded", 1000), ("failed", None)), job
 
 
-def test_real_spss_rows_are_counted_without_being_kept(tmp_path, run_with_others, watch):
+def test_real_spss_rows_are_counted_without_being_kept(tmp_path, run_with_others, monitor):
     rows = 6 * 0x3FF000
     file = tmp_path / "a.zsav"
     file.write_bytes(zsav(rows, blocks=6))
     job = run_with_others(file)
     assert (job["status"], job["rows"]) == ("succeeded", rows), job
-    assert watch.reader < 150 * MB
+    assert monitor.reader < 150 * MB
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 8, 10])
@@ -224,46 +225,46 @@ def test_spss_rows_that_the_header_does_not_count_are_counted_in_parts(tmp_path,
     assert reader.read(file, file.name) == (rows, ["VAR1"])
 
 
-def test_many_spss_rows_that_the_header_does_not_count_take_little_memory(tmp_path, run_with_others, watch):
+def test_many_spss_rows_that_the_header_does_not_count_take_little_memory(tmp_path, run_with_others, monitor):
     file = tmp_path / "a.zsav"
     file.write_bytes(zsav(-1, blocks=1))
     job = run_with_others(file)
     assert (job["status"], job["rows"]) == ("succeeded", 0x3FF000), job
-    assert watch.reader < 250 * MB
+    assert monitor.reader < 250 * MB
 
 
 def test_reading_that_takes_too_long_fails_the_job(tmp_path, monkeypatch, run_with_others):
     monkeypatch.setattr(jobs, "READ_SECONDS", 2.5)
-    began = time.monotonic()
+    started = time.monotonic()
     job = run_with_others(many_strings(tmp_path / "a.xlsx"))
     assert (job["status"], "reading it took longer than 2.5 s" in job["message"]) == ("failed", True), job
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - started < 20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps to a limit of memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the memory limit")
 @pytest.mark.parametrize("make", [long_text, many_strings])
-def test_reading_that_takes_too_much_memory_fails_the_job(tmp_path, monkeypatch, run_with_others, watch, make):
+def test_reading_that_takes_too_much_memory_fails_the_job(tmp_path, monkeypatch, run_with_others, monitor, make):
     monkeypatch.setattr(jobs, "READ_BYTES", 20 * MB)
     job = run_with_others(make(tmp_path / "a.xlsx"))
     assert (job["status"], "reading it takes too much memory" in job["message"]) == ("failed", True), job
-    assert watch.reader < 300 * MB
+    assert monitor.reader < 300 * MB
 
 
-def test_an_spss_file_that_asks_for_too_large_a_buffer_takes_too_much_memory(user):
+def test_an_spss_file_that_needs_too_large_a_buffer_fails_the_job(user):
     job = user.run("create", user.sandbox.folder, ("a.zsav", zsav(2**29, blocks=1, block=2**29 >> 2)))
     assert (job["status"], "reading it takes too much memory" in job["message"]) == ("failed", True), job
 
 
-def test_a_reader_that_outlives_the_sandbox_ends_by_its_own_processor_time(tmp_path):
+def test_a_reader_that_outlives_the_sandbox_ends_by_its_cpu_limit(tmp_path):
     file = many_strings(tmp_path / "a.xlsx")
     command = [sys.executable, reader.__file__, file, file.name, "1", str(2**30)]
     ended = subprocess.run(command, capture_output=True, timeout=30)
     assert ended.returncode == -signal.SIGXCPU
 
 
-def test_a_stricter_limit_of_the_machine_stays(tmp_path):
+def test_a_stricter_limit_of_the_machine_is_kept(tmp_path):
     file = tmp_path / "a.csv"
-    file.write_bytes(GOOD[1])
+    file.write_bytes(VALID[1])
     program = (
         "import resource as r, sys; from datatile_provider.sandbox import reader; r.setrlimit(r.RLIMIT_CPU, (7, 9));"
         "reader.main(sys.argv[1:]); print(r.getrlimit(r.RLIMIT_CPU))"
@@ -274,18 +275,20 @@ def test_a_stricter_limit_of_the_machine_stays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("by", "reason"),
+    ("signal_name", "reason"),
     [
         ("SIGXCPU", "reading it took longer than 60 s"),
         ("SIGKILL", "the reader stopped unexpectedly"),
         ("SIGSEGV", "the reader stopped unexpectedly"),
     ],
 )
-def test_a_reader_that_dies_fails_the_job(user, tmp_path, monkeypatch, by, reason):
+def test_a_reader_that_crashes_fails_the_job(user, tmp_path, monkeypatch, signal_name, reason):
     script = tmp_path / "dies.py"
-    script.write_text(f"import os, signal, sys; sys.stderr.buffer.write(b'\\xff'); os.kill(os.getpid(), signal.{by})")
+    script.write_text(
+        f"import os, signal, sys; sys.stderr.buffer.write(b'\\xff'); os.kill(os.getpid(), signal.{signal_name})"
+    )
     monkeypatch.setattr(reader, "__file__", str(script))
-    job = user.run("create", user.sandbox.folder, GOOD)
+    job = user.run("create", user.sandbox.folder, VALID)
     assert (job["status"], reason in job["message"]) == ("failed", True), job
 
 
@@ -295,7 +298,7 @@ def test_an_error_that_quotes_the_file_makes_a_short_reason(tmp_path, run_with_o
     assert len(job["message"]) < 1000
 
 
-def test_an_error_that_nobody_expected_leaves_little_on_stderr(tmp_path):
+def test_an_unexpected_error_writes_little_to_stderr(tmp_path):
     program = (
         "import sys; from datatile_provider.sandbox import reader;"
         "reader.READERS['.csv'] = lambda path: {}['x' * 10**7];"
@@ -307,7 +310,7 @@ def test_an_error_that_nobody_expected_leaves_little_on_stderr(tmp_path):
     assert 0 < len(ended.stderr) < 20_000
 
 
-def test_names_of_variables_too_long_to_hold_fail_the_job(user):
+def test_very_long_variable_names_fail_the_job(user):
     names = ",".join(f"{i}{'a' * MB}" for i in range(20))
     job = user.run("create", user.sandbox.folder, ("a.csv", f"{names}\n{',' * 19}\n".encode()))
     assert (job["status"], "the names of its variables take more than" in job["message"]) == ("failed", True)

@@ -1,4 +1,4 @@
-"""``python -m datatile_provider.sandbox``, as a process."""
+"""``python -m datatile_provider.sandbox`` as a process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CSV = b"respondent,vote\n1,0\n2,1\n"
 
 @contextmanager
 def running(*options):
-    """The command with ``--json``, and what it printed."""
+    """Run the command with ``--json``; yield the process and the printed object."""
     with subprocess.Popen([*COMMAND, "--json", *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process, json.loads(process.stdout.readline())
@@ -37,18 +37,18 @@ def end(process, signum=signal.SIGTERM):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_prints_one_line_of_json_and_ends_on_a_signal(signum):
-    with running("--role", "data-collector") as (process, reported):
-        assert set(reported) == {"url", "token", "folder", "root", "connection"}
-        extra = {"processing_log_url": f"{reported['url']}/processing-log/{{job_id}}"}
-        assert reported["connection"] == {
+    with running("--role", "data-collector") as (process, printed):
+        assert set(printed) == {"url", "token", "folder", "root", "connection"}
+        extra = {"processing_log_url": f"{printed['url']}/processing-log/{{job_id}}"}
+        assert printed["connection"] == {
             "conn_type": "datatile",
-            "host": reported["url"],
-            "password": reported["token"],
+            "host": printed["url"],
+            "password": printed["token"],
             "extra": extra,
         }
-        url = f"{reported['url']}/api/v2/upload/create/{reported['folder']}"
+        url = f"{printed['url']}/api/v2/upload/create/{printed['folder']}"
         files = {"dataset": ("a.csv", CSV)}
-        assert requests.post(url, headers={"token": reported["token"]}, files=files, timeout=5).status_code == 403
+        assert requests.post(url, headers={"token": printed["token"]}, files=files, timeout=5).status_code == 403
         end(process, signum)
         assert process.stdout.read() == ""
 
@@ -80,7 +80,7 @@ def test_greeting_holds_lines_to_paste(tmp_path):
             process.kill()
 
 
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_restarted(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,33 +92,33 @@ def test_killed_and_started_again(tmp_path):
         "--processing-seconds",
         "0.5",
     )
-    with running(*options) as (process, reported):
-        url = f"{reported['url']}/api/v2/upload/create/{reported['folder']}"
+    with running(*options) as (process, printed):
+        url = f"{printed['url']}/api/v2/upload/create/{printed['folder']}"
         job_id = requests.post(
-            url, headers={"token": reported["token"]}, files={"dataset": ("a.csv", CSV)}, timeout=5
+            url, headers={"token": printed["token"]}, files={"dataset": ("a.csv", CSV)}, timeout=5
         ).json()["job_id"]
         process.kill()
         process.wait(3)
     with running(*options) as (process, again):
-        assert again == reported
+        assert again == printed
         deadline = time.monotonic() + 10
-        while not (databases := requests.get(f"{reported['url']}/sandbox/state", timeout=5).json()["databases"]):
+        while not (databases := requests.get(f"{printed['url']}/sandbox/state", timeout=5).json()["databases"]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert [database["rows"] for database in databases] == [2]
-        job = requests.get(f"{reported['url']}/api/v2/jobs/{job_id}", headers={"token": reported["token"]}, timeout=5)
+        job = requests.get(f"{printed['url']}/api/v2/jobs/{job_id}", headers={"token": printed["token"]}, timeout=5)
         assert job.json()["status"] == "succeeded"
         end(process)
 
 
 def test_https(tmp_path):
-    made = Certificates.make(tmp_path)
-    cert, key = made.certificate, made.key
-    with running("--tls-cert", str(cert), "--tls-key", str(key)) as (process, reported):
-        assert reported["url"].startswith("https://127.0.0.1:")
+    certificates = Certificates.make(tmp_path)
+    cert, key = certificates.certificate, certificates.key
+    with running("--tls-cert", str(cert), "--tls-key", str(key)) as (process, printed):
+        assert printed["url"].startswith("https://127.0.0.1:")
         with pytest.raises(requests.exceptions.SSLError):
-            requests.get(reported["url"], timeout=5)
-        assert requests.get(reported["url"], verify=str(made.authority), timeout=5).status_code == 200
+            requests.get(printed["url"], timeout=5)
+        assert requests.get(printed["url"], verify=str(certificates.authority), timeout=5).status_code == 200
         end(process)
 
 
@@ -135,7 +135,7 @@ def test_https(tmp_path):
         ),
     ],
 )
-def test_refuses_options_that_cannot_work(options, message):
+def test_rejects_options_that_cannot_work(options, message):
     ended = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=10)
     assert ended.returncode != 0
     assert message in ended.stderr
@@ -143,10 +143,10 @@ def test_refuses_options_that_cannot_work(options, message):
 
 
 def test_port_in_use():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        options = ["--port", str(taken.getsockname()[1])]
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        options = ["--port", str(occupied.getsockname()[1])]
         ended = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=10)
     assert ended.returncode != 0
     assert ended.stderr.startswith("The sandbox cannot start: ")

@@ -1,4 +1,4 @@
-"""Web pages of other sites can neither read the sandbox nor change it, through a browser on this machine."""
+"""Web pages of other sites can neither read nor change the sandbox through a browser on this machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import requests
 from datatile_provider.sandbox.guard import refusal
 
 PORT = 8400
-#: Each with whether the sandbox answers to it.
+#: Each with whether the sandbox allows it.
 HOSTS = {
     "localhost": True,
     "LocalHost": True,
     "localhost:PORT": True,
     "127.0.0.1": True,
     "127.0.0.1:PORT": True,
-    # A proxy on this machine that passes on what it was sent.
+    # A proxy on this machine that forwards the header.
     "127.0.0.1:1": True,
     "127.9.8.7": True,
     "[::1]": True,
@@ -42,7 +42,7 @@ HOSTS = {
     ":PORT": False,
     "": False,
 }
-#: The origin of a page that sends to a host, and whether the sandbox answers it.
+#: The origin of a page and the host that it sends a request to, with whether the sandbox allows it.
 ORIGINS = {
     ("http://localhost:PORT", "localhost:PORT"): True,
     ("https://localhost:PORT", "localhost:PORT"): True,
@@ -68,7 +68,7 @@ CHANGES = (
     "/sandbox/jobs/1/cancel",
     "/sandbox/jobs/1/state",
 )
-#: What an HTML form can send, and a script without the server's consent.
+#: What an HTML form can send, and a script without a CORS preflight.
 FORMS = {
     "application/x-www-form-urlencoded": b"a=b",
     "text/plain": b'{"name": "x=y"}',
@@ -80,23 +80,23 @@ def with_port(text: str, port: int = PORT) -> str:
     return text.replace("PORT", str(port))
 
 
-@pytest.mark.parametrize(("host", "is_answered"), HOSTS.items())
-def test_only_loopback_names_are_answered_to(host, is_answered):
+@pytest.mark.parametrize(("host", "is_allowed"), HOSTS.items())
+def test_only_loopback_hosts_are_allowed(host, is_allowed):
     found = refusal("GET", "/", {"Host": with_port(host)})
-    assert (found is None) == is_answered
-    assert is_answered or "Host header" in found
+    assert (found is None) == is_allowed
+    assert is_allowed or "Host header" in found
 
 
-def test_a_request_without_a_host_is_refused():
+def test_a_request_without_a_host_is_rejected():
     assert "Host header" in refusal("GET", "/", {})
 
 
-@pytest.mark.parametrize(("pair", "is_answered"), ORIGINS.items())
+@pytest.mark.parametrize(("pair", "is_allowed"), ORIGINS.items())
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_only_pages_of_the_same_origin_are_answered(method, pair, is_answered):
+def test_only_pages_of_the_same_origin_are_allowed(method, pair, is_allowed):
     origin, host = map(with_port, pair)
     found = refusal(method, "/", {"Host": host, "Origin": origin})
-    assert (found is None) == is_answered
+    assert (found is None) == is_allowed
 
 
 @pytest.mark.parametrize("path", CHANGES)
@@ -114,20 +114,20 @@ def test_a_change_needs_a_header_that_no_form_can_send(path):
     ("method", "path"),
     [("GET", "/"), ("GET", "/sandbox/state"), ("HEAD", "/sandbox/state"), ("POST", "/api/v2/upload/create/surveys")],
 )
-def test_reading_and_uploading_need_no_such_header(method, path):
+def test_reading_and_uploading_need_no_extra_header(method, path):
     assert refusal(method, path, {"Host": "localhost"}) is None
 
 
-class TestOfARunningSandbox:
-    @pytest.mark.parametrize(("host", "is_answered"), HOSTS.items())
-    def test_a_page_under_a_name_of_its_own_cannot_read_the_token(self, user, host, is_answered):
-        """As a site does that lets its name resolve to 127.0.0.1."""
+class TestRunningSandbox:
+    @pytest.mark.parametrize(("host", "is_allowed"), HOSTS.items())
+    def test_a_page_of_another_host_name_cannot_read_the_token(self, user, host, is_allowed):
+        """DNS rebinding: the site's name resolves to 127.0.0.1."""
         response = send(user, f"GET /sandbox/state HTTP/1.1\r\nHost: {with_port(host, port_of(user))}\r\n")
-        if is_answered:
+        if is_allowed:
             assert response.startswith("HTTP/1.1 200 ")
-        # Some releases of aiohttp themselves reject what cannot be a host.
-        assert is_answered or response.startswith(("HTTP/1.1 403 ", "HTTP/1.0 400 ", "HTTP/1.1 400 "))
-        assert (user.sandbox.token in response) == is_answered
+        # Some releases of aiohttp reject an invalid host themselves.
+        assert is_allowed or response.startswith(("HTTP/1.1 403 ", "HTTP/1.0 400 ", "HTTP/1.1 400 "))
+        assert (user.sandbox.token in response) == is_allowed
 
     @pytest.mark.parametrize("host", ["", "Host:\r\n", "Host: evil.example\r\n"])
     def test_http_1_0_without_a_host_cannot_read_the_token(self, user, host):
@@ -136,26 +136,26 @@ class TestOfARunningSandbox:
         assert user.sandbox.token not in response
 
     @pytest.mark.parametrize("path", ["/", "/processing-log", "/sandbox/state", "/api/v2/jobs/1", "/nowhere"])
-    def test_every_path_looks_at_the_host_and_the_origin(self, user, path):
+    def test_every_path_checks_the_host_and_the_origin(self, user, path):
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
             response = requests.get(user.sandbox.url + path, headers=headers, timeout=5)
             assert response.status_code == 403
             assert next(iter(headers)) in response.json()["error"]
 
-    def test_a_browser_reads_why_on_a_page(self, user):
+    def test_a_browser_gets_a_page_with_the_reason(self, user):
         headers = {"Accept": "text/html", "Host": "<b>.evil.example"}
         response = requests.get(user.sandbox.url, headers=headers, timeout=5)
         assert (response.status_code, response.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
         assert "&lt;b&gt;.evil.example" in response.text
 
-    @pytest.mark.parametrize(("pair", "is_answered"), ORIGINS.items())
-    def test_a_page_of_another_origin_cannot_make_a_new_token(self, user, pair, is_answered):
+    @pytest.mark.parametrize(("pair", "is_allowed"), ORIGINS.items())
+    def test_a_page_of_another_origin_cannot_make_a_new_token(self, user, pair, is_allowed):
         origin, host = (with_port(text, port_of(user)) for text in pair)
         before = user.sandbox.state()
         headers = {"Host": host, "Origin": origin, "X-Requested-With": "a page"}
         response = requests.post(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
-        assert response.status_code == (200 if is_answered else 403)
-        assert (user.sandbox.state() != before) == is_answered
+        assert response.status_code == (200 if is_allowed else 403)
+        assert (user.sandbox.state() != before) == is_allowed
 
     @pytest.mark.parametrize("path", CHANGES)
     @pytest.mark.parametrize("content_type", FORMS)
@@ -169,12 +169,12 @@ class TestOfARunningSandbox:
         assert user.sandbox.state() == before
 
     @pytest.mark.parametrize("path", ["/%73andbox/token", "/sandbox%2Ftoken", "//sandbox/token", "/x/../sandbox/token"])
-    def test_no_spelling_of_the_path_gets_around_it(self, user, path):
+    def test_no_spelling_of_the_path_bypasses_the_check(self, user, path):
         before = user.sandbox.token
         send(user, f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n")
         assert user.sandbox.token == before
 
-    def test_an_upload_from_a_page_of_another_origin_is_not_taken(self, user):
+    def test_an_upload_from_a_page_of_another_origin_is_rejected(self, user):
         response = requests.post(
             f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}",
             headers={"token": user.sandbox.token, "Origin": "http://evil.example"},
@@ -184,10 +184,10 @@ class TestOfARunningSandbox:
         assert response.status_code == 403
         assert user.sandbox.uploads() == []
 
-    def test_no_other_origin_gets_permission_to_send_the_header(self, user):
-        """A browser asks for it by OPTIONS, before it sends what a script wants."""
-        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-requested-with"}
-        headers = {"Origin": "http://evil.example", **asks}
+    def test_no_other_origin_may_send_the_header(self, user):
+        """A browser sends a CORS preflight request before the request of a script."""
+        preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-requested-with"}
+        headers = {"Origin": "http://evil.example", **preflight}
         response = requests.options(f"{user.sandbox.url}/sandbox/token", headers=headers, timeout=5)
         assert response.status_code == 403
         assert not [name for name in response.headers if name.lower().startswith("access-control")]
@@ -198,7 +198,7 @@ def port_of(user) -> int:
 
 
 def send(user, head: str) -> str:
-    """Send a request as it is written, and return the whole answer."""
+    """Send a request unchanged, and return the whole response."""
     with socket.create_connection(("127.0.0.1", port_of(user)), timeout=5) as client:
         client.sendall(f"{head}Connection: close\r\n\r\n".encode())
         with client.makefile("rb") as response:

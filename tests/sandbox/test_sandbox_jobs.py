@@ -1,4 +1,4 @@
-"""Jobs in time: states, callbacks, mails, pages, other dialects, restarts."""
+"""Jobs: states over time, callbacks, mails, pages, other dialects, restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BY_A_TEST = {"X-Requested-With": "a test"}
 
 @pytest.fixture
 def listener():
-    """A server on this machine that keeps what is posted to it."""
+    """A server on this machine that stores what is posted to it."""
     received = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,9 +37,9 @@ def listener():
         server.shutdown()
 
 
-def test_states_in_time(start):
+def test_states_over_time(start):
     user = start(processing_seconds=0.6)
-    began = time.monotonic()
+    started = time.monotonic()
     response = user.upload("create", user.sandbox.folder, ("a.csv", CSV)).json()
     assert response == {"job_id": response["job_id"], "status": "queued"}
     seen = []
@@ -47,9 +47,9 @@ def test_states_in_time(start):
         job = user.job(response["job_id"])
         if not seen or seen[-1]["status"] != job["status"]:
             seen.append(job)
-        assert time.monotonic() < began + 10
+        assert time.monotonic() < started + 10
     assert [job["status"] for job in seen] == ["queued", "running", "succeeded"]
-    assert 0.6 <= time.monotonic() - began < 3
+    assert 0.6 <= time.monotonic() - started < 3
     assert seen[0]["database"] is None
     assert seen[0]["created_at"] == seen[0]["updated_at"] == seen[2]["created_at"] < seen[2]["updated_at"]
 
@@ -75,8 +75,8 @@ def test_callbacks_and_mails(user, listener):
     mails = user.sandbox.mails()
     assert [mail["subject"].rsplit(": ")[-1] for mail in mails] == ["queued", "running", "succeeded"]
     assert all("@" in mail["to"] for mail in mails)
-    became = ("is queued.", "is running.", "has succeeded. 2 rows read; a holds 2")
-    assert [mail["body"] for mail in mails] == [f"Job {job['job_id']} {what}" for what in became]
+    states = ("is queued.", "is running.", "has succeeded. 2 rows read; a holds 2")
+    assert [mail["body"] for mail in mails] == [f"Job {job['job_id']} {state}" for state in states]
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -89,7 +89,7 @@ def test_callback_field_before_and_after_the_file(user, listener, order):
     _until(lambda: len(received) == 3)
 
 
-def test_callback_that_fails_holds_nothing_up(user):
+def test_failing_callback_does_not_delay_the_job(user):
     job = user.run("create", user.sandbox.folder, ("a.csv", CSV), callback="http://127.0.0.1:1/")
     assert job["status"] == "succeeded"
     _until(lambda: len(user.sandbox.callbacks()) == 3)
@@ -97,7 +97,7 @@ def test_callback_that_fails_holds_nothing_up(user):
 
 
 @pytest.mark.parametrize("url", ["http://example.com/", "http://192.0.2.1/", "file:///etc/passwd", "x", "http://["])
-def test_callback_leads_to_this_machine_only(user, url):
+def test_callback_to_this_machine_only(user, url):
     response = user.upload("create", user.sandbox.folder, ("a.csv", CSV), callback=url)
     assert (response.status_code, bool(response.json()["error"])) == (400, True)
     assert user.sandbox.jobs() == []
@@ -118,7 +118,7 @@ def test_cancel(start):
     assert user.sandbox.jobs()[1]["state"] == "CANCELLED"
 
 
-def test_odd_word(user):
+def test_a_status_set_by_a_test(user):
     job_id = user.run("create", user.sandbox.folder, ("a.csv", CSV))["job_id"]
     url = f"{user.sandbox.url}/sandbox/jobs/{job_id}/state"
     changed = requests.post(url, json={"word": "pondering"}, headers=BY_A_TEST, timeout=5)
@@ -172,7 +172,7 @@ def test_pages(user):
     assert "line 2 has 1 values" in pages[f"/processing-log/{failed['job_id']}"].text
 
 
-def test_a_job_page_tells_the_folder_from_the_database_made_in_it(user):
+def test_a_job_page_shows_the_folder_and_the_new_database(user):
     job = user.run("create", user.sandbox.folder, ("a.csv", CSV))
     page, log = (
         re.sub("<[^>]*>", " ", requests.get(f"{user.sandbox.url}/processing-log{job_page}", timeout=5).text)
@@ -185,7 +185,7 @@ def test_a_job_page_tells_the_folder_from_the_database_made_in_it(user):
 
 
 @pytest.mark.parametrize("path", ["/processing-log/none", "/nowhere"])
-def test_a_browser_gets_a_page_where_there_is_none(user, path):
+def test_a_browser_gets_a_page_for_an_unknown_path(user, path):
     browser = requests.get(user.sandbox.url + path, headers={"Accept": "text/html,*/*"}, timeout=5)
     assert (browser.status_code, browser.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
     assert 'href="/processing-log"' in browser.text
@@ -194,7 +194,7 @@ def test_a_browser_gets_a_page_where_there_is_none(user, path):
     assert "text/html" not in program.headers["Content-Type"]
 
 
-def test_what_tests_can_do_from_outside(user):
+def test_the_control_api(user):
     url = f"{user.sandbox.url}/sandbox"
 
     def call(path, **body):
@@ -208,8 +208,8 @@ def test_what_tests_can_do_from_outside(user):
     assert state == user.sandbox.state()
     assert state["token"] == token == user.sandbox.token
     assert state["roles"] == ["data-collector"]
-    (held,) = state["databases"]
-    assert (held["hash"], held["name"], held["rows"], held["can_edit"]) == (database, "Мой", 7, False)
+    (found,) = state["databases"]
+    assert (found["hash"], found["name"], found["rows"], found["can_edit"]) == (database, "Мой", 7, False)
     for path, body in [
         ("databases", {"rows": -1}),
         ("databases", {"name": 1}),
@@ -223,16 +223,16 @@ def test_what_tests_can_do_from_outside(user):
     assert requests.post(f"{url}/roles", data="[", headers=BY_A_TEST, timeout=5).status_code == 400
 
 
-def test_restart_takes_up_where_it_stopped(start, tmp_path):
+def test_a_restart_resumes_the_jobs(start, tmp_path):
     options = {"state_dir": tmp_path / "kept"}
     first = start(**options, processing_seconds=60)
     sandbox = first.sandbox
     database = sandbox.add_database(rows=1)
     job_id = first.upload("append", database, ("a.csv", CSV)).json()["job_id"]
     before = sandbox.state()
-    began = time.monotonic()
+    started = time.monotonic()
     sandbox.__exit__(None, None, None)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - started < 2
     second = start(**options)
     assert second.sandbox.token == before["token"]
     assert (second.sandbox.folder, second.sandbox.root) == (before["folder"], before["root"])

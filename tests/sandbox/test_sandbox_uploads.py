@@ -1,4 +1,4 @@
-"""What is let in, what is not, and what a job makes of it."""
+"""Which uploads the sandbox accepts, and how their jobs end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_vendors_snippet(user, survey):
     response = post(
         f"{server}/api/v2/upload/create/{hash}",
         headers={"token": token},
-        files={"dataset": open(file, "rb")},  # noqa: SIM115 - as the vendor writes it
+        files={"dataset": open(file, "rb")},  # noqa: SIM115 - as in the vendor's snippet
     )
     job = user.wait(response.json()["job_id"])
     assert (job["status"], job["rows"], job["total_rows"], job["filename"]) == (
@@ -38,7 +38,7 @@ def test_vendors_snippet(user, survey):
     assert (database["name"], database["rows"], database["variables"]) == ("wave1", 5, ["respondent", "vote"])
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl to try")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("name", ["wave.csv", 'a "b" c.csv', "Опрос 1.csv", "🙂; x=1.csv", "100%.csv", "a\\b.csv"])
 def test_curl(user, survey, name):
     file = survey("wave.csv", rows=4)
@@ -82,9 +82,9 @@ def test_create_append_reload(user, survey, suffix):
     assert user.sandbox.databases()[0]["variables"] == ["respondent", "vote", "age"]
     reloaded = user.run("reload", database, survey(f"all.{suffix}", 6, ("respondent", "age")))
     assert (reloaded["rows"], reloaded["total_rows"]) == (6, 6)
-    (held,) = user.sandbox.databases()
-    assert (held["hash"], held["name"], held["rows"]) == (database, "wave1", 6)
-    assert held["variables"] == ["respondent", "age"]
+    (found,) = user.sandbox.databases()
+    assert (found["hash"], found["name"], found["rows"]) == (database, "wave1", 6)
+    assert found["variables"] == ["respondent", "age"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_csv_dialects(user, content):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.sav", b"not SPSS at all", "not an SPSS data file"),
+        ("a.sav", b"not SPSS", "not an SPSS data file"),
         ("a.zsav", b"$FL3" + b"x" * 500, "damaged or truncated"),
         ("a.xlsx", b"PK\x03\x04 not a workbook", "not an Excel workbook"),
         ("a.csv", b"a,b\n1,2\n3\n", "line 3 has 1 values, but there are 2 variables"),
@@ -126,7 +126,7 @@ def test_unreadable_file_fails_the_job(user, name, content, reason):
 
 
 @pytest.mark.parametrize("suffix", ["sav", "zsav", "xlsx"])
-def test_file_cut_short_fails_the_job(user, survey, suffix):
+def test_truncated_file_fails_the_job(user, survey, suffix):
     whole = survey(f"a.{suffix}", rows=500).read_bytes()
     job = user.run("create", user.sandbox.folder, (f"a.{suffix}", whole[: len(whole) // 2]))
     assert job["status"] == "failed"
@@ -134,7 +134,7 @@ def test_file_cut_short_fails_the_job(user, survey, suffix):
 
 
 @pytest.mark.parametrize(("name", "module"), [("a.sav", "pyreadstat"), ("a.xlsx", "openpyxl")])
-def test_without_the_extra_the_reason_says_what_to_install(survey, monkeypatch, name, module):
+def test_without_the_extra_the_reason_holds_the_install_command(survey, monkeypatch, name, module):
     file = survey(name)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(reader.UnreadableError, match=rf"needs {module}: pip install .*\[sandbox\]"):
@@ -153,7 +153,7 @@ def test_append_to_an_empty_database(user):
     assert user.run("append", user.sandbox.add_database(), ("a.csv", CSV))["total_rows"] == 2
 
 
-def test_refusals(user):
+def test_rejections(user):
     sandbox = user.sandbox
     database = sandbox.add_database()
     for action, target, status in [
@@ -173,12 +173,12 @@ def test_roles(user):
     sandbox = user.sandbox
     database = sandbox.add_database()
     sandbox.set_roles("data-collector")
-    refused = user.upload("create", sandbox.folder, ("a.csv", CSV))
-    assert (refused.status_code, "Database creator" in refused.text) == (403, True)
+    rejected = user.upload("create", sandbox.folder, ("a.csv", CSV))
+    assert (rejected.status_code, "Database creator" in rejected.text) == (403, True)
     assert user.upload("append", database, ("a.csv", CSV)).status_code == 200
     sandbox.set_roles("database-creator")
-    refused = user.upload("reload", database, ("a.csv", CSV))
-    assert (refused.status_code, "Data collector" in refused.text) == (403, True)
+    rejected = user.upload("reload", database, ("a.csv", CSV))
+    assert (rejected.status_code, "Data collector" in rejected.text) == (403, True)
     assert user.upload("create", sandbox.folder, ("a.csv", CSV)).status_code == 200
 
 
@@ -200,8 +200,8 @@ def test_token(user):
     upload = f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}"
     for token in (old, "", "ключ".encode()):
         assert requests.get(status, headers={"token": token}, timeout=5).status_code == 401
-        refused = post(upload, headers={"token": token}, files={"dataset": ("a.csv", CSV)}, timeout=5)
-        assert refused.status_code == 401
+        rejected = post(upload, headers={"token": token}, files={"dataset": ("a.csv", CSV)}, timeout=5)
+        assert rejected.status_code == 401
     assert requests.get(status, timeout=5).status_code == 401
     assert requests.get(status, headers={"token": new}, timeout=5).status_code == 200
 
@@ -215,11 +215,11 @@ def test_token(user):
         ([("dataset", ("a.csv", CSV)), ("dataset", ("b.csv", CSV))], "several parts"),
     ],
 )
-def test_odd_forms(user, files, message):
+def test_invalid_forms(user, files, message):
     url = f"{user.sandbox.url}/api/v2/upload/create/{user.sandbox.folder}"
     response = post(url, headers={"token": user.sandbox.token}, files=files, timeout=5)
     assert (response.status_code, message in response.json()["error"]) == (400, True)
-    assert _nothing_taken(user)
+    assert _nothing_accepted(user)
 
 
 @pytest.mark.parametrize(
@@ -235,19 +235,19 @@ def test_not_a_form(user, body, content_type):
     response = _post(user, body, content_type or "multipart/form-data; boundary=b")
     assert response.status_code == 400
     assert response.json()["error"]
-    assert _nothing_taken(user)
+    assert _nothing_accepted(user)
 
 
 @pytest.mark.parametrize("missing", [1, 3, 20])
-def test_body_cut_short_is_accepted_nowhere(user, missing):
+def test_truncated_body_is_not_accepted(user, missing):
     form = requests.Request("POST", "http://x", files={"dataset": ("a.csv", CSV)}).prepare()
     with _connection(user) as client:
         client.sendall(_head(user, form.headers["Content-Type"], len(form.body)) + form.body[:-missing])
         _until(lambda: _files(user))
-        refused = user.upload("create", user.sandbox.folder, ("b.csv", CSV))
-        assert refused.status_code == 409
+        rejected = user.upload("create", user.sandbox.folder, ("b.csv", CSV))
+        assert rejected.status_code == 409
     _until(lambda: not _files(user))
-    assert _nothing_taken(user)
+    assert _nothing_accepted(user)
     assert user.run("create", user.sandbox.folder, ("b.csv", CSV))["status"] == "succeeded"
 
 
@@ -274,7 +274,7 @@ def test_size_limit(start):
     _until(lambda: not _files(user))
 
 
-def test_early_answer_is_readable_and_ends_the_connection(start):
+def test_early_response_is_readable_and_closes_the_connection(start):
     user = start(max_upload_bytes=1000)
     with _connection(user) as client:
         client.sendall(_head(user, "multipart/form-data; boundary=b", 2**40))
@@ -286,7 +286,7 @@ def test_early_answer_is_readable_and_ends_the_connection(start):
 @pytest.mark.parametrize(
     "sent", [b"", b"--b\r\nContent-Disposition: form-data; name=dataset; filename=a.csv\r\n\r\na,b"]
 )
-def test_a_client_that_breaks_off_is_one_line_in_the_log(user, caplog, sent):
+def test_a_client_that_disconnects_is_one_line_in_the_log(user, caplog, sent):
     caplog.set_level("INFO")
     with _connection(user) as client:
         client.sendall(_head(user, "multipart/form-data; boundary=b", 1000) + sent)
@@ -294,15 +294,15 @@ def test_a_client_that_breaks_off_is_one_line_in_the_log(user, caplog, sent):
     _until(lambda: caplog.records)
     assert [(r.levelname, r.exc_info) for r in caplog.records] == [("INFO", None)]
     assert "client disconnected" in caplog.text
-    assert _nothing_taken(user)
+    assert _nothing_accepted(user)
 
 
 def test_upload_rate(start):
     user = start(uploads_per_minute=120)
     first, second = user.sandbox.add_database(), user.sandbox.add_database()
     assert user.upload("append", first, ("a.csv", CSV)).status_code == 200
-    refused = user.upload("append", second, ("a.csv", CSV))
-    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    rejected = user.upload("append", second, ("a.csv", CSV))
+    assert (rejected.status_code, rejected.headers["Retry-After"]) == (429, "1")
     time.sleep(0.5)
     assert user.upload("append", second, ("a.csv", CSV)).status_code == 200
 
@@ -330,7 +330,7 @@ def _files(user) -> list[Path]:
     return list(user.state_dir.joinpath("uploads").iterdir())
 
 
-def _nothing_taken(user) -> bool:
+def _nothing_accepted(user) -> bool:
     return not user.sandbox.uploads() and not user.sandbox.jobs() and not _files(user)
 
 

@@ -1,4 +1,4 @@
-"""A real Airflow for tests and the demo: every component a process, on loopback, in a throw-away home."""
+"""A real Airflow for tests and the demo: each component is a process, on loopback, in a temporary home."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.support.airflow_api import AirflowApi, Run, TaskInstance
 from tests.support.processes import Session, end
 from tests.support.versions import AIRFLOW
 
-# The log servers of the scheduler's workers and of the triggerer bind to every interface and take no other
-# address. Here all components read and write the same folder, so nobody misses them.
+# The log servers of the scheduler's workers and of the triggerer bind to every interface, and cannot be configured
+# otherwise. They are not needed here: all components share one log folder.
 _AIRFLOW_3 = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -38,11 +38,11 @@ COMPONENTS = airflow2.COMPONENTS if AIRFLOW.major == 2 else _AIRFLOW_3
 
 class RealAirflow:
     """
-    Airflow's components as processes; ``with`` starts and ends them.
+    Airflow's components as processes; ``with`` starts and stops them.
 
     :param dags: the folder of the DAG files.
-    :param env: further environment variables, as connections and variables.
-    :param home: an AIRFLOW_HOME that is kept; None makes one, which is removed unless something failed.
+    :param env: more environment variables, such as connections and variables.
+    :param home: an AIRFLOW_HOME that is kept; by default a temporary one, which is removed unless something failed.
     """
 
     def __init__(self, dags: Path, *, env: Mapping[str, str] | None = None, home: Path | None = None) -> None:
@@ -70,10 +70,10 @@ class RealAirflow:
 
     def start(self, timeout: float = 120) -> None:
         """
-        Make the database, start every component, and return when all are healthy.
+        Migrate the database, start every component, and wait until all are healthy.
 
-        :param timeout: seconds for each of the two.
-        :raises NotStartedError: something is not up in time; the message says which, and where its log is.
+        :param timeout: seconds for the migration, and again for the components.
+        :raises NotStartedError: a component did not start in time; the message names it and its log.
         """
         self.run_cli("db", "migrate", timeout=timeout)
         for name in COMPONENTS:
@@ -81,7 +81,7 @@ class RealAirflow:
         self.wait_until_healthy(*COMPONENTS, timeout=timeout)
 
     def stop(self) -> None:
-        """End every process, and remove the home unless it is to be kept."""
+        """Stop every process, and remove the home unless it is kept."""
         end(self._sessions.values())
         self._sessions.clear()
         if not self._keep_home:
@@ -89,7 +89,7 @@ class RealAirflow:
 
     def run_cli(self, *arguments: str, timeout: float = 120) -> str:
         """
-        Return what ``airflow ARGUMENTS`` printed.
+        Return the output of ``airflow ARGUMENTS``.
 
         :param timeout: seconds.
         :raises NotStartedError: it failed, or took too long.
@@ -107,47 +107,47 @@ class RealAirflow:
 
     def start_component(self, component: str, name: str | None = None) -> None:
         """
-        Start a component, perhaps again or beside another; return at once.
+        Start a component, without waiting until it is healthy.
 
         :param component: a key of :data:`COMPONENTS`.
-        :param name: what it is called here, for a second one of its kind.
+        :param name: another name, for a second process of the same component.
         """
         self._sessions[name or component] = self._spawn(name or component, COMPONENTS[component])
 
     def wait_until_healthy(self, *names: str, timeout: float = 120) -> None:
         """
-        Return when each of these has had a heartbeat since it was started.
+        Wait until each of these has had a heartbeat since its start.
 
         :param timeout: seconds.
-        :raises NotStartedError: one ended, or has none in time.
+        :raises NotStartedError: one ended, or had no heartbeat in time.
         """
         deadline = time.monotonic() + timeout
-        while waited_for := [n for n in names if not self._has_beaten(n)]:
+        while missing := [n for n in names if not self._is_healthy(n)]:
             for session in self._sessions.values():
                 if not session.running:
                     raise session.failure("did not stay up")
             if time.monotonic() > deadline:
-                raise self._sessions[waited_for[0]].failure(f"was not healthy within {timeout:.0f} s")
+                raise self._sessions[missing[0]].failure(f"was not healthy within {timeout:.0f} s")
             time.sleep(0.2)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to a component with all its children (the scheduler's are the workers)."""
+        """Send a signal to a component and its children, such as the scheduler's workers."""
         self._sessions[name].signal(number)
 
     def pids(self, name: str) -> list[int]:
-        """Return the pids of a component, its own first, then those of its children."""
+        """Return the pids of a component: its own, then those of its children."""
         return [p.pid for p in self._sessions[name].processes()]
 
     def worker_pids(self, task: TaskInstance) -> list[int]:
-        """Return the pids that run a task now: the worker that watches over it, and the task's own."""
+        """Return the pids that run a task: that of its supervisor, and the task's own."""
         return [p.pid for p in self._sessions["scheduler"].processes_with(str(task.id))]
 
     def files_with(self, text: str) -> set[str]:
-        """Return the names of the files under the home, the database among them, that hold a text."""
+        """Return the names of the files in the home, including the database, that contain a text."""
         found = set()
         for folder, _, names in os.walk(self.home):
             for name in names:
-                # Airflow still runs: its files come and go.
+                # Airflow is running: files may disappear.
                 with contextlib.suppress(FileNotFoundError):
                     if text.encode() in Path(folder, name).read_bytes():
                         found.add(name)
@@ -155,7 +155,7 @@ class RealAirflow:
 
     def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, timeout: float = 120) -> Run:
         """
-        Run a DAG and return its run, or how it stands when the time is over.
+        Run a DAG, and return the run when it has ended or after the timeout.
 
         :param conf: the run's configuration.
         :param timeout: seconds.
@@ -167,7 +167,7 @@ class RealAirflow:
         log = self.home / f"{name.replace(' ', '-').replace('/', '-')}.log"
         return Session(name, command, log, env=self._env)
 
-    def _has_beaten(self, name: str) -> bool:
+    def _is_healthy(self, name: str) -> bool:
         try:
             if name in ("api-server", "webserver"):
                 self.api.log_in()
@@ -179,7 +179,7 @@ class RealAirflow:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listens on."""
+    """Return a free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -187,7 +187,7 @@ def free_port() -> int:
 
 
 def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
-    """Return the environment of the processes: this one's without its Airflow, and the settings."""
+    """Return the environment of the processes: this one's without its Airflow settings, and the tests' settings."""
     settings = {
         "CORE__DAGS_FOLDER": str(dags),
         "CORE__LOAD_EXAMPLES": "False",
@@ -197,7 +197,7 @@ def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "CORE__FERNET_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        # SQLite has one writer at a time: on a busy machine, five seconds are too short to wait for one's turn.
+        # SQLite has one writer at a time: on a slow machine, its default timeout of 5 s is too short.
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=20",
         "API__EXPOSE_STACKTRACE": "True",
         "API__HOST": "127.0.0.1",
@@ -215,7 +215,7 @@ def _environment(home: Path, dags: Path, port: int) -> dict[str, str]:
     if AIRFLOW.major == 2:
         settings |= airflow2.settings(port)
         inherited |= airflow2.prepare(home)
-    # A proxy of the environment would be asked for loopback addresses too.
+    # Otherwise a proxy of the environment would be used for loopback addresses.
     return (
         inherited
         | {"AIRFLOW_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}

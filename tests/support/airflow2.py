@@ -1,4 +1,4 @@
-"""What is different about a real Airflow 2: its components, its settings, and its REST API."""
+"""The differences of a real Airflow 2: its components, its settings, and its REST API."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COMPONENTS = {
 
 
 def settings(port: int) -> dict[str, str]:
-    """Return Airflow 2's settings besides those that both have."""
+    """Return the settings that only Airflow 2 has."""
     return {
-        # It refuses the LocalExecutor with SQLite.
+        # Airflow 2 does not allow the LocalExecutor with SQLite.
         "CORE__EXECUTOR": "SequentialExecutor",
         "API__AUTH_BACKENDS": "airflow.providers.fab.auth_manager.api.auth.backend.basic_auth",
         "SCHEDULER__DAG_DIR_LIST_INTERVAL": "5",
@@ -33,13 +33,13 @@ def settings(port: int) -> dict[str, str]:
         "WEBSERVER__WEB_SERVER_HOST": "127.0.0.1",
         "WEBSERVER__WEB_SERVER_PORT": str(port),
         "WEBSERVER__WORKERS": "1",
-        # Its own default makes it warn, in the midst of what it prints.
+        # With the default, Airflow prints a warning into the output that tests read.
         "METRICS__TIMER_UNIT_CONSISTENCY": "True",
     }
 
 
 def prepare(home: Path) -> dict[str, str]:
-    """Make whoever asks the API an admin, and return what the executor needs to find the command ``airflow``."""
+    """Make every client of the API an admin, and return the PATH on which the executor finds ``airflow``."""
     (home / "webserver_config.py").write_text('AUTH_ROLE_PUBLIC = "Admin"\n')
     return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
@@ -53,7 +53,7 @@ class Airflow2Api(AirflowApi):
     XCOM: Mapping[str, Any] = {"stringify": "false"}
 
     def log_in(self) -> None:
-        """Make sure that it answers; nobody needs to log in."""
+        """Check that the API responds; no login is needed."""
         self.call("GET", "dags", timeout=10)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
@@ -63,13 +63,13 @@ class Airflow2Api(AirflowApi):
         return run["dag_run_id"]
 
     def log(self, task: TaskInstance, try_number: int | None = None) -> str:
-        """Return the log of a try of a task, the last unless told."""
+        """Return the log of an attempt of a task, by default the last."""
         params = {"map_index": task.map_index, "full_content": "true"}
         path = f"{task.path}/logs/{try_number or task.try_number}"
         response = self.call("GET", path, params=params, headers={"Accept": "application/json"})
         return "\n".join(text for _, text in ast.literal_eval(response["content"]))
 
     def error(self, task: TaskInstance) -> str:
-        """Return what the last exception in a task's log says."""
+        """Return the message of the last exception in a task's log."""
         found = re.findall(r"^Traceback .*\n(?:[ \t].*\n)*[\w.]+: (.*)", self.log(task), re.MULTILINE)
-        return str(found[-1]) if found else "nothing of an error"
+        return str(found[-1]) if found else "no error"

@@ -1,4 +1,4 @@
-"""Airflow's REST API, as far as tests and the demo ask it."""
+"""A client of the parts of Airflow's REST API that the tests and the demo use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib3.util import Retry
 
 @dataclass(frozen=True, slots=True)
 class TaskInstance:
-    """One task of a run, as Airflow tells it; ``seconds`` is None until it has ended, and ``id`` on Airflow 2."""
+    """A task instance from the API; ``seconds`` is None until it has ended, and ``id`` is None on Airflow 2."""
 
     dag_id: str
     run_id: str
@@ -64,38 +64,38 @@ class AirflowApi:
 
     ROOT = "api/v2"
     HEALTH = "monitor/health"
-    #: What task instances and XComs are asked for with. The map index stays what it is while pages are turned.
+    #: Query parameters for task instances and XComs. Pages are ordered by map index, which does not change.
     TASKS: Mapping[str, Any] = {"order_by": "map_index", "limit": 1000}
     XCOM: Mapping[str, Any] = {}
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._http = requests.Session()
-        # The environment's proxies do not know this loopback server.
+        # Proxies of the environment cannot reach this loopback server.
         self._http.trust_env = False
-        # A connection may be closed for its idleness just as it is used again.
+        # The server may close an idle connection just as it is used again.
         self._http.mount("http://", HTTPAdapter(max_retries=Retry(connect=0, read=2)))
 
     def log_in(self) -> None:
-        """Take the token that the simple auth manager gives to anyone when all are admins."""
+        """Get a token. The simple auth manager gives one to anyone if all users are admins."""
         response = self._http.get(f"{self.url}/auth/token", timeout=10)
         response.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def call(self, method: str, path: str, *, timeout: float = 30, **request: Any) -> Any:
         """
-        Return the JSON answer of a call under the API's root.
+        Return the JSON response of a call under the API's root.
 
-        :raises requests.HTTPError: the answer is an error; the message holds its text.
+        :raises requests.HTTPError: the response is an error; the message holds its text.
         """
         for _ in range(3):
             response = self._http.request(method, f"{self.url}/{self.ROOT}/{path}", timeout=timeout, **request)
-            # All was rolled back, most likely as SQLite's one writer was somebody else.
+            # Rolled back, most likely because SQLite has only one writer.
             if response.status_code != 500 or "Database error" not in response.text:
                 break
         if not response.ok:
             raise requests.HTTPError(
-                f"{method} {path} was answered {response.status_code}: {response.text[:2000]}", response=response
+                f"{method} {path} got {response.status_code}: {response.text[:2000]}", response=response
             )
         return response.json() if response.content else None
 
@@ -106,7 +106,7 @@ class AirflowApi:
         return {name.replace("_", "-"): beat for name, beat in beats.items() if beat}
 
     def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
-        """Return when the DAG processor has read the DAG."""
+        """Wait until the DAG processor has parsed the DAG."""
         deadline = time.monotonic() + timeout
         while True:
             if errors := self.call("GET", "importErrors")["import_errors"]:
@@ -127,13 +127,13 @@ class AirflowApi:
         return run["dag_run_id"]
 
     def run(self, dag_id: str, run_id: str) -> Run:
-        """Return how a run stands."""
+        """Return the current state of a run."""
         path = f"dags/{dag_id}/dagRuns/{run_id}"
         state = self.call("GET", path)["state"]
         rows: list[dict[str, Any]] = []
         total = 1
         while len(rows) < total:
-            # A page ends at `[api] maximum_page_limit`.
+            # The size of a page is limited by `[api] maximum_page_limit`.
             page = self.call("GET", f"{path}/taskInstances", params={**self.TASKS, "offset": len(rows)})
             total = page["total_entries"]
             rows += page["task_instances"]
@@ -146,7 +146,7 @@ class AirflowApi:
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float) -> Run:
         """
-        Return the run when it is over, or as it stands when the time is over.
+        Return the run when it has ended, or its current state after the timeout.
 
         :param timeout: seconds.
         """
@@ -157,30 +157,30 @@ class AirflowApi:
 
     def wait_for_task(self, task: TaskInstance, *states: str, timeout: float) -> TaskInstance:
         """
-        Return the task when it is in one of these states.
+        Wait until the task is in one of these states, and return it.
 
         :param timeout: seconds.
-        :raises TimeoutError: it is in none in time.
+        :raises TimeoutError: it did not reach one of them in time.
         """
         deadline = time.monotonic() + timeout
         while (now := self.run(task.dag_id, task.run_id).task(task.task_id, task.map_index)).state not in states:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{now.name} is {now.state} after {timeout:.0f} s, and was to be {states}")
+                raise TimeoutError(f"{now.name} is {now.state} after {timeout:.0f} s, not one of {states}")
             time.sleep(0.2)
         return now
 
     def set_state(self, task: TaskInstance, state: str) -> None:
-        """Mark a task as a person does in the UI."""
+        """Mark a task, as a user does in the UI."""
         self.call("PATCH", _of_map_index(task), json={"new_state": state})
 
     def clear(self, task: TaskInstance) -> None:
-        """Clear a task, and let its run go on, as a person does in the UI."""
-        which = task.task_id if task.map_index < 0 else [task.task_id, task.map_index]
-        body = {"dry_run": False, "only_failed": False, "dag_run_id": task.run_id, "task_ids": [which]}
+        """Clear a task and queue its run, as a user does in the UI."""
+        task_id = task.task_id if task.map_index < 0 else [task.task_id, task.map_index]
+        body = {"dry_run": False, "only_failed": False, "dag_run_id": task.run_id, "task_ids": [task_id]}
         self.call("POST", f"dags/{task.dag_id}/clearTaskInstances", json=body)
 
     def state_store(self, task: TaskInstance, key: str) -> Any:
-        """Return what a task keeps under a key from one try to the next; None if nothing."""
+        """Return a value of a task's state store; None if there is none."""
         try:
             return self.call("GET", f"{task.path}/state-store/{key}", params={"map_index": task.map_index})["value"]
         except requests.HTTPError as e:
@@ -189,20 +189,20 @@ class AirflowApi:
             return None
 
     def log(self, task: TaskInstance, try_number: int | None = None) -> str:
-        """Return the log of a try of a task, the last unless told, as lines with all their fields."""
+        """Return the log of an attempt of a task, by default the last, as lines with all their fields."""
         return "\n".join(_line(entry) for entry in self._log(task, try_number or task.try_number))
 
     def error(self, task: TaskInstance) -> str:
-        """Return what the last exception in a task's log says."""
+        """Return the message of the last exception in a task's log."""
         details = [e["error_detail"] for e in self._log(task, task.try_number) if e.get("error_detail")]
-        return str(details[-1][0]["exc_value"]) if details else "nothing of an error"
+        return str(details[-1][0]["exc_value"]) if details else "no error"
 
     def xcoms(self, task: TaskInstance) -> dict[str, Any]:
-        """Return what a task has pushed, by key."""
-        path, where = f"{task.path}/xcomEntries", {"map_index": task.map_index}
-        keys = [entry["key"] for entry in self.call("GET", path, params=where)["xcom_entries"]]
-        where |= self.XCOM
-        return {key: self.call("GET", f"{path}/{key}", params=where)["value"] for key in keys}
+        """Return the XComs of a task, by key."""
+        path, params = f"{task.path}/xcomEntries", {"map_index": task.map_index}
+        keys = [entry["key"] for entry in self.call("GET", path, params=params)["xcom_entries"]]
+        params |= self.XCOM
+        return {key: self.call("GET", f"{path}/{key}", params=params)["value"] for key in keys}
 
     def _log(self, task: TaskInstance, try_number: int) -> list[dict[str, Any]]:
         params = {"map_index": task.map_index, "full_content": True}

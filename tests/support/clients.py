@@ -1,4 +1,4 @@
-"""What a client is given in tests, and servers that both clients must bear."""
+"""Arguments for the clients in tests, and misbehaving servers that both clients must handle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOKEN = "the-secret-token"
 MIB = 1 << 20
 
-#: Answers that are no HTTP, or not what their head says.
+#: Responses that are not HTTP, or that do not match their headers.
 GARBAGE = {
     "no http": b"hello\r\n\r\n",
     "binary": bytes(range(256)) * 10,
@@ -47,9 +47,9 @@ GARBAGE = {
 }
 
 
-def settings_for(url: str, **given: Any) -> Settings:
+def settings_for(url: str, **kwargs: Any) -> Settings:
     """Return the settings of a server, with a short timeout."""
-    return Settings(Server(url), TOKEN, **{"timeout": 5.0, **given})
+    return Settings(Server(url), TOKEN, **{"timeout": 5.0, **kwargs})
 
 
 def dataset_of_size(size: int) -> Dataset:
@@ -62,20 +62,20 @@ def upload_of(dataset: Dataset, action: Action = Action.APPEND) -> Upload:
 
 
 class Proxy:
-    """An HTTP proxy that notes what it was asked for; made for :class:`~tests.support.rawserver.RawServer`."""
+    """An HTTP proxy that records its requests; a handler for :class:`~tests.support.rawserver.RawServer`."""
 
     def __init__(self) -> None:
         self.heads: list[str] = []
 
     def __call__(self, peer: Peer) -> None:
-        """Answer as the server itself what is plain, and tunnel what is not to this machine."""
+        """Respond to plain HTTP in place of the server, and tunnel ``CONNECT`` requests to this machine."""
         head, _ = peer.request()
         self.heads.append(head)
         if not head.startswith("CONNECT"):
-            # As DATATILE, it names the job that it was asked for.
-            asked = head.split()[1].rpartition("/jobs/")[2]
+            # Like DATATILE, name the polled job.
+            job_id = head.split()[1].rpartition("/jobs/")[2]
             peer.respond(
-                200, json.dumps({"job_id": asked if "/jobs/" in head else "by-proxy", "status": "done"}).encode()
+                200, json.dumps({"job_id": job_id if "/jobs/" in head else "by-proxy", "status": "done"}).encode()
             )
             return
         port = int(head.split()[1].rpartition(":")[2])
@@ -96,14 +96,14 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 def drip(peer: Peer) -> None:
-    """Answer so slowly that no read ever times out, and never end."""
+    """Respond so slowly that no single read times out, and never end."""
     peer.head()
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
     _drip(peer)
 
 
 def drip_head(peer: Peer) -> None:
-    """The same, without ever getting to the end of the head."""
+    """The same, within the headers."""
     peer.head()
     peer.send(b"HTTP/1.1 200 OK\r\nX: ")
     _drip(peer)
@@ -118,12 +118,12 @@ def _drip(peer: Peer) -> None:
 
 
 def scripted(*responses: tuple[int, bytes, str], requests: list[str]) -> Callable[[Peer], None]:
-    """Return what gives these answers in turn, the last one for ever."""
-    left = list(responses)
+    """Return a handler that sends these responses in order, and repeats the last one."""
+    remaining = list(responses)
 
     def handle(peer: Peer) -> None:
         requests.append(peer.request()[0])
-        status, body, header = left.pop(0) if len(left) > 1 else left[0]
+        status, body, header = remaining.pop(0) if len(remaining) > 1 else remaining[0]
         peer.respond(status, body, header or "X: y")
 
     return handle

@@ -1,7 +1,7 @@
 """
 ``make demo`` and ``make ui``: the tracking study, run by a real Airflow against the sandbox.
 
-It ends with status 0 only if the database then holds every row of the survey.
+The exit status is 0 only if the database then holds every row of the survey.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RESPONDENTS = 944
 
 
 class DemoError(RuntimeError):
-    """The demo's DAG did not do what it should; the message says what, and where its log is."""
+    """The demo's DAG failed; the message holds the reason and the path of the log."""
 
 
 def main() -> int:
     command = argparse.ArgumentParser(prog="python -m tests.support.demo", description=__doc__)
-    command.add_argument("--keep", action="store_true", help="leave Airflow and the sandbox up until Ctrl-C")
+    command.add_argument("--keep", action="store_true", help="leave Airflow and the sandbox running until Ctrl-C")
     keep = command.parse_args().keep
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -49,9 +49,9 @@ def main() -> int:
 
 def demo(*, keep: bool) -> None:
     """
-    Run the tracking study and print what came of it.
+    Run the tracking study and print its result.
 
-    :param keep: whether all stays up afterwards, until an interrupt.
+    :param keep: whether Airflow and the sandbox keep running until an interrupt.
     :raises DemoError: a task failed, or rows are missing.
     :raises NotStartedError: Airflow did not start.
     """
@@ -77,7 +77,7 @@ def demo(*, keep: bool) -> None:
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:
-    """Return what the example DAGs need: the connection and the folder's hash."""
+    """Return the environment variables that the example DAGs need: the connection and the folder's hash."""
     return {
         "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
         "AIRFLOW_VAR_DATATILE_FOLDER": sandbox.folder,
@@ -94,9 +94,9 @@ def report(run: Run, state: dict[str, Any]) -> None:
     table(("database", "hash", "rows"), databases)
 
 
-def table(heads: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    """Print rows in columns of their widest cell."""
-    lines = [heads, *(tuple(map(str, row)) for row in rows)]
+def table(headings: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    """Print rows in columns as wide as their widest cell."""
+    lines = [headings, *(tuple(map(str, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print()
     for line in lines:
@@ -107,19 +107,21 @@ def check(run: Run, state: dict[str, Any], airflow: RealAirflow) -> None:
     """:raises DemoError: a task failed, or the database does not hold every respondent."""
     logs = airflow.home / "logs" / f"dag_id={run.dag_id}" / f"run_id={run.run_id}"
     if failed := next((t for t in run.tasks if t.state == "failed"), None):
-        raise DemoError(f"the task {failed.name} failed. Its log is in {logs} and says: {airflow.api.error(failed)}")
+        raise DemoError(
+            f"the task {failed.name} failed. The error in its log: {airflow.api.error(failed)}. The logs are in {logs}."
+        )
     if run.state != "success":
-        raise DemoError(f"the run was not over in time, but {run.state}. The logs of its tasks are in {logs}.")
+        raise DemoError(f"the run did not end in time, its state is {run.state}. The logs of its tasks are in {logs}.")
     rows = [database["rows"] for database in state["databases"]]
     if rows != [RESPONDENTS]:
         raise DemoError(
-            f"one database with {RESPONDENTS} rows was to come out, and the sandbox's databases hold {rows}. "
+            f"the sandbox should hold one database with {RESPONDENTS} rows, but its databases have {rows} rows. "
             f"The logs of the tasks are in {logs}."
         )
 
 
 def _interrupt(*_: object) -> NoReturn:
-    # A second one would break off the ending, and leave processes behind.
+    # A second signal would interrupt the shutdown and leave processes running.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What the docs' pages hold, and a shell that does what they say."""
+"""The code blocks of the docs' pages, and a shell that runs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from markdown_it.token import Token
 
 _MARK = re.compile(r"<!-- (file|not run): (.+) -->\s*")
 _SERVER = "python -m datatile_provider.sandbox"
-# What is installed is the tests' own environment.
+# The commands that set up an environment do nothing: the tests already run in one.
 _PRELUDE = """
 pip() { :; }
 make() { :; }
@@ -32,11 +32,11 @@ class Block:
     """
     A fenced block of a page.
 
-    :param language: as the fence says.
-    :param text: what is in it.
-    :param line: where it begins.
-    :param file: what the page says to save it as.
-    :param not_run: why it is not run, when it is not.
+    :param language: the language of the fence.
+    :param text: its content.
+    :param line: the line it starts on.
+    :param file: the file that the page says to save it as.
+    :param not_run: why it is not run, if so.
     """
 
     language: str
@@ -51,7 +51,7 @@ def tokens(page: Path) -> list[Token]:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """Give a page's code blocks in order, without Sphinx's directives."""
+    """Yield a page's code blocks in order, without Sphinx directives."""
     before = ""
     for token in tokens(page):
         if token.type in ("fence", "code_block") and not token.info.startswith("{"):
@@ -69,17 +69,17 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def texts(page: Path, kind: str) -> list[str]:
-    """Return the Markdown of each element of a kind, as ``heading`` or ``td``."""
+    """Return the Markdown of each element of a kind, such as ``heading`` or ``td``."""
     found = tokens(page)
     return [inner.content for opening, inner in itertools.pairwise(found) if opening.type == f"{kind}_open"]
 
 
 class Shell:
     """
-    A person's terminals: what one block sets, the next one finds.
+    A reader's terminals: variables and the working directory carry over from block to block.
 
-    :param home: the folder that it begins in.
-    :param env: the environment that it begins with.
+    :param home: the folder that it starts in.
+    :param env: the environment that it starts with.
     """
 
     def __init__(self, home: Path, env: dict[str, str]) -> None:
@@ -90,7 +90,7 @@ class Shell:
         self.printed = ""
 
     def run(self, text: str) -> None:
-        """Run a block; a sandbox that its last line starts goes on beside the next blocks."""
+        """Run a block. If its last line starts a sandbox, that keeps running during the next blocks."""
         *lines, last = text.strip().splitlines()
         if last.startswith(_SERVER):
             self._run("\n".join(lines))
@@ -102,7 +102,7 @@ class Shell:
         restore = f"source {self._state}\n" if self._state.exists() else ""
         script = f"{restore}{_PRELUDE}\n{text}\nexport -p >{self._state}\npwd >&3"
         read, write = os.pipe()
-        with os.fdopen(read) as reported:
+        with os.fdopen(read) as working_directory:
             process = self._start(["bash", "-euo", "pipefail", "-c", f"exec 3>&{write}\n{script}"], pass_fds=(write,))
             os.close(write)
             try:
@@ -111,7 +111,7 @@ class Shell:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
             assert process.returncode == 0, f"{text}\n{output}"
-            self.folder = Path(reported.read().strip())
+            self.folder = Path(working_directory.read().strip())
         self.printed += output
 
     def _serve(self, command: str) -> None:
@@ -120,7 +120,7 @@ class Shell:
         assert process.stdout
         greeting = next((line for line in process.stdout if line.startswith("DATATILE sandbox: ")), "")
         assert greeting, f"{command} did not start"
-        # Nobody reads on, and it must not stop for that.
+        # Keep reading, so that the process does not block on a full pipe.
         threading.Thread(target=process.stdout.read, daemon=True).start()
 
     def _start(self, command: list[str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
@@ -137,7 +137,7 @@ class Shell:
         )
 
     def close(self) -> None:
-        """End the servers."""
+        """Stop the servers."""
         for process in self._servers:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)

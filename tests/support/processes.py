@@ -1,4 +1,4 @@
-"""A process with its descendants and its log, which ends as a whole."""
+"""A process with its descendants and its log, which can be ended as a whole."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import psutil
 
 
 class NotStartedError(RuntimeError):
-    """A process did not start, or ended early; the message tells where its log is, and its end."""
+    """A process did not start, or ended early; the message holds the path of its log, and its last lines."""
 
 
 class Session:
     """
-    A started process, its own session's leader.
+    A running process, which is the leader of its own session.
 
-    It holds every descendant, also those that make a process group of their own, as Airflow's tasks do.
+    The session contains every descendant, including those with their own process group, such as Airflow's tasks.
 
     :param name: for messages.
-    :param log: the file that gets what it prints, added to what is there.
+    :param log: the file that its output is appended to.
     """
 
     def __init__(self, name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str]) -> None:
@@ -51,15 +51,15 @@ class Session:
         return self._leader.poll() is None
 
     def processes(self) -> list[psutil.Process]:
-        """Return all that is alive in the session, the leader first."""
+        """Return all running processes of the session, the leader first."""
         self._leader.poll()
         return [p for p in psutil.process_iter() if _in_session(p, self.pid)]
 
     def processes_with(self, word: str) -> list[psutil.Process]:
-        """Return all in the session whose command holds a word, the eldest first."""
+        """Return all processes of the session whose command line contains a word, oldest first."""
         found = []
         for process in self.processes():
-            # It may end at any moment.
+            # A process may end at any moment.
             with contextlib.suppress(psutil.NoSuchProcess):
                 if word in " ".join(process.cmdline()):
                     found.append((process.create_time(), process))
@@ -72,11 +72,11 @@ class Session:
                 process.send_signal(number)
 
     def wait(self, timeout: float) -> int:
-        """Return the exit status of the leader once it has ended by itself."""
+        """Wait until the leader has ended, and return its exit status."""
         return self._leader.wait(timeout)
 
     def failure(self, what: str) -> NotStartedError:
-        """Return the error that says what went wrong here, with the end of the log."""
+        """Return an error with a description and the last lines of the log."""
         end = f"ended with status {self._leader.poll()}" if not self.running else "is still running"
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
         return NotStartedError(f"{self.name} {what} and {end}. The end of its log {self.log}:\n{tail}")
@@ -84,24 +84,24 @@ class Session:
 
 def end(sessions: Iterable[Session], *, within: float = 5) -> None:
     """
-    End all sessions at once: ask, then kill what is left.
+    End all sessions: terminate their leaders, then kill the remaining processes.
 
-    :param within: seconds that the processes have to end by themselves.
+    :param within: seconds that the leaders have to end by themselves.
     """
-    asked = list(sessions)
-    for session in asked:
+    terminated = list(sessions)
+    for session in terminated:
         if session.running:
             os.kill(session.pid, signal.SIGTERM)
     deadline = time.monotonic() + within
-    while any(s.running for s in asked) and time.monotonic() < deadline:
+    while any(s.running for s in terminated) and time.monotonic() < deadline:
         time.sleep(0.05)
-    # A leader that has ended may have left others behind.
-    left = [p for s in asked for p in s.processes()]
-    for process in left:
+    # A leader that has ended may have left descendants running.
+    remaining = [p for s in terminated for p in s.processes()]
+    for process in remaining:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=10)
-    for session in asked:
+    psutil.wait_procs(remaining, timeout=10)
+    for session in terminated:
         session.wait(10)
 
 

@@ -1,4 +1,4 @@
-"""A server of bare sockets, which can misbehave in every way that a connection allows."""
+"""A server of raw sockets, which can misbehave in any way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-#: Seconds after which no read or write here goes on.
+#: Seconds after which reads and writes time out.
 TIMEOUT = 10.0
 
 
@@ -21,7 +21,7 @@ class GoneError(Exception):
 
 
 class Peer:
-    """A client's connection, as the server holds it."""
+    """A client's connection, on the server's side."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -29,9 +29,9 @@ class Peer:
 
     def read(self, size: int) -> bytes:
         """
-        Return so many bytes.
+        Return this number of bytes.
 
-        :raises GoneError: the client closed the connection before.
+        :raises GoneError: the client closed the connection before that.
         """
         while len(self._read) < size:
             self._more()
@@ -55,12 +55,12 @@ class Peer:
         self.sock.sendall(data)
 
     def respond(self, status: int, body: bytes = b"", *headers: str) -> None:
-        """Send a whole answer."""
+        """Send a whole response."""
         lines = (f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}", *headers)
         self.send("".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n" + body)
 
     def reset(self) -> None:
-        """Break the connection off, as a machine does that goes down."""
+        """Reset the connection, as a machine that goes down does."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -83,9 +83,9 @@ class Peer:
 
 class RawServer:
     """
-    Hands each connection to a function in a thread of its own; ``with`` starts and ends it.
+    Calls a handler for each connection, in a thread of its own; ``with`` starts and stops the server.
 
-    :param handle: what a connection is handed to; after it the connection is closed.
+    :param handle: the handler of a connection, which is closed afterwards.
     :param tls: the context with the server's certificate, for https.
     """
 
@@ -93,12 +93,12 @@ class RawServer:
         self._handle = handle
         self._tls = tls
         self._listener = socket.socket()
-        # Small buffers: what a client has sent is then not far ahead of what is read here.
+        # A small buffer: a client cannot have sent much more than is read here.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         self._listener.bind(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self._peers: set[socket.socket] = set()
-        #: Connections taken so far, and the most that were open at once.
+        #: Connections accepted so far, and the largest number that were open at once.
         self.connections = 0
         self.most_at_once = 0
         self.address: str = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -109,7 +109,7 @@ class RawServer:
         return len(self._peers)
 
     def wait_until_left(self, timeout: float = 5.0) -> bool:
-        """Return whether every client has closed its connection within so many seconds."""
+        """Return whether every client closes its connection within this number of seconds."""
         deadline = time.monotonic() + timeout
         while self._peers and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -123,7 +123,7 @@ class RawServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing alone would leave the thread in accept().
+        # Closing alone does not wake the thread in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -153,13 +153,13 @@ class RawServer:
         plain = sock
         try:
             sock.settimeout(TIMEOUT)
-            # What is sent right before a reset must not wait for the client's acknowledgement, or the reset drops it.
+            # Without this, data sent right before a reset waits for an acknowledgement, and the reset discards it.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 sock = self._tls.wrap_socket(sock, server_side=True)
             self._handle(Peer(sock))
         except (OSError, GoneError):
-            pass  # The client left; what it made of that is what the tests look at.
+            pass  # The client closed the connection; the tests check the client.
         finally:
             self._peers.discard(plain)
             sock.close()

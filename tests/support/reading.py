@@ -1,4 +1,4 @@
-"""Answers as the tests of the contract make them, and what is asked of all that comes of them."""
+"""Responses for the tests of the contract, and checks of every result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def presentable(value: str) -> bool:
 
 
 def checked(result: object) -> object:
-    """Make sure that what came of an answer is fit to be logged and stored, and return it."""
+    """Assert that the result of reading a response can be logged and stored, and return it."""
     if isinstance(result, Job):
         assert all(presentable(text) for text in (result.id, result.status, result.message))
         json.dumps(result.as_dict(), allow_nan=False, ensure_ascii=False).encode()
@@ -37,13 +37,13 @@ def checked(result: object) -> object:
     return result
 
 
-def outcome(read: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+def outcome(read: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
-        return checked(read(*arguments, **named))
+        return checked(read(*args, **kwargs))
     except errors.DatatileError as e:
         return checked(e)
 
 
 def one_line(text: object) -> str:
-    """Return a text of several lines, as an error's, on one."""
+    """Return a text of several lines, such as an error's, on one line."""
     return " ".join(str(text).split())

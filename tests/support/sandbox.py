@@ -1,4 +1,4 @@
-"""The sandbox as a process that can be killed, and be started again with all that it knew."""
+"""The sandbox as a process that can be killed, and restarted with its state."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.processes import Session, end
 
 class SandboxProcess:
     """
-    The sandbox at one address, with one token and one folder, however often it is started.
+    A sandbox whose address, token and folder stay the same when it is restarted.
 
-    :param home: where it keeps its state, its uploads and its log.
+    :param home: the folder of its state, uploads and log.
     :param processing_seconds: how long a job takes.
     """
 
@@ -40,7 +40,7 @@ class SandboxProcess:
         }
         words = [str(word) for option in options.items() for word in option]
         self._command = [sys.executable, "-m", "datatile_provider.sandbox", *words]
-        # The environment's proxies do not know this loopback server.
+        # Proxies of the environment cannot reach this loopback server.
         self._http = requests.Session()
         self._http.trust_env = False
         self._http.headers["X-Requested-With"] = "tests"
@@ -55,11 +55,11 @@ class SandboxProcess:
         end([self._session])
 
     def connection(self, url: str = "") -> str:
-        """Return the Airflow connection as JSON, to here or to an address that passes on to here."""
+        """Return the Airflow connection as JSON, to the sandbox or to the address of a proxy."""
         return json.dumps({"conn_type": "datatile", "host": url or self.url, "password": self.token})
 
     def start(self) -> None:
-        """:raises NotStartedError: it does not answer in time."""
+        """:raises NotStartedError: it does not respond in time."""
         self._session = Session("sandbox", self._command, self._log, env=os.environ)
         deadline = time.monotonic() + 30
         while True:
@@ -72,16 +72,16 @@ class SandboxProcess:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """Kill it, with what reads its files."""
+        """Kill it with its child processes."""
         self._session.signal(signal.SIGKILL)
         self._session.wait(10)
 
     def freeze(self) -> None:
-        """Let it do nothing more, without anybody being told."""
+        """Stop it with SIGSTOP: connections stay open, without a response."""
         self._session.signal(signal.SIGSTOP)
 
     def state(self) -> dict[str, Any]:
-        """Return all that it knows."""
+        """Return its state."""
         response = self._http.get(f"{self.url}/sandbox/state", timeout=30)
         response.raise_for_status()
         state: dict[str, Any] = response.json()
@@ -92,7 +92,7 @@ class SandboxProcess:
         return [job for job in self.state()["jobs"] if job["filename"] == filename]
 
     def rows(self, database: str) -> int:
-        """Return how many rows a database holds."""
+        """Return the number of rows of a database."""
         return next(int(d["rows"]) for d in self.state()["databases"] if d["hash"] == database)
 
     def add_database(self) -> str:
@@ -100,7 +100,7 @@ class SandboxProcess:
         return str(self._post("sandbox/databases", json={})["hash"])
 
     def upload(self, action: str, target: str, file: Path) -> str:
-        """Upload a file past Airflow, and return its job's id."""
+        """Upload a file without Airflow, and return the job's id."""
         with file.open("rb") as content:
             response = self._post(
                 f"api/v2/upload/{action}/{target}",
@@ -110,11 +110,11 @@ class SandboxProcess:
         return str(response["job_id"])
 
     def hold(self, job_id: str, word: str = "running") -> None:
-        """Let a job look as if this were its status, until it is released."""
+        """Report this status for a job, until it is released."""
         self._post(f"sandbox/jobs/{job_id}/state", json={"word": word})
 
     def release(self, job_id: str) -> None:
-        """Let a job be seen as it is."""
+        """Report the job's real status again."""
         self._post(f"sandbox/jobs/{job_id}/state", json={"word": None})
 
     def _post(self, path: str, **request: Any) -> dict[str, Any]:

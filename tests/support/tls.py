@@ -1,4 +1,4 @@
-"""A throw-away certificate authority, and a certificate of it for a server at 127.0.0.1."""
+"""A throwaway certificate authority, and a certificate signed by it for a server at 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Certificates:
 
     @classmethod
     def make(cls, directory: Path) -> Certificates:
-        """Make them in a directory; they are good for a day."""
-        made = cls(directory / "authority.pem", directory / "certificate.pem", directory / "key.pem")
+        """Make them in a directory. They are valid for a day."""
+        certificates = cls(directory / "authority.pem", directory / "certificate.pem", directory / "key.pem")
         authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         authority = (
-            _certificate("Throw-away authority", "Throw-away authority", authority_key.public_key())
+            _certificate("Throwaway authority", "Throwaway authority", authority_key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_MAY_SIGN, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
@@ -36,28 +36,28 @@ class Certificates:
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
         certificate = (
-            _certificate("127.0.0.1", "Throw-away authority", key.public_key())
+            _certificate("127.0.0.1", "Throwaway authority", key.public_key())
             .add_extension(address, critical=False)
             .add_extension(issuer_key, critical=False)
             .sign(authority_key, hashes.SHA256())
         )
-        made.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        made.key.write_bytes(
+        certificates.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+        certificates.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        certificates.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        return made
+        return certificates
 
     def server_context(self) -> ssl.SSLContext:
-        """Return the TLS context of a server that shows the certificate."""
+        """Return the TLS context of a server with the certificate."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.certificate, self.key)
         return context
 
 
-# Python 3.13 takes no authority for one that does not say so.
+# Python 3.13 rejects an authority without this extension.
 _MAY_SIGN = x509.KeyUsage(
     digital_signature=False,
     content_commitment=False,

@@ -1,4 +1,4 @@
-"""Which Airflow the tests run on."""
+"""The version of Airflow that the tests run on."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from importlib.metadata import version
 from packaging.version import Version
 
 AIRFLOW = Version(version("apache-airflow"))
-#: Whether a task can keep something from one try to the next.
+#: Whether tasks have a state store, which outlives an attempt.
 HAS_STATE_STORE = Version("3.3") <= AIRFLOW

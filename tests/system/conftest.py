@@ -1,4 +1,4 @@
-"""A real Airflow and a sandbox for each module; its ``SETTINGS`` are Airflow's."""
+"""A real Airflow and a sandbox for each module, which defines Airflow's ``SETTINGS``."""
 
 from __future__ import annotations
 

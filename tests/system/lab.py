@@ -1,4 +1,4 @@
-"""What the system tests work with: a real Airflow, the sandbox behind a proxy of faults, and files to send."""
+"""The setup of the system tests: a real Airflow, the sandbox behind a fault proxy, and files to upload."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.sandbox import SandboxProcess
 
 T = TypeVar("T")
 
-#: Airflow finds a dead worker in ten seconds rather than in five minutes.
+#: Settings with which Airflow detects a dead worker after 10 s, not 5 min.
 FAST = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
@@ -28,16 +28,16 @@ FAST = {
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
 }
-#: Seconds for a task to be found dead, and to be tried again, on a busy machine.
+#: Seconds in which Airflow detects a dead task and retries it, on a slow machine.
 TIMEOUT = 90.0
 
 
 class Lab:
     """
-    One Airflow and one sandbox, of all tests of a module.
+    One Airflow and one sandbox for all tests of a module.
 
-    :param faults: the proxy that ``datatile_faulty`` leads through; ``datatile_default`` goes straight to the sandbox.
-    :param folder: where files to send are made.
+    :param faults: the proxy of ``datatile_faulty``; the connection ``datatile_default`` bypasses it.
+    :param folder: the folder of the files to upload.
     """
 
     def __init__(self, airflow: RealAirflow, sandbox: SandboxProcess, faults: FaultProxy, folder: Path) -> None:
@@ -49,19 +49,19 @@ class Lab:
         self._numbers = itertools.count(1)
 
     def make_file(self, rows: int = 7, width: int = 8) -> Path:
-        """Make a file with a name of its own, by which the sandbox's jobs tell what was sent."""
+        """Make a file with a unique name, by which its jobs are found in the sandbox."""
         path = self._folder / f"wave{next(self._numbers)}.csv"
         path.write_text("id,answer\n" + "".join(f"{n},{'x' * width}\n" for n in range(rows)))
         return path
 
     def make_hold(self) -> Path:
-        """Make a folder in which a task held in its tracks, and the test that lets it go, tell each other so."""
+        """Make a folder through which a paused task and the test that resumes it signal each other."""
         path = self._folder / f"hold{next(self._numbers)}"
         path.mkdir()
         return path
 
     def make_target(self, action: str) -> str:
-        """Return what an upload may be sent to."""
+        """Return the hash of a valid target for an action."""
         return self.sandbox.folder if action == "create" else self.sandbox.add_database()
 
     def start(self, dag_id: str, **conf: Any) -> TaskInstance:
@@ -76,44 +76,44 @@ class Lab:
         """Start a run of a DAG that uploads a file."""
         return self.start(dag_id, dataset=str(file), action=action, target=target, **conf)
 
-    def waited_for_job(self, **options: Any) -> str:
-        """Return a new job that looks as if it ran, until it is released."""
+    def running_job(self, **options: Any) -> str:
+        """Return a new job whose status is running until it is released."""
         job_id = self.sandbox.upload("append", self.sandbox.add_database(), self.make_file(**options))
         self.sandbox.hold(job_id)
         return job_id
 
     def held_job(self, file: Path) -> str:
-        """Return the job of the upload of a file as soon as there is one, and hold it."""
+        """Wait for the job of a file's upload, hold it, and return its id."""
         (job,) = until(lambda: self.sandbox.jobs(file.name), f"{file.name} was accepted")
         self.sandbox.hold(job["job_id"])
         return str(job["job_id"])
 
     def phase(self, task: TaskInstance) -> str | None:
-        """Return how far the task has noted that its upload has come."""
+        """Return the phase of the upload in the task's state store."""
         record = self.api.state_store(task, "datatile_upload")
         return record and str(record["phase"])
 
     def kill(self, task: TaskInstance, victims: str = "both") -> None:
         """
-        Kill what runs a task.
+        Kill the processes that run a task.
 
-        :param victims: the ``task``'s own process, the ``worker`` that watches over it, or ``both``.
+        :param victims: the ``task``'s own process, the ``worker`` that supervises it, or ``both``.
         """
-        # The worker is the elder.
+        # The worker is the older process.
         worker, own = until(lambda: self._pids(task), f"{task.name} runs")
         for pid in {"task": [own], "worker": [worker], "both": [worker, own]}[victims]:
             os.kill(pid, signal.SIGKILL)
 
     def ended(self, task: TaskInstance, timeout: float = TIMEOUT) -> TaskInstance:
-        """Return the task when it has ended for good, and its run with it."""
+        """Wait until the task and its run have ended, and return the task."""
         task = self.api.wait_for_task(task, "success", "failed", timeout=timeout)
         until(lambda: self.api.run(task.dag_id, task.run_id).finished, f"the run of {task.dag_id} is over")
         return task
 
     def wait_for_log(self, task: TaskInstance, text: str, try_number: int = 1) -> None:
-        """Return when a try of a task has logged this."""
+        """Wait until an attempt of a task has logged this."""
 
-        def says() -> bool:
+        def has_logged() -> bool:
             try:
                 return text in self.api.log(task, try_number)
             except requests.HTTPError as e:
@@ -122,22 +122,22 @@ class Lab:
                     raise
                 return False
 
-        until(says, f"{task.dag_id} has logged {text!r}")
+        until(has_logged, f"{task.dag_id} has logged {text!r}")
 
     def _pids(self, task: TaskInstance) -> list[int]:
         found = self.airflow.worker_pids(self.api.run(task.dag_id, task.run_id).task(task.task_id, task.map_index))
         return found if len(found) == 2 else []
 
 
-def until(found: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
+def until(condition: Callable[[], T], description: str, timeout: float = TIMEOUT) -> T:
     """
-    Return what a function finds as soon as it finds something.
+    Call a function until its result is true, and return the result.
 
-    :raises TimeoutError: it finds nothing in time.
+    :raises TimeoutError: the result was not true in time.
     """
     deadline = time.monotonic() + timeout
-    while not (value := found()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {timeout:.0f} s: {what}")
+            raise TimeoutError(f"not after {timeout:.0f} s: {description}")
         time.sleep(0.1)
     return value

@@ -1,4 +1,4 @@
-"""Deadlines on a real Airflow 2, which counts and ends them in ways of its own."""
+"""Timeouts on a real Airflow 2, which enforces them differently."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ with DAG("deadlines", schedule=None, default_args={"retries": 1, "retry_delay": 
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """The sandbox and Airflow when no task goes on, though no job has ended."""
+def finished(tmp_path_factory):
+    """The sandbox, Airflow and the run, when every task but no job has ended."""
     folder = tmp_path_factory.mktemp("dags")
-    # The sandbox rejects a file that is no dataset when it reads it, which is after this test.
+    # The DAG file is the dataset. The sandbox would reject it when its job runs, which is after this test.
     (folder / "deadlines.py").write_text(DAG_FILE)
     home = tmp_path_factory.mktemp("airflow")
     with Sandbox(processing_seconds=600) as sandbox:
@@ -43,16 +43,16 @@ def ran(tmp_path_factory):
 
 
 @pytest.mark.parametrize("task_id", ["deferred", "rescheduled"])
-def test_a_passed_timeout_ends_a_sensor_without_retries(ran, task_id):
-    _, airflow, run = ran
+def test_a_timeout_ends_a_sensor_without_retries(finished, task_id):
+    _, airflow, run = finished
     task = run.task(task_id)
     assert (task.state, task.try_number) == ("failed", 1)
     assert "AirflowSensorTimeout" in airflow.api.log(task)
     assert "was not finished within 10 s" in airflow.api.error(task)
 
 
-def test_a_passed_execution_timeout_lets_no_retry_send_the_file_again(ran):
-    sandbox, airflow, run = ran
+def test_after_an_execution_timeout_no_retry_sends_the_file_again(finished):
+    sandbox, airflow, run = finished
     task = run.task("execution_timeout")
     assert (task.state, task.try_number) == ("failed", 1)
     assert "AirflowFailException" in airflow.api.log(task)

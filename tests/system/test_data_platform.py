@@ -1,4 +1,4 @@
-"""A wave that is appended: who is scheduled on its database runs, its links lead to its job, its metrics arrive."""
+"""An appended wave: the DAG scheduled on its database runs, its links lead to its job, its metrics arrive."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ with DAG("report_wave", schedule=[TRACKER]):
 
 
 class StatsD(threading.Thread):
-    """Collects the metrics that begin with ``airflow.datatile.``: their values by their names."""
+    """Collects the values of the metrics ``airflow.datatile.*``, by name."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -60,7 +60,7 @@ class StatsD(threading.Thread):
 
 @pytest.fixture(scope="module")
 def appended(tmp_path_factory):
-    """A real Airflow in which a wave of two rows has been appended; the two tasks, and the metrics."""
+    """The API of a real Airflow in which a wave of two rows was appended, the run, the metrics, and the sandbox."""
     folder = tmp_path_factory.mktemp("dags")
     (folder / "platform_dags.py").write_text(DAGS)
     wave = tmp_path_factory.mktemp("data") / "wave.csv"
@@ -83,17 +83,17 @@ def appended(tmp_path_factory):
             yield airflow.api, run, statsd.values, sandbox
 
 
-def test_who_is_scheduled_on_the_database_runs(appended):
+def test_the_dag_scheduled_on_the_database_runs(appended):
     api, _, _, sandbox = appended
     (job,) = sandbox.jobs()
 
-    def reported():
+    def successful_runs():
         runs = api.call("GET", "dags/report_wave/dagRuns")["dag_runs"]
         return [run["dag_run_id"] for run in runs if run["state"] == "success"]
 
-    (run_id,) = until(reported, "the report has run")
-    reported = api.xcoms(api.run("report_wave", run_id).task("report"))["return_value"]
-    assert reported == {"job_id": job["job_id"], "action": "append", "rows": 2}
+    (run_id,) = until(successful_runs, "the report has run")
+    extra = api.xcoms(api.run("report_wave", run_id).task("report"))["return_value"]
+    assert extra == {"job_id": job["job_id"], "action": "append", "rows": 2}
 
 
 @pytest.mark.parametrize("task_id", ["upload", "wait"])
@@ -109,8 +109,8 @@ def test_the_links_lead_to_the_job(appended, task_id):
 
 def test_the_metrics_of_worker_and_triggerer_arrive(appended):
     _, _, values, _ = appended
-    # Each wait tells last that it is over.
-    until(lambda: values["waits"].count("-1") == 2, "both waits have told that they are over")
+    # The decrement of ``waits`` is the last metric of a wait.
+    until(lambda: values["waits"].count("-1") == 2, "both waits have ended")
     assert len(values["job.duration.succeeded"]) == 2
     assert values["upload.accepted"] == ["1"]
     assert values["upload.bytes"] == ["18"]

@@ -1,4 +1,4 @@
-"""Workers killed at each point of an upload and of a wait: what the docs' table promises, as the sandbox saw it."""
+"""Workers killed at each point of an upload and of a wait: the documented outcomes, as seen by the sandbox."""
 
 from __future__ import annotations
 
@@ -11,67 +11,67 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 SETTINGS = FAST
 ROWS = 7
-#: More than the kernel takes in for a reader that reads no more.
+#: A file larger than the socket buffers, for a server that has stopped reading.
 LARGE = {"rows": 12, "width": 1 << 20}
 
 
 @pytest.fixture(autouse=True)
-def no_faults_are_left(lab):
+def no_remaining_faults(lab):
     yield
-    lab.faults.play()
+    lab.faults.inject()
 
 
-def is_loud(lab, task, file, target):
-    """Whether a task has failed for good, saying what may have happened to which file, and where to look."""
+def fails_with_an_error(lab, task, file, target):
+    """Return whether a task has failed without a retry, with file, target and processing log in its error."""
     message = lab.api.error(task)
-    reported = ("It is unknown whether the server holds", "processing log", file.name, target, lab.faults.url)
-    return "AirflowFailException" in lab.api.log(task) and all(part in message for part in reported)
+    expected = ("OUTCOME UNKNOWN", "rocessing log", file.name, target, lab.faults.url)
+    return "AirflowFailException" in lab.api.log(task) and all(part in message for part in expected)
 
 
-def held(lab, place, victims, action="append", dag_id="upload"):
-    """An upload that was held before or after its operator ran, and killed there."""
+def killed_while_held(lab, point, victims, action="append", dag_id="upload"):
+    """Hold an upload before or after its operator runs, kill it there, and return the ended task."""
     file, target, hold = lab.make_file(ROWS), lab.make_target(action), lab.make_hold()
-    task = lab.start_upload(dag_id, file, action, target, hold={place: str(hold)})
-    until((hold / "reached").exists, f"the task is held {place}")
+    task = lab.start_upload(dag_id, file, action, target, hold={point: str(hold)})
+    until((hold / "reached").exists, f"the task is held {point}")
     phase = lab.phase(task)
     lab.kill(task, victims)
     (hold / "go").touch()
     return lab.ended(task), file, target, phase
 
 
-def test_killed_before_it_began(lab):
-    task, file, target, phase = held(lab, "before", "both")
+def test_killed_before_it_started(lab):
+    task, file, target, phase = killed_while_held(lab, "before", "both")
 
     assert phase is None
     assert (task.state, task.try_number) == ("success", 2)
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert final_states(lab, file) == ["SUCCEEDED"]
     assert lab.sandbox.rows(target) == ROWS
 
 
 def test_killed_after_its_success(lab):
-    task, file, target, phase = held(lab, "after", "both")
+    task, file, target, phase = killed_while_held(lab, "after", "both")
 
     assert phase == "done"
     assert (task.state, task.try_number) == ("success", 2)
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert final_states(lab, file) == ["SUCCEEDED"]
     assert lab.sandbox.rows(target) == ROWS
     assert lab.api.xcoms(task)["return_value"] == lab.sandbox.jobs(file.name)[0]["job_id"]
 
 
 @pytest.mark.parametrize(("action", "victims"), [("append", "both"), ("create", "task")])
-def test_killed_in_mid_body_is_loud_and_sent_when_a_person_clears_it(lab, action, victims):
+def test_killed_in_mid_body_fails_with_an_error_and_is_sent_after_a_clear(lab, action, victims):
     file, target = lab.make_file(**LARGE), lab.make_target(action)
     task, phase = killed_in_mid_body(lab, file, action, target, victims)
     task = lab.ended(task)
 
     assert phase == "sending"
     assert (task.state, task.try_number) == ("failed", 2)
-    assert is_loud(lab, task, file, target)
+    assert fails_with_an_error(lab, task, file, target)
     assert lab.sandbox.jobs(file.name) == []
 
     lab.api.clear(task)
     assert lab.ended(task).state == "success"
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert final_states(lab, file) == ["SUCCEEDED"]
 
 
 def test_a_reload_killed_in_mid_body_is_sent_again(lab):
@@ -81,54 +81,54 @@ def test_a_reload_killed_in_mid_body_is_sent_again(lab):
 
     assert phase == "sending"
     assert (task.state, task.try_number) == ("success", 2)
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert final_states(lab, file) == ["SUCCEEDED"]
     assert lab.sandbox.rows(target) == LARGE["rows"]
 
 
 def killed_in_mid_body(lab, file, action, target, victims):
-    lab.faults.play(Fault("stall_in_body", on="upload", seconds=600))
+    lab.faults.inject(Fault("stall_in_body", on="upload", seconds=600))
     before = len(lab.faults.log)
     task = lab.start_upload("upload", file, action, target, connection="datatile_faulty")
-    until(lambda: any(p.body_bytes for p in lab.faults.log[before:]), "the body has begun")
+    until(lambda: any(request.body_bytes for request in lab.faults.log[before:]), "the body is being sent")
     phase = lab.phase(task)
     lab.kill(task, victims)
     return task, phase
 
 
 @pytest.mark.parametrize(("action", "victims"), [("append", "both"), ("create", "task")])
-def test_killed_between_acceptance_and_the_answer_is_loud(lab, action, victims):
-    task, file, target, phase = killed_before_the_answer(lab, action, victims, seconds=600)
+def test_killed_between_acceptance_and_the_response_fails_with_an_error(lab, action, victims):
+    task, file, target, phase = killed_before_the_response(lab, action, victims, seconds=600)
     task = lab.ended(task)
 
     assert phase == "sending"
     assert (task.state, task.try_number) == ("failed", 2)
-    assert is_loud(lab, task, file, target)
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert fails_with_an_error(lab, task, file, target)
+    assert final_states(lab, file) == ["SUCCEEDED"]
 
 
-def test_a_reload_killed_between_acceptance_and_the_answer_is_sent_again(lab):
-    task, file, target, phase = killed_before_the_answer(lab, "reload", "both", seconds=600)
+def test_a_reload_killed_between_acceptance_and_the_response_is_sent_again(lab):
+    task, file, target, phase = killed_before_the_response(lab, "reload", "both", seconds=600)
     task = lab.ended(task)
 
     assert phase == "sending"
     assert (task.state, task.try_number) == ("success", 2)
-    assert settled(lab, file) == ["SUCCEEDED", "SUCCEEDED"]
+    assert final_states(lab, file) == ["SUCCEEDED", "SUCCEEDED"]
     assert lab.sandbox.rows(target) == ROWS
 
 
-def test_a_task_that_outlives_its_worker_and_gets_the_answer_is_loud(lab):
-    task, file, target, phase = killed_before_the_answer(lab, "append", "worker", seconds=6)
+def test_a_task_that_outlives_its_worker_fails_with_an_error(lab):
+    task, file, target, phase = killed_before_the_response(lab, "append", "worker", seconds=6)
     task = lab.ended(task)
 
     assert phase == "sending"
     assert (task.state, task.try_number) == ("failed", 2)
-    assert is_loud(lab, task, file, target)
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert fails_with_an_error(lab, task, file, target)
+    assert final_states(lab, file) == ["SUCCEEDED"]
 
 
-def killed_before_the_answer(lab, action, victims, seconds):
+def killed_before_the_response(lab, action, victims, seconds):
     file, target = lab.make_file(ROWS), lab.make_target(action)
-    lab.faults.play(Fault("delay", on="upload", seconds=seconds))
+    lab.faults.inject(Fault("delay", on="upload", seconds=seconds))
     task = lab.start_upload("upload", file, action, target, connection="datatile_faulty")
     until(lambda: lab.sandbox.jobs(file.name), "the server has accepted the file")
     phase = lab.phase(task)
@@ -144,12 +144,12 @@ def test_killed_while_waiting_in_the_worker(lab, victims):
 
     assert (task.state, task.try_number) == ("success", 2)
     assert "taking that up" in lab.api.log(task)
-    assert settled(lab, file) == ["SUCCEEDED"]
+    assert final_states(lab, file) == ["SUCCEEDED"]
     assert lab.sandbox.rows(target) == ROWS
 
 
 def test_killed_while_waiting_for_a_job_that_then_fails(lab):
-    """What failed left no rows behind, so the next try uploads anew."""
+    """A failed job has stored no rows, so the next attempt uploads again."""
     file, target = lab.make_file(ROWS), lab.make_target("append")
     file.write_bytes(b"\xff\xfe\xfa no text\n")
     task = lab.start_upload("upload_and_wait", file, "append", target)
@@ -159,10 +159,10 @@ def test_killed_while_waiting_for_a_job_that_then_fails(lab):
     lab.sandbox.release(job_id)
     task = lab.ended(task)
 
-    # The file is still one that can't be read.
+    # The file is still invalid.
     assert (task.state, task.try_number) == ("failed", 2)
     assert "so uploading anew" in lab.api.log(task)
-    assert settled(lab, file) == ["FAILED", "FAILED"]
+    assert final_states(lab, file) == ["FAILED", "FAILED"]
     assert lab.sandbox.rows(target) == 0
 
 
@@ -176,7 +176,7 @@ def killed_while_waiting(lab, victims):
 
 
 def test_a_sensor_killed_while_waiting_in_the_worker(lab):
-    job_id = lab.waited_for_job()
+    job_id = lab.running_job()
     task = lab.start("wait", job_id=job_id)
     lab.wait_for_log(task, "is RUNNING")
     lab.kill(task, "both")
@@ -187,27 +187,27 @@ def test_a_sensor_killed_while_waiting_in_the_worker(lab):
     assert lab.api.xcoms(task)["return_value"]["id"] == job_id
 
 
-def test_an_answer_with_the_token_in_it(lab):
-    """Its task fails with the server's words, and the next test looks for the token in all that was written."""
+def test_a_response_with_the_token(lab):
+    """The task fails with the server's message; the next test searches for the token in everything that was written."""
     file, target = lab.make_file(ROWS), lab.make_target("append")
-    lab.faults.play(Fault("echo", on="upload", status=500))
+    lab.faults.inject(Fault("echo", on="upload", status=500))
     task = lab.ended(lab.start_upload("upload", file, "append", target, connection="datatile_faulty"))
 
     assert (task.state, task.try_number) == ("failed", 1)
-    assert is_loud(lab, task, file, target)
+    assert fails_with_an_error(lab, task, file, target)
 
 
-def test_the_token_is_nowhere(lab):
-    """Not in a log, an XCom, a rendered template, a trigger's row: all of it is under Airflow's home."""
-    # The folder's hash shows that what is there is found.
+def test_the_token_is_in_no_file(lab):
+    """No log, XCom, rendered template or stored trigger holds it: all of these are in Airflow's home."""
+    # The folder's hash shows that the search works.
     found = lab.airflow.files_with(lab.sandbox.folder)
     assert found & {"airflow.db", "airflow.db-wal"}
     assert found >= {"attempt=1.log", "attempt=2.log"}
     assert lab.airflow.files_with(lab.sandbox.token) == set()
 
 
-def settled(lab, file):
-    """How the jobs of a file have ended."""
+def final_states(lab, file):
+    """Wait until the jobs of a file have ended, and return their states."""
     jobs = until(lambda: all_final(lab.sandbox.jobs(file.name)), f"the jobs of {file.name} have ended")
     return [job["state"] for job in jobs]
 

@@ -1,4 +1,4 @@
-"""The example DAGs in a real Airflow, against the sandbox: rows are counted, logs are read."""
+"""The example DAGs in a real Airflow, with the sandbox: checks of rows and logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAVES = {"create": "wave1.zsav", "append": "wave2.zsav", "reload": "whole.zsav"}
 
 @pytest.fixture(scope="module")
 def sandbox():
-    # Longer than it takes to start the sensor. Airflow 2 runs one task at a time here, and reads its DAG file first.
+    # Longer than the start of a sensor takes. Airflow 2 runs one task at a time here, and parses the DAG file first.
     with Sandbox(processing_seconds=3 if AIRFLOW.major > 2 else 15) as running:
         yield running
 
@@ -36,7 +36,7 @@ def run_to_success(airflow, dag_id):
 
 
 def job_of(airflow, sandbox, task):
-    """The sandbox's job with the id that the task returned."""
+    """Return the sandbox's job with the id that the task returned."""
     job_id = airflow.api.xcoms(task)["return_value"]
     (job,) = [job for job in sandbox.jobs() if job["job_id"] == job_id]
     return job
@@ -54,9 +54,9 @@ def jobs(airflow, sandbox, study):
 
 def test_each_task_of_the_study_is_one_job_and_the_rows_add_up(sandbox, jobs):
     database = jobs["create"]["database"]
-    (held,) = [d for d in sandbox.databases() if d["hash"] == database]
+    (found,) = [d for d in sandbox.databases() if d["hash"] == database]
 
-    assert held["rows"] == 944
+    assert found["rows"] == 944
     assert [(j["job_id"], j["total_rows"]) for j in sandbox.jobs() if j["database"] == database] == [
         (jobs["create"]["job_id"], 472),
         (jobs["append"]["job_id"], 944),
@@ -67,21 +67,21 @@ def test_each_task_of_the_study_is_one_job_and_the_rows_add_up(sandbox, jobs):
 def test_the_sensors_waited_in_the_triggerer(airflow, study):
     waits = {f"wait_for_{action}" for action in WAVES}
     logs = (airflow.home / "logs" / f"dag_id={STUDY}").rglob("attempt=1.log.trigger.*")
-    # On a slow machine a job may be done before its sensor looks first; not all three.
+    # On a slow machine a job may have ended before its sensor's first poll, but not all three.
     deferred = {log.parent.name.removeprefix("task_id=") for log in logs}
     assert deferred
     assert deferred <= waits
 
 
 @pytest.mark.parametrize("action", WAVES)
-def test_the_logs_tell_what_went_where_and_what_became_of_it(airflow, sandbox, study, jobs, action):
+def test_the_logs_hold_file_target_and_job(airflow, sandbox, study, jobs, action):
     job = jobs[action]
     upload = airflow.api.log(study.task(action))
     wait = airflow.api.log(study.task(f"wait_for_{action}"))
 
-    reported = (action, job["hash"], WAVES[action], f"{job['size']:,}", job["job_id"], sandbox.url)
-    assert [fact for fact in reported if fact not in upload] == []
-    assert [fact for fact in (job["job_id"], "SUCCEEDED") if fact not in wait] == []
+    expected = (action, job["hash"], WAVES[action], f"{job['size']:,}", job["job_id"], sandbox.url)
+    assert [text for text in expected if text not in upload] == []
+    assert [text for text in (job["job_id"], "SUCCEEDED") if text not in wait] == []
 
 
 def test_an_upload_that_waits_by_itself(airflow, sandbox):
@@ -91,11 +91,11 @@ def test_an_upload_that_waits_by_itself(airflow, sandbox):
 
 def test_a_mapped_upload_makes_a_database_of_each_file(airflow, sandbox):
     run = run_to_success(airflow, "datatile_mapped_upload")
-    made = [job_of(airflow, sandbox, run.task("upload", map_index)) for map_index in (0, 1)]
+    jobs = [job_of(airflow, sandbox, run.task("upload", map_index)) for map_index in (0, 1)]
 
-    assert [job["filename"] for job in made] == ["wave1.zsav", "wave2.zsav"]
-    assert [job["total_rows"] for job in made] == [472, 472]
-    assert made[0]["database"] != made[1]["database"]
+    assert [job["filename"] for job in jobs] == ["wave1.zsav", "wave2.zsav"]
+    assert [job["total_rows"] for job in jobs] == [472, 472]
+    assert jobs[0]["database"] != jobs[1]["database"]
 
 
 def test_every_socket_listens_on_loopback(airflow):
@@ -108,13 +108,13 @@ def sockets(pid: int):
     try:
         return psutil.Process(pid).net_connections("inet")
     except psutil.NoSuchProcess:
-        # A scheduler's children come and go.
+        # The scheduler's child processes may end at any time.
         return []
 
 
-def test_the_token_is_nowhere(airflow, sandbox, study):
-    """Not in a log, an XCom, a rendered template, a trigger's row: all of it is under Airflow's home."""
-    # The folder's hash shows that what is there is found, in the database (or its write-ahead log) and in logs.
+def test_the_token_is_in_no_file(airflow, sandbox, study):
+    """No log, XCom, rendered template or stored trigger holds it: all of these are in Airflow's home."""
+    # The folder's hash shows that the search works, in the database (or its write-ahead log) and in logs.
     found = airflow.files_with(sandbox.folder)
     assert found & {"airflow.db", "airflow.db-wal"}
     assert "attempt=1.log" in found

@@ -1,4 +1,4 @@
-"""Waits in the triggerer and in the worker: triggerers killed, deadlines, and what a person does to a waiting task."""
+"""Waits in the triggerer and in the worker: killed triggerers, timeouts, and user actions on waiting tasks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 SETTINGS = FAST
 WAITS = 50
-#: Seconds after its deadline by which a wait has ended, on a busy machine.
+#: Seconds after its deadline by which a wait has ended, on a slow machine.
 LATE = 20.0
 
 
 @pytest.fixture(scope="module")
-def overdue(lab):
-    """Waits of 20 s for jobs that take longer, all at once: how they stand when all have ended, or gone on."""
+def timed_out(lab):
+    """Concurrent waits with a timeout of 20 s for jobs that take longer: the ended tasks, files and jobs."""
     sensors = ("wait_20_s", "wait_rescheduled_20_s", "wait_deferred_20_s", "wait_without_worker_20_s")
     uploads = ("upload_and_wait_20_s", "upload_and_defer_20_s")
     limited = ("upload_and_wait_execution_timeout", "upload_and_defer_execution_timeout")
@@ -31,15 +31,15 @@ def overdue(lab):
     for dag_id in (*uploads, *limited):
         jobs[dag_id] = lab.held_job(files[dag_id])
     for dag_id in (*sensors, *limited_sensors):
-        jobs[dag_id] = lab.waited_for_job()
+        jobs[dag_id] = lab.running_job()
         tasks[dag_id] = lab.start(dag_id, job_id=jobs[dag_id])
     for dag_id in (*limited, *limited_sensors):
-        until(lambda dag_id=dag_id: tried_twice(lab, tasks[dag_id]), f"{dag_id} is tried again")
+        until(lambda dag_id=dag_id: is_second_attempt(lab, tasks[dag_id]), f"{dag_id} is retried")
         lab.sandbox.release(jobs[dag_id])
     return {dag_id: lab.ended(task) for dag_id, task in tasks.items()}, files, jobs
 
 
-def tried_twice(lab, task):
+def is_second_attempt(lab, task):
     return lab.api.run(task.dag_id, task.run_id).task("task").try_number == 2
 
 
@@ -54,14 +54,14 @@ def tried_twice(lab, task):
         "upload_and_defer_20_s",
     ],
 )
-def test_a_passed_timeout_ends_the_wait_without_retries(lab, overdue, dag_id):
-    task = overdue[0][dag_id]
+def test_a_timeout_ends_the_wait_without_retries(lab, timed_out, dag_id):
+    task = timed_out[0][dag_id]
 
     assert (task.state, task.try_number) == ("failed", 1)
     assert "AirflowSensorTimeout" in lab.api.log(task)
     assert "was not finished within 20 s: its last status was 'running'" in lab.api.error(task)
     assert lab.sandbox.url in lab.api.error(task)
-    assert 20 <= lasted(lab, task) < 20 + LATE
+    assert 20 <= duration(lab, task) < 20 + LATE
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,22 @@ def test_a_passed_timeout_ends_the_wait_without_retries(lab, overdue, dag_id):
         "wait_deferred_execution_timeout",
     ],
 )
-def test_a_passed_execution_timeout_ends_the_try(lab, overdue, dag_id):
-    task, files = overdue[0][dag_id], overdue[1]
+def test_an_execution_timeout_ends_the_attempt(lab, timed_out, dag_id):
+    task, files = timed_out[0][dag_id], timed_out[1]
 
     assert (task.state, task.try_number) == ("success", 2)
     assert "AirflowTaskTimeout" in lab.api.log(task, 1)
-    assert 20 <= lasted(lab, task) < 20 + LATE
+    assert 20 <= duration(lab, task) < 20 + LATE
     if dag_id in files:
-        # The next try went on with the same job.
+        # The next attempt resumed the same job.
         assert "taking that up" in lab.api.log(task, 2)
         assert len(lab.sandbox.jobs(files[dag_id].name)) == 1
 
 
 @pytest.mark.parametrize("dag_id", ["upload_and_wait_20_s", "upload_and_defer_20_s"])
-def test_cleared_after_a_passed_timeout(lab, overdue, dag_id):
-    """The job is taken up; where the record of it was deleted first, the file is sent once more."""
-    tasks, files, jobs = overdue
+def test_cleared_after_a_timeout(lab, timed_out, dag_id):
+    """The job is resumed; if its record was deleted first, the file is sent again."""
+    tasks, files, jobs = timed_out
     if dag_id == "upload_and_defer_20_s":
         lab.api.call("DELETE", f"{tasks[dag_id].path}/state-store/datatile_upload")
         lab.sandbox.release(jobs[dag_id])
@@ -102,16 +102,16 @@ def test_cleared_after_a_passed_timeout(lab, overdue, dag_id):
     assert len(lab.sandbox.jobs(files[dag_id].name)) == (1 if dag_id == "upload_and_wait_20_s" else 2)
 
 
-def lasted(lab, task):
-    """Seconds from the run's start to the end of the first try."""
-    # A rescheduled task starts with each of its looks.
-    begun = lab.api.call("GET", f"dags/{task.dag_id}/dagRuns/{task.run_id}")["start_date"]
+def duration(lab, task):
+    """Return the seconds from the run's start to the end of the first attempt."""
+    # A rescheduled task starts anew with each poll, so its own start date is no use.
+    started = lab.api.call("GET", f"dags/{task.dag_id}/dagRuns/{task.run_id}")["start_date"]
     ended = lab.api.call("GET", f"{task.path}/tries/1")["end_date"]
-    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
 
 
-def test_a_triggerer_killed_and_restarted_does_not_prolong_a_deadline(lab):
-    task = deferred(lab, "wait_deferred_45_s", job_id=lab.waited_for_job())
+def test_a_restarted_triggerer_does_not_extend_the_timeout(lab):
+    task = deferred(lab, "wait_deferred_45_s", job_id=lab.running_job())
     lab.airflow.kill("triggerer")
     time.sleep(10)
     lab.airflow.start_component("triggerer")
@@ -119,17 +119,17 @@ def test_a_triggerer_killed_and_restarted_does_not_prolong_a_deadline(lab):
 
     assert (task.state, task.try_number) == ("failed", 1)
     assert "was not finished within 45 s: its last status was 'running'" in lab.api.error(task)
-    assert 45 <= lasted(lab, task) < 45 + LATE
+    assert 45 <= duration(lab, task) < 45 + LATE
 
 
 def worker_starts(lab, task):
-    """Return how many times a worker's process has begun to run a task."""
+    """Return the number of times that a worker has started to run a task."""
     logged = lab.api.call("GET", "eventLogs", params={"dag_id": task.dag_id, "run_id": task.run_id, "event": "running"})
     return [entry["task_id"] for entry in logged["event_logs"]].count(task.task_id)
 
 
 def test_a_deferred_wait_starts_one_worker(lab):
-    job_id = lab.waited_for_job()
+    job_id = lab.running_job()
     task = deferred(lab, "wait_deferred", job_id=job_id)
     lab.sandbox.release(job_id)
     task = lab.ended(task)
@@ -153,10 +153,10 @@ def test_a_wait_for_an_upload_without_any_worker(lab):
 
 
 @pytest.mark.parametrize(
-    ("dag_id", "state"), [("wait_without_worker", "failed"), ("wait_without_worker_softly", "skipped")]
+    ("dag_id", "state"), [("wait_without_worker", "failed"), ("wait_without_worker_soft_fail", "skipped")]
 )
 def test_a_failed_job_ends_a_wait_without_worker(lab, dag_id, state):
-    job_id = lab.waited_for_job()
+    job_id = lab.running_job()
     task = lab.start(dag_id, job_id=job_id)
     lab.wait_for_log(task, f"Waiting for job {job_id}, without a worker")
     lab.sandbox.hold(job_id, "failed")
@@ -166,8 +166,8 @@ def test_a_failed_job_ends_a_wait_without_worker(lab, dag_id, state):
     assert f"Job {job_id} failed (its status is 'failed')" in lab.api.log(task)
 
 
-def test_a_wait_without_worker_outlives_its_triggerer(lab):
-    job_id = lab.waited_for_job()
+def test_a_wait_without_worker_survives_its_triggerer(lab):
+    job_id = lab.running_job()
     task = lab.start("wait_without_worker", job_id=job_id)
     lab.wait_for_log(task, f"Waiting for job {job_id}, without a worker")
     lab.airflow.kill("triggerer")
@@ -179,11 +179,11 @@ def test_a_wait_without_worker_outlives_its_triggerer(lab):
 
 
 def test_marked_failed_while_deferred(lab):
-    job_id = lab.waited_for_job()
+    job_id = lab.running_job()
     task = deferred(lab, "wait_deferred", job_id=job_id)
     lab.api.set_state(task, "failed")
 
-    lab.wait_for_log(task, f"Job {job_id} goes on in DATATILE")
+    lab.wait_for_log(task, f"Job {job_id} continues in DATATILE")
     assert lab.ended(task).state == "failed"
 
 
@@ -197,8 +197,8 @@ def test_cleared_while_waiting(lab, victim):
     lab.wait_for_log(task, "is RUNNING")
     lab.api.clear(task)
 
-    lab.wait_for_log(task, f"Job {job_id} goes on in DATATILE")
-    until(lambda: tried_twice(lab, task), "it is tried again")
+    lab.wait_for_log(task, f"Job {job_id} continues in DATATILE")
+    until(lambda: is_second_attempt(lab, task), "it is retried")
     lab.sandbox.release(job_id)
     task = lab.ended(task)
     assert task.state == "success"
@@ -207,9 +207,9 @@ def test_cleared_while_waiting(lab, victim):
     assert lab.sandbox.rows(target) == 7
 
 
-def test_fifty_waits_outlive_their_triggerer(lab):
-    """It is killed and restarted; then it is killed for good, and another takes over."""
-    jobs = [lab.waited_for_job() for _ in range(WAITS)]
+def test_fifty_waits_survive_their_triggerer(lab):
+    """The triggerer is killed and restarted; then it is killed again, and another one takes over."""
+    jobs = [lab.running_job() for _ in range(WAITS)]
     run_id = lab.api.trigger("many_waits", {"job_ids": jobs})
 
     def count(state):
@@ -222,7 +222,7 @@ def test_fifty_waits_outlive_their_triggerer(lab):
     lab.airflow.start_component("triggerer", "second triggerer")
     time.sleep(8)
     lab.airflow.kill("triggerer")
-    # Longer than Airflow takes to count a triggerer as dead.
+    # Longer than Airflow takes to detect a dead triggerer.
     time.sleep(10)
     assert count("deferred") == WAITS
     for job_id in jobs:
@@ -242,5 +242,5 @@ def deferred(lab, dag_id, **conf):
     return task
 
 
-def test_the_token_is_nowhere(lab):
+def test_the_token_is_in_no_file(lab):
     assert lab.airflow.files_with(lab.sandbox.token) == set()

@@ -1,9 +1,10 @@
-"""A real Airflow with finished runs, the sandbox behind it, and a browser that looks at both."""
+"""Fixtures for the UI tests: a real Airflow with finished runs, its sandbox, and a browser."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +25,14 @@ from tests.ui.failures import FAILURES, failing_servers
 PICTURES = Path(__file__).parents[2] / os.environ.get("PICTURES", "build/pictures")
 MAPPED, BROKEN = "datatile_mapped_upload", "datatile_weekly_wave"
 PRODUCER, CONSUMER = "datatile_asset_producer", "datatile_asset_consumer"
-# Off by default: without it, the connection list has no button for the test of a connection. Nothing else shows it.
+# Disabled by default. It enables the button for the connection test in the connection list, and nothing else.
 SETTINGS = {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
 WINDOW = ViewportSize(width=1280, height=900)
-# For a picture of a whole page, which the docs' column of text must not shrink to what nobody can read.
+# For pictures of whole pages: narrow enough to be readable in the docs' text column.
 NARROW = ViewportSize(width=980, height=700)
 # Left, top, right and bottom, in CSS pixels of the window.
 Edges: TypeAlias = tuple[float, float, float, float]
-# No display, no sandbox of its own (it refuses to run as root with one), and no word to the world.
+# No display, no sandbox of Chromium's own (it does not run as root with one), and no background connections.
 CHROMIUM = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -41,7 +42,7 @@ CHROMIUM = (
 @dataclass(frozen=True)
 class Lab:
     """
-    What there is to look at.
+    Airflow, the sandbox and the finished runs.
 
     :param runs: a finished run of each DAG, by the DAG's id.
     :param failing_run: the id of the run of the DAG of failures, which may still be running.
@@ -58,13 +59,13 @@ class Lab:
         return f"{self.airflow.url}/dags/{task.dag_id}/runs/{task.run_id}/tasks/{task.task_id}{mapped}{page}"
 
     def events(self, task: TaskInstance) -> list[str]:
-        """Return what this package has logged in a task's last attempt."""
+        """Return the log messages of this package in a task's last attempt."""
         path, params = f"{task.path}/logs/{task.try_number}", {"map_index": task.map_index, "full_content": True}
         entries = self.airflow.api.call("GET", path, params=params)["content"]
         return [entry["event"] for entry in entries if "datatile_provider" in (entry.get("logger") or "")]
 
     def job_id(self, task: TaskInstance) -> str:
-        """Return the id of the job that a task's upload got."""
+        """Return the job id that a task's upload has pushed."""
         return str(self.airflow.api.xcoms(task)["job_id"])
 
 
@@ -82,17 +83,17 @@ def lab() -> Iterator[Lab]:
             file.write_text(text.replace("datatile.example.com", sandbox.url.removeprefix("http://")))
         env = environment(sandbox) | SETTINGS | {"AIRFLOW_VAR_TRACKER_DATABASE": tracker}
         with failing_servers(dags / "data") as failures, RealAirflow(dags, env=env | failures) as airflow:
-            # One after the other: they write into the same folder or database.
+            # One after the other, because they write into the same folder or database.
             runs = {dag_id: airflow.run_dag(dag_id) for dag_id in (STUDY, MAPPED, BROKEN, PRODUCER)}
             runs[CONSUMER] = run_by_asset(airflow)
             yield Lab(airflow, sandbox, runs, airflow.api.trigger(FAILURES))
 
 
 def run_by_asset(airflow: RealAirflow) -> Run:
-    """Return the run that the producer's asset event has begun, when it is over."""
+    """Wait for the run that the producer's asset event starts, and return it when it has ended."""
     deadline = time.monotonic() + 60
     while not (runs := airflow.api.call("GET", f"dags/{CONSUMER}/dagRuns")["dag_runs"]):
-        assert time.monotonic() < deadline, f"{CONSUMER} was not begun"
+        assert time.monotonic() < deadline, f"{CONSUMER} was not started"
         time.sleep(0.3)
     return airflow.api.wait_for_run(CONSUMER, runs[0]["dag_run_id"], 60)
 
@@ -115,33 +116,41 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def picture(page: Page) -> Callable[..., None]:
-    """Keeps the box around some elements as a picture, not higher than so many pixels; by default the whole window."""
+    """
+    Save the box around some elements as a picture; by default the whole window.
 
-    def keep(name: str, *areas: Locator, height: float = math.inf) -> None:
+    ``height`` is the most that the picture is high. ``left`` and ``right`` are what is cut off there: the button that
+    hides a panel overlaps its edge.
+    """
+
+    def keep(name: str, *areas: Locator, height: float = math.inf, left: float = 0, right: float = 0) -> None:
         boxes = [_edges(area) for area in areas] or [_window(page)]
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         top = min(tops)
-        _screenshot(page, name, (min(lefts), top, max(rights), min(max(bottoms), top + height)))
+        _screenshot(page, name, (min(lefts) + left, top, max(rights) - right, min(max(bottoms), top + height)))
 
     return keep
 
 
 @pytest.fixture
 def log_picture(page: Page) -> Callable[..., None]:
-    """Keeps the visible part of a task's log as a picture, down to the end of an element if one is given."""
+    """Save the visible part of a task's log as a picture, down to the end of an element if one is given."""
 
     def keep(name: str, until: Locator | None = None) -> None:
         left, top, right, bottom = _edges(page.get_by_test_id("virtual-scroll-container"))
-        log = _edges(page.get_by_test_id("virtualized-list"))
-        end = _edges(until)[3] if until else log[3]
-        _screenshot(page, name, (left, max(top, log[1]), right, min(bottom, end)))
+        log = page.get_by_test_id("virtualized-list")
+        # The first entry of a log that is scrolled may be cut off.
+        entries = [_edges(entry) for entry in log.get_by_test_id(re.compile("virtualized-item|group-header")).all()]
+        start = min(entry[1] for entry in entries if entry[1] >= top)
+        end = _edges(until or log)[3]
+        _screenshot(page, name, (left, start, right, min(bottom, end)))
 
     return keep
 
 
 def _screenshot(page: Page, name: str, edges: Edges) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
-    # A tooltip that follows the mouse, and a blinking cursor, would hide something.
+    # A tooltip at the mouse position would hide something.
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)
     window = _window(page)

@@ -1,4 +1,4 @@
-"""The servers behind the DAG of failures: each rejects, or fails, in one way."""
+"""The servers of the DAG of failures: each rejects requests, or fails, in one way."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.support.rawserver import Peer, RawServer
 FAILURES = "datatile_failures"
 UPLOADS = (
     *("token_refused", "role_missing", "not_found", "invalid_input", "server_unreachable", "file_too_large"),
-    *("destination_busy", "outcome_unknown", "job_failed", "job_timeout"),
+    *("destination_busy", "outcome_unknown", "job_failed", "job_timed_out"),
 )
-SENSORS = ("token_refused", "role_missing", "not_found", "server_unreachable", "job_failed", "job_timeout")
+SENSORS = ("token_refused", "role_missing", "not_found", "server_unreachable", "job_failed", "job_timed_out")
 #: For each task of the DAG, the code of its error: the anchor in ``docs/troubleshooting.md``.
 CODES = {
     **{f"{reason}_upload": reason.replace("_", "-") for reason in UPLOADS},
     **{f"{reason}_{mode}": reason.replace("_", "-") for reason in SENSORS for mode in ("sensor", "sensor_in_worker")},
     # A sensor polls a server that is down until its timeout.
-    "server_unreachable_sensor": "job-timeout",
-    "server_unreachable_sensor_in_worker": "job-timeout",
+    "server_unreachable_sensor": "job-timed-out",
+    "server_unreachable_sensor_in_worker": "job-timed-out",
 }
 #: The failures in which the server gives a reason.
 WITH_SERVER_MESSAGE = ("token_refused", "role_missing", "not_found", "file_too_large", "destination_busy", "job_failed")
@@ -40,16 +40,17 @@ WRONG_TOKEN = "0f3a9c2b7d4e5f61"
 @contextmanager
 def failing_servers(data: Path) -> Iterator[dict[str, str]]:
     """
-    Start the servers, and give the connections and the variable of the DAG as environment variables.
+    Start the servers, and yield the connections and the variable of the DAG as environment variables.
 
-    :param data: the folder with ``wave2.zsav``, and ``wave3.zsav``, which is cut off.
+    :param data: the folder with ``wave2.zsav``, and ``wave3.zsav``, which is truncated.
     """
     with ExitStack() as servers:
-        quick = servers.enter_context(Sandbox(processing_seconds=0.5))
+        # Airflow may fail a task that is resumed while its worker is still ending: a job takes longer than that.
+        quick = servers.enter_context(Sandbox(processing_seconds=5))
         slow = servers.enter_context(Sandbox(processing_seconds=3600))
         small = servers.enter_context(Sandbox(max_upload_bytes=5000))
         forbidding = servers.enter_context(RawServer(forbid))
-        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_answer", on="upload")))
+        losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_response", on="upload")))
         nobody = f"http://127.0.0.1:{free_port()}"
         busy = slow.add_database("Tracker")
         running = upload(slow, busy, data / "wave2.zsav")
@@ -65,7 +66,7 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
             "destination_busy": (slow.url, slow.token, busy, ""),
             "outcome_unknown": (losing.url, quick.token, quick.add_database("Tracker"), ""),
             "job_failed": (quick.url, quick.token, quick.add_database("Tracker"), failed),
-            "job_timeout": (slow.url, slow.token, slow.add_database("Tracker"), running),
+            "job_timed_out": (slow.url, slow.token, slow.add_database("Tracker"), running),
         }
         variable = {name: {"target": target, "job": job} for name, (_, _, target, job) in failures.items()}
         connections = {
@@ -89,7 +90,7 @@ def forbid(peer: Peer) -> None:
 
 
 def upload(sandbox: Sandbox, database: str, file: Path) -> str:
-    """Append a file to a database, past Airflow, and return the job's id."""
+    """Append a file to a database, without Airflow, and return the job's id."""
     with file.open("rb") as content:
         response = requests.post(
             f"{sandbox.url}/api/v2/upload/append/{database}",
@@ -103,7 +104,7 @@ def upload(sandbox: Sandbox, database: str, file: Path) -> str:
 
 
 def wait_until_failed(sandbox: Sandbox, job_id: str, timeout: float = 30) -> None:
-    """Return when the job has failed."""
+    """Wait until the job has failed."""
     deadline = time.monotonic() + timeout
     while next(job["state"] for job in sandbox.jobs() if job["job_id"] == job_id) != "FAILED":
         assert time.monotonic() < deadline, f"job {job_id} has not failed"

@@ -1,4 +1,4 @@
-"""The connection form: filled in, saved and tested as a person does it, and read as the hook reads it."""
+"""The connection form: filled in, saved and tested in the browser, and read by the hook."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.ui.conftest import NARROW, WINDOW, Lab
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow(">=3.3")]
 
 EXTRA_FIELDS = re.compile("^Extra Fields$")
-# What is typed into the fields of the extra, and what the hook makes of it.
-TYPED = {
+# The input for the fields of the extra, and the settings that the hook reads from it.
+INPUT = {
     "timeout": "60",
     "max_upload_bytes": "5000000",
     "processing_log_url": "https://datatile.example.com/log/{job_id}",
@@ -36,7 +36,7 @@ TYPED = {
     "proxies": '{"http": "http://127.0.0.1:9"}',
 }
 TOKEN = "0f3a9c2b7d4e5f61"
-MEANT = Settings(
+SETTINGS = Settings(
     Server(
         "http://datatile.example.com:8080",
         api_path="api/v3",
@@ -79,7 +79,7 @@ def save(form: Locator) -> None:
 
 @pytest.fixture
 def stored(lab: Lab, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    """Tells what Airflow stored of a connection; the API would mask some of it."""
+    """Return a stored connection, by the CLI because the API masks some fields."""
 
     def read(conn_id: str) -> dict[str, Any]:
         file = tmp_path / "connections.json"
@@ -90,19 +90,19 @@ def stored(lab: Lab, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
     return read
 
 
-def meant(stored: dict[str, Any]) -> Settings:
-    """Return what the hook makes of it."""
+def settings_of(stored: dict[str, Any]) -> Settings:
+    """Return the settings that the hook reads from a stored connection."""
     fields = {name: stored[name] for name in ("host", "schema", "port", "extra")}
     return Settings.of("any", token=stored["password"], **fields)
 
 
 def address(lab: Lab) -> dict[str, object]:
-    """Return the fields that lead to the sandbox. Airflow 3.3.2's own test of a connection wants the port here."""
+    """Return the fields of the sandbox's address. Airflow 3.3.2's connection test needs the port in its own field."""
     parts = urlsplit(lab.sandbox.url)
     return {"host": parts.hostname, "port": parts.port, "schema": parts.scheme}
 
 
-def test_the_form_asks_for_what_datatile_needs_and_no_more(form, page, picture):
+def test_the_form_has_the_fields_of_datatile_only(form, page, picture):
     expect(form.locator("[name=host]")).to_have_attribute("placeholder", "datatile.example.com")
     expect(form.locator("[name=password]")).to_have_attribute("placeholder", re.compile("Profile page"))
     expect(form.locator("[name=password]")).to_have_attribute("type", "password")
@@ -110,7 +110,6 @@ def test_the_form_asks_for_what_datatile_needs_and_no_more(form, page, picture):
         expect(form.get_by_text(label, exact=True)).to_be_visible()
     expect(form.locator("[name=login]")).to_have_count(0)
     fill(form, connection_id="datatile_default")
-    picture("connection-form-empty", form)
     fill(form, description="Surveys of the tracker team", host="datatile.example.com", password=TOKEN)
     picture("connection-form", form)
     form.get_by_role("button", name=EXTRA_FIELDS).click()
@@ -125,25 +124,25 @@ def test_the_form_asks_for_what_datatile_needs_and_no_more(form, page, picture):
 def test_every_field_reaches_the_hook(form, stored):
     fill(form, connection_id="datatile_all", host="datatile.example.com", port=8080, schema="http", password=TOKEN)
     form.get_by_role("button", name=EXTRA_FIELDS).click()
-    fill(form, **{f"element_{name}": value for name, value in TYPED.items()})
-    # The one switch: "Allow HTTP".
+    fill(form, **{f"element_{name}": value for name, value in INPUT.items()})
+    # The only switch: "Allow HTTP".
     form.locator("input[type=checkbox]").locator("xpath=..").click()
     save(form)
     found = stored("datatile_all")
-    assert set(json.loads(found["extra"])) == {*TYPED, "allow_http"} == set(OPTIONS)
-    assert meant(found) == MEANT
+    assert set(json.loads(found["extra"])) == {*INPUT, "allow_http"} == set(OPTIONS)
+    assert settings_of(found) == SETTINGS
 
 
-@pytest.mark.parametrize("typed", [{}, TYPED], ids=["untouched", "emptied"])
-def test_an_empty_field_is_as_if_it_were_not_given(form, stored, typed):
+@pytest.mark.parametrize("values", [{}, INPUT], ids=["untouched", "emptied"])
+def test_an_empty_field_is_the_default(form, stored, values):
     fill(form, connection_id="datatile_empty", host="datatile.example.com", password=TOKEN)
     form.get_by_role("button", name=EXTRA_FIELDS).click()
-    for content in (typed, dict.fromkeys(typed, "")):
+    for content in (values, dict.fromkeys(values, "")):
         fill(form, **{f"element_{name}": value for name, value in content.items()})
     save(form)
     found = stored("datatile_empty")
     assert set(json.loads(found["extra"]).values()) <= {None, ""}
-    assert meant(found) == Settings.of("any", host="datatile.example.com", token=TOKEN)
+    assert settings_of(found) == Settings.of("any", host="datatile.example.com", token=TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +152,7 @@ def test_an_empty_field_is_as_if_it_were_not_given(form, stored, typed):
         ("datatile_refused", TOKEN, "Test Connection Failed", "the token is not valid (401)"),
     ],
 )
-def test_the_test_of_a_connection_says_what_it_found(form, lab, page, picture, conn_id, token, title, response):
+def test_the_connection_test_reports_its_result(form, lab, page, picture, conn_id, token, title, response):
     fill(form, connection_id=conn_id, password=token or lab.sandbox.token, **address(lab))
     save(form)
     page.set_viewport_size({**NARROW, "height": 560})

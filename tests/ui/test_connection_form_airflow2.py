@@ -1,4 +1,4 @@
-"""The connection form of Airflow 2, which comes from the hook's methods."""
+"""The connection form of Airflow 2, which is built from the hook's methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
 from tests.ui.conftest import WINDOW
-from tests.ui.test_connection_form import MEANT, TOKEN, TYPED, meant
+from tests.ui.test_connection_form import INPUT, SETTINGS, TOKEN, settings_of
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflow("<3")]
 
@@ -37,7 +37,7 @@ def fill(form: Page, **values: object) -> None:
         form.locator(f"[name={name}]").fill(str(value))
 
 
-def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
+def test_the_form_has_the_fields_of_datatile_only(form, picture):
     for label in ("Server", "API token", "Protocol", "Port", *(option["label"] for option in OPTIONS.values())):
         expect(form.get_by_text(label, exact=True)).to_be_visible()
     for option in OPTIONS.values():
@@ -52,17 +52,17 @@ def test_the_form_asks_for_what_datatile_needs_and_no_more(form, picture):
 
 def test_every_field_reaches_the_hook(form, airflow, tmp_path):
     fill(form, conn_id="datatile_all", host="datatile.example.com", port=8080, schema="http", password=TOKEN)
-    fill(form, **{f"extra__datatile__{name}": value for name, value in TYPED.items()})
+    fill(form, **{f"extra__datatile__{name}": value for name, value in INPUT.items()})
     form.locator("[name=extra__datatile__allow_http]").check()
     form.get_by_role("button", name="Save").click()
     expect(form.get_by_text("Added Row")).to_be_visible()
     file = tmp_path / "connections.json"
     airflow.run_cli("connections", "export", str(file), "--file-format", "json")
-    assert meant(json.loads(file.read_text())["datatile_all"]) == MEANT
+    assert settings_of(json.loads(file.read_text())["datatile_all"]) == SETTINGS
 
 
 @pytest.mark.parametrize(("token", "response"), [(None, "accepts the token"), (TOKEN, "the token is not valid (401)")])
-def test_the_test_of_a_connection_says_what_it_found(form, token, response):
+def test_the_connection_test_reports_its_result(form, token, response):
     with Sandbox() as sandbox:
         parts = urlsplit(sandbox.url)
         fill(form, conn_id="datatile_tested", host=parts.hostname, port=parts.port, schema=parts.scheme)

@@ -1,4 +1,4 @@
-"""The sandbox's own pages: the Drive, the processing log, a job, and a page that is not there."""
+"""The sandbox's pages: the Drive, the processing log, a job, and an unknown path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflo
 
 @pytest.fixture(autouse=True)
 def narrow_window(page):
-    page.set_viewport_size(NARROW)
+    page.set_viewport_size({**NARROW, "height": 1200})
 
 
 def test_drive(lab, page, picture):
@@ -23,7 +23,7 @@ def test_drive(lab, page, picture):
     picture("sandbox-drive", page.locator("body"))
 
 
-def test_processing_log_leads_to_the_jobs(lab, page, picture):
+def test_processing_log_links_to_the_jobs(lab, page, picture):
     job_id = lab.job_id(lab.runs[STUDY].task("create"))
     page.goto(f"{lab.sandbox.url}/processing-log")
     expect(page.get_by_text("failed", exact=True)).to_have_count(1)

@@ -1,4 +1,4 @@
-"""Where the lines of a text are in the browser's window, and whether a person sees each of them whole."""
+"""The positions of a text's lines in the browser window, and whether each line is fully visible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MEASURE = """
         }
     };
 
-    // What an ancestor that scrolls or hides its overflow leaves visible.
+    // The area that ancestors which scroll or hide their overflow leave visible.
     const area = {left: 0, top: 0, right: innerWidth, bottom: innerHeight};
     for (let parent = element; parent; parent = parent.parentElement) {
         const style = getComputedStyle(parent);
@@ -66,7 +66,7 @@ class Line:
     """
     One line of a text on the page, in CSS pixels of the window.
 
-    :param hidden: at which sides it is cut off, or ``covered``; empty if a person sees the whole line.
+    :param hidden: the sides at which it is cut off, or ``covered``; empty if the whole line is visible.
     """
 
     text: str
@@ -78,7 +78,7 @@ class Line:
 
 
 def lines(element: Locator, text: str) -> list[Line]:
-    """Return the lines of a text that an element holds, when their place no longer changes."""
+    """Return the lines of a text in an element, once their positions no longer change."""
     before = None
     # The log viewer scrolls to its end after it has shown the text.
     for _ in range(20):
@@ -92,18 +92,18 @@ def lines(element: Locator, text: str) -> list[Line]:
 
 
 def hidden(element: Locator, text: str) -> list[str]:
-    """Return which lines of a text that an element holds a person does not see whole, and why."""
+    """Return the lines of a text in an element that are not fully visible, each with the reason."""
     return [f"{line.hidden}: {line.text}" for line in lines(element, text) if line.hidden]
 
 
 def too_long(page: Page, events: list[str]) -> list[str]:
-    """Return which lines of these log events are longer than the window is wide, wherever the log is scrolled to."""
+    """Return the lines of these log messages that are wider than the window, at any scroll position."""
     window = page.viewport_size
     assert window
     page.set_viewport_size(ViewportSize(width=window["width"], height=4000))
     found = []
     for event in events:
-        shown = page.locator(".event").filter(has_text=event.split("\n")[0]).first
+        shown = page.locator(".event").filter(has_text=event).first
         expect(shown).to_be_visible()
         found += hidden(shown, event)
     return found

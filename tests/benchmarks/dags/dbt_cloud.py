@@ -1,8 +1,8 @@
-"""The DAGs of dbt Cloud's sensor."""
+"""The DAGs with the sensor of dbt Cloud."""
 
 from airflow.providers.dbt.cloud.sensors.dbt import DbtCloudJobRunSensor
 from waiting import add_dags
 
-WAYS = ("poke", "reschedule", "deferrable")
+MODES = ("poke", "reschedule", "deferrable")
 
-add_dags("dbt", WAYS, lambda job, **given: DbtCloudJobRunSensor(run_id=job, account_id=1, **given))
+add_dags("dbt", MODES, lambda job, **kwargs: DbtCloudJobRunSensor(run_id=job, account_id=1, **kwargs))

@@ -1,7 +1,7 @@
-"""The DAGs of our sensor, in a file of their own: Airflow imports for each task what stands in its DAG's file."""
+"""The DAGs with this provider's sensor, in a separate file: each task imports its DAG's file."""
 
-from waiting import WAYS, add_dags
+from waiting import MODES, add_dags
 
 from datatile_provider.sensors.datatile import DatatileJobSensor
 
-add_dags("ours", WAYS, lambda job, **given: DatatileJobSensor(job_id=job, **given))
+add_dags("ours", MODES, lambda job, **kwargs: DatatileJobSensor(job_id=job, **kwargs))

@@ -1,4 +1,4 @@
-"""Waits for the jobs that the run's configuration names: a DAG a way to wait, and for each a small one to warm up."""
+"""Waits for the jobs in the run's configuration: a DAG per mode, and a small one to warm up."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from airflow.sdk import DAG
 COMMON: dict[str, Any] = {
     "poke_interval": 5,
     "timeout": 600,
-    # Airflow fails a task that is queued again before the end of its last poke was taken in, as on a busy machine.
+    # On a slow machine, Airflow fails a task that is queued again before the end of its last poke is processed.
     "retries": 5,
     "retry_delay": timedelta(seconds=1),
 }
-WAYS: dict[str, dict[str, Any]] = {
+MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke"},
     "reschedule": {"mode": "reschedule"},
     "deferrable": {"deferrable": True},
@@ -24,14 +24,14 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def add_dags(whose: str, ways: Iterable[str], wait: Callable[..., object]) -> None:
+def add_dags(prefix: str, modes: Iterable[str], wait: Callable[..., object]) -> None:
     """
     Add the DAGs of one kind of sensor.
 
-    :param wait: makes the task that waits for a job, out of the job's template and the operator's arguments.
+    :param wait: makes the task that waits for a job, from the template of the job's id and the operator's arguments.
     """
     for size, waits in (("", int(os.environ["DATATILE_BENCHMARK_WAITS"])), ("_once", 1)):
-        for way in ways:
-            with DAG(f"{whose}_{way}{size}", schedule=None):
+        for mode in modes:
+            with DAG(f"{prefix}_{mode}{size}", schedule=None):
                 for n in range(waits):
-                    wait(f"{{{{ dag_run.conf.jobs[{n}] }}}}", task_id=f"wait_{n}", **COMMON, **WAYS[way])
+                    wait(f"{{{{ dag_run.conf.jobs[{n}] }}}}", task_id=f"wait_{n}", **COMMON, **MODES[mode])

@@ -1,5 +1,5 @@
 """
-A proxy that plays faults between a client and a DATATILE server, on this machine only.
+A proxy that injects faults between a client and a DATATILE server, on loopback only.
 
 In a test, :class:`FaultProxy` is a context manager. ``python -m tests.support.faults --upstream URL`` runs the proxy
 as a process, which prints its addresses as a line of JSON.
@@ -13,18 +13,18 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
 
-from tests.support.faults.plan import KINDS, Fault, Plan, Played
+from tests.support.faults.plan import KINDS, Fault, LoggedRequest, Plan
 from tests.support.faults.proxy import Proxy
 
-__all__ = ["KINDS", "Fault", "FaultProxy", "Plan", "Played"]
+__all__ = ["KINDS", "Fault", "FaultProxy", "LoggedRequest", "Plan"]
 
 
 class FaultProxy:
     """
-    A proxy in a thread of its own.
+    A proxy in its own thread.
 
     :param upstream: the server's address.
-    :param faults: what is played, in this order.
+    :param faults: the faults to inject, in this order.
     """
 
     #: The proxy's address, without a slash at the end.
@@ -49,12 +49,12 @@ class FaultProxy:
         self._loop.close()
 
     @property
-    def log(self) -> list[Played]:
-        """What was asked and played so far."""
+    def log(self) -> list[LoggedRequest]:
+        """The requests and injected faults so far."""
         return list(self._proxy.log)
 
-    def play(self, *faults: Fault) -> None:
-        """Play these from now on."""
+    def inject(self, *faults: Fault) -> None:
+        """Inject these faults from now on."""
         self._proxy.plan = Plan(faults)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:

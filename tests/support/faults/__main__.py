@@ -1,4 +1,4 @@
-"""The proxy as a process; at its control address, ``PUT /plan`` changes the faults and ``GET /log`` tells of them."""
+"""The proxy as a process. At its control address, ``PUT /plan`` sets the faults, ``GET /log`` returns the requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def _main(options: argparse.Namespace) -> None:
         return web.json_response({})
 
     async def get_log(request: web.Request) -> web.Response:
-        return web.json_response([dataclasses.asdict(played) for played in proxy.log])
+        return web.json_response([dataclasses.asdict(request) for request in proxy.log])
 
     app = web.Application()
     app.add_routes([web.put("/plan", put_plan), web.get("/log", get_log)])
@@ -49,14 +49,16 @@ async def _main(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run the proxy until a signal ends it."""
+    """Run the proxy until it receives a signal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", required=True, help="address of the DATATILE server")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; default, a free one")
-    parser.add_argument("--plan", help="faults to play, as JSON")
-    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
+    parser.add_argument("--plan", help="faults to inject, as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random faults")
     parser.add_argument("--rate", type=float, default=0.0, help="share of requests with a random fault, 0 to 1")
-    parser.add_argument("--on", choices=("upload", "poll", "any"), default="any", help="which requests get them")
+    parser.add_argument(
+        "--on", choices=("upload", "poll", "any"), default="any", help="which requests get random faults"
+    )
     asyncio.run(_main(parser.parse_args()))
     return 0
 

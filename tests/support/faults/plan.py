@@ -1,4 +1,4 @@
-"""Which faults there are, and which one is played next."""
+"""The kinds of faults, and the plan of which is injected next."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from typing import Any
 
-#: What can be played; the proxy's methods of these names say how. ``pass_on`` lets a request through, to have its turn.
+#: The kinds of faults; the proxy has a method of each name. ``forward`` is no fault: it forwards one request.
 KINDS = (
-    "pass_on",
+    "forward",
     "refuse",
     "reset_in_body",
     "reset_after_body",
-    "reset_before_answer",
-    "reset_in_answer",
-    "truncated_answer",
+    "reset_before_response",
+    "reset_in_response",
+    "truncated_response",
     "garbage",
-    "odd_body",
+    "html_body",
     "echo",
     "echo_raw",
     "delay",
     "stall_in_body",
     "drip",
-    "answer_early",
-    "answer_instead",
-    "answer_after",
+    "respond_early",
+    "respond_instead",
+    "respond_after",
     "close_kept_alive",
 )
-_NOT_RANDOM = ("pass_on", "delay", "stall_in_body", "drip")
+_NOT_RANDOM = ("forward", "delay", "stall_in_body", "drip")
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """
-    One fault, played once.
+    One fault.
 
     :param kind: one of :data:`KINDS`.
-    :param on: what it is played on: ``upload``, ``poll`` or ``any``.
-    :param after: bytes of the body (``reset_in_body``, ``answer_early``) or of the answer (``reset_in_answer``) to
-        let through first.
-    :param seconds: how long ``delay`` and ``answer_instead`` hold the answer back, ``drip`` each of its bytes, and
+    :param on: the requests that it applies to: ``upload``, ``poll`` or ``any``.
+    :param after: bytes of the body (``reset_in_body``, ``respond_early``) or of the response (``reset_in_response``)
+        to forward first.
+    :param seconds: how long ``delay`` and ``respond_instead`` delay the response, ``drip`` each byte of it, and
         ``stall_in_body`` the body.
-    :param status: the status to answer with.
+    :param status: the status of the response.
     :param retry_after: the header Retry-After, in seconds.
-    :param as_date: give Retry-After as a date.
-    :param times: how often in a row it is played.
+    :param as_date: send Retry-After as a date.
+    :param times: the number of consecutive requests with this fault.
     """
 
     kind: str
@@ -64,25 +64,25 @@ class Fault:
             raise ValueError(f"no such fault: {self}")
 
     def response(self, body: bytes = b'{"error": "a fault of the proxy"}') -> bytes:
-        """Return the HTTP answer that this fault gives."""
+        """Return the HTTP response of this fault."""
         headers = [f"HTTP/1.1 {self.status} Fault", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         if self.retry_after is not None:
-            # A date has no fractions, and must not be early.
+            # A date has no fractions of a second, and must not be too early.
             date = formatdate(time.time() + self.retry_after + 1, usegmt=True)
             headers.append(f"Retry-After: {date if self.as_date else self.retry_after}")
         return "\r\n".join([*headers, "Connection: close", "", ""]).encode() + body
 
 
 @dataclasses.dataclass
-class Played:
-    """A request that came, and the fault that was played on it, if any; a refused connection has no request."""
+class LoggedRequest:
+    """A request, and the fault that was injected, if any. A refused connection has no method and path."""
 
     at: float
     method: str = ""
     path: str = ""
     fault: str = ""
     body_bytes: int = 0
-    passed_on: bool = False
+    forwarded: bool = False
     upstream_status: int = 0
 
     @property
@@ -92,13 +92,13 @@ class Played:
 
 class Plan:
     """
-    Which fault is played next: those of a list in their order, then at random.
+    The faults to inject: those of a list in order, then random ones.
 
     :param faults: the list.
-    :param seed: of the random ones.
+    :param seed: seed of the random faults.
     :param rate: the share of requests with a random fault, 0 to 1.
-    :param kinds: the random ones' kinds; all that need no waiting, when not given.
-    :param on: the requests that get random ones: ``upload``, ``poll`` or ``any``.
+    :param kinds: the kinds of the random faults; by default all that do not wait.
+    :param on: the requests that get random faults: ``upload``, ``poll`` or ``any``.
     """
 
     def __init__(
@@ -121,20 +121,20 @@ class Plan:
     @classmethod
     def of(cls, value: Any) -> Plan:
         """
-        Return the plan that JSON tells: a list of faults, or ``{"faults": …, "seed": …, "rate": …, …}``.
+        Return the plan of a JSON value: a list of faults, or ``{"faults": …, "seed": …, "rate": …, …}``.
 
-        :raises ValueError: it tells none.
-        :raises TypeError: likewise.
+        :raises ValueError: it is not a plan.
+        :raises TypeError: it is not a plan.
         """
         options = {"faults": value} if isinstance(value, list) else dict(value)
         return cls([Fault(**fault) for fault in options.pop("faults", ())], **options)
 
-    def refuses(self) -> bool:
-        """Whether a new connection is refused."""
+    def refuses_connection(self) -> bool:
+        """Return whether to refuse a new connection."""
         if self._faults and self._faults[0].kind == "refuse":
             self._faults.pop(0)
             return True
-        # A new connection does not tell what it is for.
+        # It is not known yet whether a new connection is for an upload or a poll.
         at_random = self._on == "any" and "refuse" in self._kinds
         return at_random and self._random.random() < self._rate / len(self._kinds)
 
@@ -147,7 +147,7 @@ class Plan:
         kinds = [kind for kind in self._kinds if kind != "refuse"]
         if self._on in (on, "any") and kinds and self._random.random() < self._rate:
             kind = self._random.choice(kinds)
-            early = kind in ("answer_early", "answer_instead")
+            early = kind in ("respond_early", "respond_instead")
             status = self._random.choice((409, 429, 503) if early else (500, 502, 504))
             return Fault(kind, on, status=status, retry_after=self._random.choice((None, 1)) if early else None)
         return None

@@ -1,4 +1,4 @@
-"""The proxy, in an event loop: it passes requests on, and plays a plan's faults on them."""
+"""The proxy, in an event loop: it forwards requests, and injects the faults of a plan."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from tests.support.faults.plan import Fault, Plan, Played
+from tests.support.faults.plan import Fault, LoggedRequest, Plan
 
-#: Bytes that the proxy's sockets hold at most, so that a client can't have sent much more than the proxy has read.
+#: Bytes of the sockets' buffers: a client cannot have sent much more than the proxy has read.
 BUFFER = 1 << 16
-#: Seconds for which the rest of a body is read after an early answer, so that the client gets to read that.
+#: Seconds for which the rest of a body is read after an early response, so that the client can read the response.
 LINGER = 2.0
-#: What a server says that holds the upload and does not show it.
+#: The response of a server that does not show whether it has accepted the upload.
 HTML = b"<html><body><h1>It works</h1></body></html>"
 
 
 class ClientLeftError(ConnectionError):
-    """The client has closed its side in the middle of its body."""
+    """The client closed the connection before the end of its body."""
 
 
 class Proxy:
     """
-    The proxy in the running event loop.
+    A proxy in the running event loop.
 
     :param upstream: the server's address, ``http://host:port``.
     """
@@ -38,19 +38,19 @@ class Proxy:
             raise ValueError(f"no http server with a port on this machine: {upstream}")
         self._upstream = parts.hostname, parts.port
         self.plan = plan or Plan()
-        self.log: list[Played] = []
+        self.log: list[LoggedRequest] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> str:
-        """Begin to serve on a port; the address."""
+        """Start to serve on a port, and return the address."""
         sock = socket.create_server(("127.0.0.1", port), backlog=512)
-        # Before the first connection: those inherit it.
+        # Connections inherit this option, so it is set before the first one.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._server = await asyncio.start_server(self._serve, sock=sock, limit=BUFFER)
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -61,17 +61,17 @@ class Proxy:
         assert task
         self._tasks.add(task)
         try:
-            if self.plan.refuses():
-                self.log.append(Played(time.time(), fault="refuse"))
+            if self.plan.refuses_connection():
+                self.log.append(LoggedRequest(time.time(), fault="refuse"))
                 _reset(writer)
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 exchange = _Exchange(head, reader, writer, self._upstream)
-                fault = self.plan.next(exchange.played.on)
-                self.log.append(exchange.played)
+                fault = self.plan.next(exchange.logged.on)
+                self.log.append(exchange.logged)
                 await exchange.run(fault)
         except (asyncio.IncompleteReadError, OSError):
-            # The client, or the server, has left: so does the other side see it.
+            # The client or the server has closed its connection: reset the other one.
             _reset(writer)
         except asyncio.CancelledError:
             _reset(writer)
@@ -81,7 +81,7 @@ class Proxy:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(
         self,
@@ -92,17 +92,17 @@ class _Exchange:
     ) -> None:
         lines = head.decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ", 2)
-        self.played = Played(time.time(), method, path)
+        self.logged = LoggedRequest(time.time(), method, path)
         self._head = head
         self._size = _content_length(head)
         self._reader, self._writer = reader, writer
         self._upstream = upstream
 
     async def run(self, fault: Fault | None) -> None:
-        self.played.fault = fault.kind if fault else ""
-        await getattr(self, fault.kind if fault else "pass_on")(fault)
+        self.logged.fault = fault.kind if fault else ""
+        await getattr(self, fault.kind if fault else "forward")(fault)
 
-    async def pass_on(self, fault: Fault | None) -> None:
+    async def forward(self, fault: Fault | None) -> None:
         await self._send(await self._request())
 
     async def reset_in_body(self, fault: Fault) -> None:
@@ -119,17 +119,17 @@ class _Exchange:
             _reset(upstream)
         _reset(self._writer)
 
-    async def reset_before_answer(self, fault: Fault) -> None:
+    async def reset_before_response(self, fault: Fault) -> None:
         await self._request()
         _reset(self._writer)
 
-    async def reset_in_answer(self, fault: Fault) -> None:
+    async def reset_in_response(self, fault: Fault) -> None:
         response = await self._request()
         await self._send(response[: fault.after])
         await asyncio.sleep(0.05)
         _reset(self._writer)
 
-    async def truncated_answer(self, fault: Fault) -> None:
+    async def truncated_response(self, fault: Fault) -> None:
         response = await self._request()
         await self._send(response[:-10])
         self._writer.close()
@@ -139,19 +139,19 @@ class _Exchange:
         await self._send(b"\x00\xff\x16\x03 this is no HTTP\r\n\r\n")
         self._writer.close()
 
-    async def odd_body(self, fault: Fault) -> None:
+    async def html_body(self, fault: Fault) -> None:
         await self._request()
         await self._send(dataclasses.replace(fault, status=200).response(HTML))
         self._writer.close()
 
     async def echo(self, fault: Fault) -> None:
-        """Show the request's head, token and all, as some servers' error pages do."""
+        """Respond with the request's head, including the token, as the error pages of some servers do."""
         await self._request()
         await self._send(fault.response(self._head))
         self._writer.close()
 
     async def echo_raw(self, fault: Fault) -> None:
-        """Show the request's token where the answer's status line, or with status 200 its headers, belong."""
+        """Respond with the token in place of the status line, or with status 200 in place of the headers."""
         await self._request()
         [token] = [line for line in self._head.split(b"\r\n") if line.lower().startswith(b"token:")]
         status_line = b"HTTP/1.1 200 OK\r\n" if fault.status == 200 else b""
@@ -173,26 +173,26 @@ class _Exchange:
             await self._send(bytes([byte]))
             await asyncio.sleep(fault.seconds)
 
-    async def answer_early(self, fault: Fault) -> None:
+    async def respond_early(self, fault: Fault) -> None:
         await self._pump(min(fault.after, self._size), None)
         await self._send(fault.response())
-        # The answer should be there before the reset is.
+        # Let the response arrive before the reset.
         await asyncio.sleep(0.05)
         _reset(self._writer)
 
-    async def answer_instead(self, fault: Fault) -> None:
+    async def respond_instead(self, fault: Fault) -> None:
         await self._pump(self._size, None)
         await asyncio.sleep(fault.seconds)
         await self._send(fault.response())
         self._writer.close()
 
-    async def answer_after(self, fault: Fault) -> None:
+    async def respond_after(self, fault: Fault) -> None:
         await self._request()
         await self._send(fault.response())
         self._writer.close()
 
     async def close_kept_alive(self, fault: Fault) -> None:
-        await self.pass_on(fault)
+        await self.forward(fault)
         with contextlib.suppress(OSError):
             await self._reader.read(1)
         _reset(self._writer)
@@ -210,44 +210,44 @@ class _Exchange:
             writer.close()
 
     async def _request(self) -> bytes:
-        """Pass the request on, and return the whole answer; an answer that comes early ends the sending."""
+        """Forward the request, and return the whole response; an early response ends the forwarding."""
         async with self._connected() as (reader, writer):
-            answering = asyncio.ensure_future(_answer(reader))
+            responding = asyncio.ensure_future(_response(reader))
             sending = asyncio.ensure_future(self._pump(self._size, writer))
             try:
-                await asyncio.wait({answering, sending}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({responding, sending}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done():
-                    broken = sending.exception()
-                    if isinstance(broken, ClientLeftError):
-                        raise broken
-                    # A server that answers early may break off the sending.
-                    self.played.passed_on = broken is None
-                response = await answering
+                    error = sending.exception()
+                    if isinstance(error, ClientLeftError):
+                        raise error
+                    # A server that responds early may close the connection while the body is still sent.
+                    self.logged.forwarded = error is None
+                response = await responding
             finally:
-                for task in (answering, sending):
+                for task in (responding, sending):
                     task.cancel()
-                await asyncio.gather(answering, sending, return_exceptions=True)
-        self.played.upstream_status = int(response.split(b" ", 2)[1])
-        if not self.played.passed_on:
+                await asyncio.gather(responding, sending, return_exceptions=True)
+        self.logged.upstream_status = int(response.split(b" ", 2)[1])
+        if not self.logged.forwarded:
             await self._send(response)
             await self._drain()
-            raise ConnectionAbortedError("the server answered early")
+            raise ConnectionAbortedError("the server responded early")
         return response
 
     async def _pump(self, size: int, upstream: asyncio.StreamWriter | None) -> None:
-        end = self.played.body_bytes + size
-        while self.played.body_bytes < end:
-            block = await self._reader.read(min(BUFFER, end - self.played.body_bytes))
+        end = self.logged.body_bytes + size
+        while self.logged.body_bytes < end:
+            block = await self._reader.read(min(BUFFER, end - self.logged.body_bytes))
             if not block:
                 raise ClientLeftError
-            self.played.body_bytes += len(block)
+            self.logged.body_bytes += len(block)
             if upstream:
                 upstream.write(block)
                 await upstream.drain()
 
     async def _drain(self) -> None:
         with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._pump(self._size - self.played.body_bytes, None), LINGER)
+            await asyncio.wait_for(self._pump(self._size - self.logged.body_bytes, None), LINGER)
         self._writer.close()
 
     async def _send(self, response: bytes) -> None:
@@ -255,7 +255,7 @@ class _Exchange:
         await self._writer.drain()
 
 
-async def _answer(reader: asyncio.StreamReader) -> bytes:
+async def _response(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     body = await reader.readexactly(_content_length(head))
     return _without_connection(head) + body
@@ -275,7 +275,7 @@ def _without_connection(head: bytes, *instead: str) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Break off at once, with a reset rather than an orderly end."""
+    """Close the connection with a reset, not with an orderly shutdown."""
     sock = writer.get_extra_info("socket")
     if sock and not writer.is_closing():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Many uploads, of what the run's configuration says, to a server behind faults."""
+"""Many uploads, configured by the run, to a server behind a fault proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 
 @task
 def uploads(**context: Any) -> list[dict[str, str]]:
-    """Return what is uploaded where."""
+    """Return the datasets and targets of the uploads."""
     return list(context["dag_run"].conf["uploads"])
 
 

@@ -1,4 +1,4 @@
-"""One upload each, of what the run's configuration says, waiting in one way or another."""
+"""DAGs with one upload, configured by the run, with each mode of waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow.sdk import DAG
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 
-WAYS: dict[str, dict[str, Any]] = {
+MODES: dict[str, dict[str, Any]] = {
     "upload": {},
     "upload_and_wait": {"wait_for_completion": True},
     "upload_and_defer": {"wait_for_completion": True, "deferrable": True},
@@ -27,21 +27,21 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def hold(name: str) -> Any:
-    """Make a hook that waits at this place, when the run is to be held there, for a file named ``go``."""
+    """Make a hook that pauses the task, if the run's configuration says so, until there is a file named ``go``."""
 
     def wait(context: Any, result: Any = None) -> None:
-        where = context["dag_run"].conf.get("hold", {}).get(name)
-        if where is None:
+        folder = context["dag_run"].conf.get("hold", {}).get(name)
+        if folder is None:
             return
-        Path(where, "reached").touch()
+        Path(folder, "reached").touch()
         deadline = time.monotonic() + 120
-        while not Path(where, "go").exists() and time.monotonic() < deadline:
+        while not Path(folder, "go").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
 
     return wait
 
 
-for dag_id, way in WAYS.items():
+for dag_id, mode in MODES.items():
     with DAG(dag_id, schedule=None):
         DatatileUploadOperator(
             task_id="task",
@@ -54,5 +54,5 @@ for dag_id, way in WAYS.items():
             retry_delay=timedelta(seconds=1),
             pre_execute=hold("before"),
             post_execute=hold("after"),
-            **way,
+            **mode,
         )

@@ -1,4 +1,4 @@
-"""Waits for the jobs that the run's configuration names."""
+"""DAGs that wait for the jobs in the run's configuration."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 
 WITHOUT_WORKER: dict[str, Any] = {"deferrable": True, "start_from_trigger": True}
-WAYS: dict[str, dict[str, Any]] = {
+MODES: dict[str, dict[str, Any]] = {
     "wait": {},
     "wait_20_s": {"timeout": 20},
-    # Airflow takes a task that is queued again too soon for one that somebody else has changed.
+    # If a task is queued again too soon, Airflow assumes that its state was changed externally.
     "wait_rescheduled_20_s": {"timeout": 20, "mode": "reschedule", "poke_interval": 4},
     "wait_deferred_20_s": {"timeout": 20, "deferrable": True},
     "wait_deferred_45_s": {"timeout": 45, "deferrable": True},
     "wait_deferred": {"deferrable": True},
     "wait_without_worker": WITHOUT_WORKER,
     "wait_without_worker_20_s": {**WITHOUT_WORKER, "timeout": 20},
-    "wait_without_worker_softly": {**WITHOUT_WORKER, "soft_fail": True},
+    "wait_without_worker_soft_fail": {**WITHOUT_WORKER, "soft_fail": True},
     "wait_execution_timeout": {"execution_timeout": timedelta(seconds=20)},
     "wait_deferred_execution_timeout": {"execution_timeout": timedelta(seconds=20), "deferrable": True},
 }
 
-for dag_id, way in WAYS.items():
+for dag_id, mode in MODES.items():
     with DAG(dag_id, schedule=None):
         DatatileJobSensor(
             task_id="task",
             job_id="{{ dag_run.conf.job_id }}",
             retries=1,
             retry_delay=timedelta(seconds=1),
-            **{"poke_interval": 1, **way},
+            **{"poke_interval": 1, **mode},
         )
 
 
@@ -57,7 +57,7 @@ with DAG("upload_and_wait_without_worker", schedule=None):
 
     @task
     def rows(job: dict[str, Any]) -> Any:
-        """Return what of the finished job only a dict can tell."""
+        """Return a value of the job, to show that the XCom is a dict."""
         return job["details"]["rows"]
 
     rows(wait.output)
