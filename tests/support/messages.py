@@ -45,17 +45,22 @@ def sentences(text: str) -> frozenset[str]:
 
 def is_long(sentence: str) -> bool:
     """Return whether a sentence has enough words of its own to be searched for."""
-    return len(_words(sentence)) > 2 and len("".join(_words(sentence))) >= 12
+    return _letters(sentence) >= 12
 
 
 def matches(quote: str, sentence: str) -> bool:
     """Return whether a quote is of a sentence, whose placeholders it may fill in."""
     pattern = ".*".join(map(re.escape, sentence.split("…")))
-    return quote == sentence or (len(_words(sentence)) > 2 and bool(re.fullmatch(pattern, quote)))
+    # A sentence such as "… of … to …" would match too much.
+    return quote == sentence or (_letters(sentence) >= 9 and bool(re.fullmatch(pattern, quote)))
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[A-Za-z_']{2,}", text)
+
+
+def _letters(sentence: str) -> int:
+    return len("".join(_words(sentence)))
 
 
 @functools.cache
