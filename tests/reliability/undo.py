@@ -1,12 +1,15 @@
 """
-Undo each mend of the package once, in a copy of it, and look whether the generator finds that out.
+Mutation test of the generator: remove one fix from a copy of the package, and check that the generator detects it.
 
-By hand: ``python -m tests.reliability.undo``, or with the numbers of some mends, as ``5 14a``. The exit code is 0 when
-at least three quarters are found.
+Run it with ``python -m tests.reliability.undo``, or with the numbers of some fixes, such as ``5 14a``. ``--check`` only
+checks that each fix can be removed from the present source. The exit status is 0 if at least three quarters of the
+removed fixes are detected.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import os
 import re
 import shutil
@@ -14,24 +17,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "datatile_provider"
+TEST = "tests/reliability/test_generator.py::test_a_task_sends_once_or_fails_with_an_error"
 EXAMPLES = 1500
-#: Seconds for one mend, at most.
+#: The timeout for one fix, in seconds.
 TIMEOUT = 90.0
+#: The share of fixes that must be detected.
 SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Change:
     """
-    One line, or a few, that the mend brought.
+    One change of the source that removes a fix, or a part of it.
 
-    :param old: what stands in the file now, exactly once.
-    :param new: what stands there without the mend.
+    :param file: the file, relative to the package.
+    :param old: a fragment of the present source that occurs exactly once in the file.
+    :param new: the fragment without the fix.
     """
 
     file: str
@@ -40,367 +47,312 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Mend:
+class Fix:
     """
-    What the package does right, since a hole was found.
+    A fix of a reliability bug.
 
-    :param what: what it does without the mend.
+    :param bug: the bug, in the present tense.
     """
 
     number: str
-    what: str
+    bug: str
     changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class Result:
     """
-    What the generator said without a mend.
+    The result of the generator without a fix.
 
-    :param rule: the rule that was broken; ``""`` when none was.
-    :param by: whether a plan that stands in the test told it, or one that was drawn.
+    :param rule: the violated rule; ``""`` if the generator has found no violation.
+    :param source: whether the violation is of an explicit ``example`` or of a ``drawn`` plan.
     """
 
     rule: str
-    by: str
+    source: str
     seconds: float
 
 
-def mend(number: str, what: str, *changes: tuple[str, str, str]) -> Mend:
-    return Mend(number, what, tuple(Change(*change) for change in changes))
+def fix(number: str, bug: str, *changes: tuple[str, str, str]) -> Fix:
+    return Fix(number, bug, tuple(Change(*change) for change in changes))
 
 
 STATES, CONTRACT, CLIENT = "api/states.py", "api/contract.py", "api/client.py"
-REJECTIONS, WAITING, RETRYING = "api/rejections.py", "api/polling.py", "api/retry.py"
-MEMORY, OPERATOR, HOOK = "operators/upload_state.py", "operators/datatile.py", "hooks/datatile.py"
-ASSETS = "assets/datatile.py"
-CONTENT, DECORATOR = "hooks/content.py", "decorators/datatile.py"
+REJECTIONS, POLLING, RETRY = "api/rejections.py", "api/polling.py", "api/retry.py"
+UPLOAD_STATE, OPERATOR, DECORATOR = "operators/upload_state.py", "operators/datatile.py", "decorators/datatile.py"
+HOOK, CONTENT, ASSETS = "hooks/datatile.py", "hooks/content.py", "assets/datatile.py"
 
-MENDS = (
-    mend(
+WITHOUT_SUCCESS_OF_REQUEST = (
+    STATES,
+    "found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found",
+    "found = list(found)",
+)
+LEAST_FINISHED = (STATES, 'min(found, key=lambda c: (_progress(c.state), -c.path.count(".")))', "found[0]")
+RIVALS = (STATES, "rivals := [c.word for c in others if c.state is not claim.state]", "rivals := []")
+SAME_SERVER = (HOOK, "if server in (None, settings.server.address):", "if True:")
+
+FIXES = (
+    fix(
         "1a",
         "an anonymous 'error' beside a message is the job's failure",
         (STATES, "return claim.layer is not value or bool(beside)", "return claim.layer is not value"),
     ),
-    mend(
+    fix(
         "1b",
         "a success with errors beside it is a failure",
         (
             STATES,
-            "    unclear = _doubt(server, claim, found, claims, value)\n",
-            "    if claim.state is JobState.SUCCEEDED and answers.inner_error(value):\n"
+            "    unclear = _ambiguity(",
+            "    if claim.state is JobState.SUCCEEDED and responses.inner_error(value):\n"
             "        return Status(JobState.FAILED, claim.word, _text(claim.layer), claim.own)\n"
-            "    unclear = _doubt(server, claim, found, claims, value)\n",
+            "    unclear = _ambiguity(",
         ),
     ),
-    mend(
+    fix(
         "1c",
-        "one poll that need not be about the job is enough to send again",
+        "one poll that may not be about the job is enough to send again",
+        (OPERATOR, "if _has_failed(job) and job.named:", "if _has_failed(job):"),
         (
             OPERATOR,
-            "if _has_failed(job) and job.named:",
-            "if _has_failed(job):",
-        ),
-        (
-            OPERATOR,
-            "                time.sleep(CONFIRM_PAUSE)\n"
-            "                job = hook.get_job(job.id, server=record.sent.server)\n",
-            "                pass\n",
-        ),
-    ),
-    mend(
-        "2a",
-        "the success of an envelope is the job's",
-        (
-            STATES,
-            'return f"{says} and {rivals[0]!r}, and which of them is the job\'s status is not clear"',
+            "time.sleep(CONFIRM_PAUSE)\n                job = hook.get_job(job.id, server=record.sent.server)",
             "pass",
         ),
-        (
-            STATES,
-            "return holds_more or not (claim.own or enveloped or not beside)",
-            "return False",
-        ),
-        (
-            STATES,
-            "    found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found\n",
-            "",
-        ),
-        (
-            STATES,
-            'claim = min(found, key=lambda c: (_progress(c.state), -c.path.count(".")))',
-            "claim = found[0]",
-        ),
     ),
-    mend(
+    fix(
+        "2a",
+        "the success of an envelope is the job's",
+        RIVALS,
+        (STATES, "return holds_more or not (claim.own or enveloped or not beside)", "return False"),
+        WITHOUT_SUCCESS_OF_REQUEST,
+        LEAST_FINISHED,
+    ),
+    fix(
         "2b",
         "the first of several statuses is the job's, not the least finished one",
-        (
-            STATES,
-            "    found = [c for c in found if not c.is_one_of(_SUCCESS_OF_REQUEST)] or found\n",
-            "",
-        ),
-        (
-            STATES,
-            'claim = min(found, key=lambda c: (_progress(c.state), -c.path.count(".")))',
-            "claim = found[0]",
-        ),
-        (
-            STATES,
-            "if rivals := [c.word for c in others if c.state is not claim.state]:",
-            "if rivals := []:",
-        ),
+        WITHOUT_SUCCESS_OF_REQUEST,
+        LEAST_FINISHED,
+        RIVALS,
     ),
-    mend(
-        "3",
-        "another job's status is this one's",
-        (STATES, "        foreign = not own\n", "        foreign = False\n"),
-    ),
-    mend(
+    fix("3", "another job's status is this one's", (STATES, "foreign = not own", "foreign = False")),
+    fix(
         "4",
         "an upload's own status 'failed' is ignored",
-        (CONTRACT, "if failure := states.reports_failure(server, job_id, value):", 'if failure := "":'),
+        (CONTRACT, "failure := states.reports_failure(server, job_id, value)", 'failure := ""'),
     ),
-    mend(
+    fix(
         "5",
         "a success before the last byte is sent again",
         (
             CONTRACT,
             "    if doubt:\n",
             "    if not whole_body_sent:\n"
-            '        raise errors.Passing(f"The {upload} was answered early")\n'
+            '        raise errors.ServerError("The server responded early", subject=str(upload))\n'
             "    if doubt:\n",
         ),
     ),
-    mend(
+    fix(
         "6a",
-        "a redirect after the last byte is a refusal",
+        "a redirect after the last byte is a rejection",
         (
             REJECTIONS,
             "return _MOVED if status in (307, 308) or moved or not whole_body_sent else None",
             "return _MOVED",
         ),
     ),
-    mend(
+    fix(
         "6b",
-        "the job to that a redirect leads is not read",
-        (
-            CONTRACT,
-            'job_id = server.job_id_in(location) if accepted or answer.status in (301, 302, 303) else ""',
-            'job_id = ""',
-        ),
+        "the job that a redirect leads to is not read",
+        (CONTRACT, 'server.job_id_in(location) if accepted or response.status in (301, 302, 303) else ""', '""'),
     ),
-    mend(
-        "7",
-        "an interim response (102, 103) is the last one",
-        (CLIENT, "if not 101 < found[1] < 200:", "if True:"),
-    ),
-    mend(
+    fix("7", "an interim response (102, 103) is the last one", (CLIENT, "if not 101 < found[1] < 200:", "if True:")),
+    fix(
         "8a",
-        "408 and 425 after the last byte pass",
+        "408 and 425 after the last byte are transient",
         (
             REJECTIONS,
-            "    409: _BUSY,\n    413: _TOO_LARGE,",
-            "    408: _BROKEN_OFF,\n    425: _BROKEN_OFF,\n    409: _BUSY,\n    413: _TOO_LARGE,",
+            "    409: _DESTINATION_BUSY,\n",
+            "    408: _ABORTED,\n    425: _ABORTED,\n    409: _DESTINATION_BUSY,\n",
         ),
     ),
-    mend(
+    fix(
         "8b",
-        "503 after the last byte passes",
-        (REJECTIONS, "    if whole_body_sent:\n", "    if whole_body_sent and status != 503:\n"),
+        "503 after the last byte is transient",
+        (REJECTIONS, "if whole_body_sent:", "if whole_body_sent and status != 503:"),
     ),
-    mend(
+    fix(
         "9",
-        "a 2xx with an error inside is a refusal",
+        "a 2xx with an error inside is a rejection",
         (
             CONTRACT,
             "    if doubt:\n",
-            "    if answers.inner_error(value):\n"
-            '        raise errors.Refused(f"The {upload} was refused")\n'
+            "    if responses.inner_error(value):\n"
+            '        raise errors.PermanentError("The server rejected the upload", subject=str(upload))\n'
             "    if doubt:\n",
         ),
     ),
-    mend(
+    fix(
         "10a",
-        "an attempt does not look at the record's server",
+        "an attempt does not compare the record's server",
+        (OPERATOR, '            ("server", before.server, now.server),\n', ""),
         (
-            OPERATOR,
-            '            ("server", before.server, now.server),\n',
-            "",
-        ),
-        (
-            MEMORY,
+            UPLOAD_STATE,
             "return (self.server, self.action, self.target) == (other.server, other.action, other.target)",
             "return (self.action, self.target) == (other.action, other.target)",
         ),
-        (HOOK, "if server in (None, settings.server.address):", "if True:"),
+        SAME_SERVER,
     ),
-    mend(
-        "10b",
-        "a wait goes on at the server that the connection leads to now",
-        (HOOK, "if server in (None, settings.server.address):", "if True:"),
-    ),
-    mend(
+    fix("10b", "a wait continues at the server that the connection points to now", SAME_SERVER),
+    fix(
         "11",
         "the file's content is not compared",
         (CONTENT, "    if dataset.size != size:\n        return False\n", "    return True\n"),
     ),
-    mend(
+    fix(
         "12",
-        "a cleared task does not ask its function again",
-        (DECORATOR, "return None if cleared is Cleared.NO else self._ask(context)", "return None"),
+        "a cleared task does not call its function again",
+        (DECORATOR, "return None if cleared is Cleared.NO else self._get_path(context)", "return None"),
     ),
-    mend(
+    fix(
         "13a",
-        "an attempt takes up a job, whatever the task is about now",
-        (MEMORY, "return Step.CHANGED if differs else Step.FOLLOW", "return Step.FOLLOW"),
-        (
-            MEMORY,
-            "        if not differs:\n            return Step.FOLLOW\n",
-            "        if True:\n            return Step.FOLLOW\n",
-        ),
+        "an attempt resumes a job, whatever the task is to upload now",
+        (UPLOAD_STATE, "return Step.CHANGED if differs else Step.RESUME", "return Step.RESUME"),
+        (UPLOAD_STATE, "if not differs:", "if True:"),
     ),
-    mend(
+    fix(
         "13b",
-        "an attempt that takes up a job writes its own file into the record",
+        "an attempt that resumes a job writes its own file into the record",
         (
             OPERATOR,
-            "        self._remember(lambda: memory.advance(record.phase))\n",
-            "        from datatile_provider.hooks.dataset import dataset_of\n\n"
-            '        file = dataset_of(self._ask(context) if hasattr(self, "_ask") else self.dataset)\n'
+            "self._remember(lambda: state.advance(record.phase))",
+            "from datatile_provider.hooks.dataset import dataset_of\n\n"
+            '        file = dataset_of(self._get_path(context) if hasattr(self, "_get_path") else self.dataset)\n'
             '        now = replace(record.sent, size=file.size, version=file.version, sha256="")\n'
-            "        self._remember(lambda: memory.write(record.phase, record.text, now, record.job_id))\n",
+            "        self._remember(lambda: state.write(record.phase, record.text, now, record.job_id))",
         ),
     ),
-    mend(
+    fix(
         "14a",
         "a clear with fewer retries is a retry",
-        (MEMORY, "return cls.NO if same and not possible else cls.UNSURE", "return cls.NO"),
+        (UPLOAD_STATE, "return cls.NO if same and not possible else cls.UNSURE", "return cls.NO"),
     ),
-    mend(
+    fix(
         "14b",
         "an append of unknown outcome is forgotten when the task becomes a reload",
         (OPERATOR, "again = now.same_place(before) and self._may_send_again", "again = self._may_send_again"),
     ),
-    mend(
+    fix(
         "14c",
-        "a record without its job's id is believed",
-        (MEMORY, "if found.phase in _WITH_JOB:", "if False:"),
+        "a record without its job's id is accepted",
+        (UPLOAD_STATE, "if found.phase in _WITH_JOB:", "if False:"),
     ),
-    mend(
+    fix(
         "15a",
-        "what ends an attempt after the acceptance lets Airflow retry",
-        (OPERATOR, "if memory.lasts or not job_id or not _looks_like_a_retry(e):", "if True:"),
+        "an error after the acceptance lets Airflow retry",
+        (OPERATOR, "if state.lasts or not job_id or not _would_be_retried(e):", "if True:"),
     ),
-    mend(
+    fix(
         "15b",
-        "an outlet that can't be described fails the task",
-        (
-            ASSETS,
-            'logging.getLogger(__name__).error("The events of the task\'s outlets could not be described: %s", e)\n',
-            "raise\n",
-        ),
+        "an outlet event that cannot be described fails the task",
+        (ASSETS, "logging.getLogger(__name__).error(", "raise\n        logging.getLogger(__name__).error("),
     ),
-    mend(
+    fix(
         "16",
-        "a connection that can't be read ends a wait",
+        "a connection that cannot be read ends a wait",
         (
             HOOK,
-            "            raise self._unreadable(e) from e\n        return self._at(server, found)\n\n    async",
-            "            raise\n        return self._at(server, found)\n\n    async",
-        ),
-        (
-            HOOK,
-            "        except Exception as e:  # likewise\n            raise self._unreadable(e) from e",
-            "        except Exception as e:  # likewise\n            raise",
+            "return errors.ConnectionUnreadableError(",
+            "raise error\n        return errors.ConnectionUnreadableError(",
         ),
     ),
-    mend(
+    fix(
         "17a",
-        "a wait pauses for as long as the server likes",
-        (WAITING, "return min(retry_after, longest)", "return retry_after"),
+        "a wait pauses for as long as the server asks",
+        (POLLING, "return min(retry_after, longest)", "return retry_after"),
     ),
-    mend(
-        "17b",
-        "there is no last attempt at the deadline",
-        (RETRYING, "if left <= 0:", "if left <= delay:"),
-    ),
-    mend(
+    fix("17b", "there is no last attempt at the deadline", (RETRY, "if left <= 0:", "if left <= delay:")),
+    fix(
         "18",
         "a poll that was sent before the deadline ends the wait",
-        (WAITING, "if (now if sent is None else sent) >= self.deadline:", "if now >= self.deadline:"),
+        (POLLING, "if (now if sent is None else sent) >= self.deadline:", "if now >= self.deadline:"),
     ),
 )
 
 
-def redact(mend: Mend, folder: Path) -> None:
-    """
-    Make a copy of the package without a mend.
+def mismatches(fixes: Iterable[Fix]) -> Iterator[str]:
+    """Yield an error for each change whose fragment does not occur exactly once, or that breaks the syntax."""
+    for fix in fixes:
+        for change in fix.changes:
+            text = (ROOT / PACKAGE / change.file).read_text()
+            if (count := text.count(change.old)) != 1:
+                yield f"{fix.number}: {change.file} contains this fragment {count} times, not once:\n{change.old}"
+                continue
+            try:
+                ast.parse(text.replace(change.old, change.new))
+            except SyntaxError as e:
+                yield f"{fix.number}: without the fix, {change.file} has a syntax error: {e}"
 
-    :raises SystemExit: the package has changed, so that it is not clear what to undo.
-    """
-    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
-    for change in mend.changes:
+
+def copy_without(fix: Fix, folder: Path) -> None:
+    """Copy the package and the tests into a folder, without a fix."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in (PACKAGE, "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for change in fix.changes:
         file = folder / PACKAGE / change.file
-        text = file.read_text()
-        if (times := text.count(change.old)) != 1:
-            raise SystemExit(f"{mend.number}: this stands {times} times in {change.file}, not once:\n{change.old}")
-        file.write_text(text.replace(change.old, change.new))
+        file.write_text(file.read_text().replace(change.old, change.new))
 
 
-def poll(mend: Mend) -> Found:
-    """Run the generator without a mend, until it finds something."""
+def run_generator(fix: Fix) -> Result:
+    """
+    Run the generator without a fix, until it finds a violation.
+
+    :raises SystemExit: it failed for another reason.
+    """
     with tempfile.TemporaryDirectory(prefix="undo-") as name:
-        folder = Path(name)
-        redact(mend, folder)
-        shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
+        copy_without(fix, Path(name))
         env = {**os.environ, "PYTHONPATH": name, "GENERATOR_EXAMPLES": str(EXAMPLES), "GENERATOR_SHRINK": "0"}
-        began = time.monotonic()
-        run = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-q",
-            "-x",
-            "tests/reliability/test_generator.py::test_whatever_is_said_a_task_sends_once_or_fails_loudly",
-        ]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x", TEST]
+        started = time.monotonic()
         try:
             ended = subprocess.run(
-                run, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False
+                command, cwd=name, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
-            return Found("", "", time.monotonic() - began)
-        seconds = time.monotonic() - began
+            return Result("", "", time.monotonic() - started)
+        seconds = time.monotonic() - started
         if ended.returncode == 0:
-            return Found("", "", seconds)
+            return Result("", "", seconds)
         rule = re.search(r"^E +\S*ViolationError: ([^:\n]+)", ended.stdout, re.MULTILINE)
         if ended.returncode != 1 or not rule:
-            raise SystemExit(f"{mend.number}: the generator broke off\n{ended.stdout[-5000:]}{ended.stderr[-2000:]}")
-        by = "example" if "explicit example" in ended.stdout else "drawn"
-        return Found(rule[1], by, seconds)
+            raise SystemExit(f"{fix.number}: the generator failed\n{ended.stdout[-5000:]}{ended.stderr[-2000:]}")
+        source = "example" if "explicit example" in ended.stdout else "drawn"
+        return Result(rule[1], source, seconds)
 
 
-def main(numbers: list[str]) -> int:
-    chosen = [mend for mend in MENDS if not numbers or mend.number in numbers]
-    if unknown := set(numbers) - {mend.number for mend in MENDS}:
-        raise SystemExit(f"There are no such mends: {', '.join(sorted(unknown))}")
-    # All of them first: a mend that can't be undone is to be known at once.
-    for mend in chosen:
-        with tempfile.TemporaryDirectory(prefix="undo-") as name:
-            redact(mend, Path(name))
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.undo", description=__doc__)
+    parser.add_argument("numbers", nargs="*", help="numbers of fixes; default, all")
+    parser.add_argument("--check", action="store_true", help="only check that each fix can be removed")
+    options = parser.parse_args()
+    fixes = [fix for fix in FIXES if not options.numbers or fix.number in options.numbers]
+    if unknown := set(options.numbers) - {fix.number for fix in FIXES}:
+        raise SystemExit(f"There are no such fixes: {', '.join(sorted(unknown))}")
+    # Before anything is run: if the source has changed, it is not clear what to remove.
+    if found := list(mismatches(fixes)):
+        raise SystemExit("\n".join(found))
+    if options.check:
+        return 0
     results = []
-    for mend in chosen:
-        found = poll(mend)
-        results.append(found)
-        message = f"found: {found.rule} ({found.by})" if found.rule else "NOT FOUND"
-        print(f"{mend.number:<4} {mend.what:<75} {found.seconds:>4.0f} s  {message}", flush=True)
-    hits = sum(bool(found.rule) for found in results)
-    print(f"{hits} of {len(results)} found")
-    return 0 if hits >= SHARE * len(results) else 1
+    for fix in fixes:
+        result = run_generator(fix)
+        results.append(result)
+        text = f"detected: {result.rule} ({result.source})" if result.rule else "NOT DETECTED"
+        print(f"{fix.number:<4} {fix.bug:<75} {result.seconds:>4.0f} s  {text}", flush=True)
+    detected = sum(bool(result.rule) for result in results)
+    print(f"{detected} of {len(results)} detected")
+    return 0 if detected >= SHARE * len(results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
