@@ -151,8 +151,6 @@ class InvalidInputError(DatatileError, ValueError):
 class TransientError(DatatileError):
     """The server does not have the upload, or did not report the job's status; another attempt may succeed."""
 
-    code = "transient-error"
-
 
 class ServerUnreachableError(TransientError):
     """The server could not be connected to, or did not respond."""

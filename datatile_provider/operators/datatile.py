@@ -156,7 +156,8 @@ class DatatileUploadOperator(BaseOperator):
         try:
             differences, again = self._compare(context, record, cleared)
         except errors.DatatileError as e:
-            raise airflow_error(e, may_retry=True) from None
+            hint = f"{e.hint}\nAn earlier attempt has sent a file. Then clear this task: it compares the two.".lstrip()
+            raise airflow_error(e.but(hint=hint), may_retry=True) from None
         step = first_step(record, cleared=cleared, differs=bool(differences), may_send_again=again)
         if step is Step.UPLOAD:
             if differences and record.job_id:
@@ -548,6 +549,11 @@ class DatatileUploadOperator(BaseOperator):
         self._job = self._job and self._job.ended_by(error)
         failed = isinstance(error, (errors.JobFailedError, errors.JobCancelledError))
         next_step = _HINT_TO_SEND if failed else self._hint_to_resume(state)
+        if isinstance(error, errors.ConnectionChangedError):
+            next_step = (
+                "The file was accepted.\n"
+                "Then clear this task. Cleared before that, it sends the file to the new server."
+            )
         # A job's error names the job alone.
         error = error.but(
             subject=f"{self._subject}\njob {job_id}".removesuffix("\njob "),

@@ -120,10 +120,10 @@ def test_errors_are_logged_once_per_kind_with_a_count():
     )
     warnings = clock.texts(logging.WARNING)
     assert [warning.split("\n")[0] for warning in warnings] == [
-        "TRANSIENT ERROR (502): polling goes on",
-        "5 polls in a row failed with TRANSIENT ERROR (502)",
-        "TRANSIENT ERROR: polling goes on",
-        "3 polls in a row failed with TRANSIENT ERROR",
+        "ERROR (502): polling goes on",
+        "5 polls in a row failed with ERROR (502)",
+        "ERROR: polling goes on",
+        "3 polls in a row failed with ERROR",
     ]
 
 
@@ -131,7 +131,7 @@ def test_single_error_is_logged_without_a_count():
     clock = Clock()
     clock.update(errors.TransientError("Reset"), "running")
     (warning,) = clock.texts(logging.WARNING)
-    assert warning.startswith("TRANSIENT ERROR: polling goes on\nReset.\n")
+    assert warning.startswith("ERROR: polling goes on\nReset.\n")
 
 
 def test_transient_errors_never_end_a_wait_before_its_deadline():
@@ -186,7 +186,7 @@ def test_a_poll_that_was_sent_before_the_deadline_does_not_end_the_wait():
     assert clock.wait.update(hung, 5_120, sent=5_099) is None
     assert clock.wait.delay(5_120) == 0
     assert clock.wait.update(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120).state is JobState.SUCCEEDED
-    with pytest.raises(errors.JobTimeoutError, match="The last poll failed: TRANSIENT ERROR: The poll got no response"):
+    with pytest.raises(errors.JobTimeoutError, match="The last poll failed: ERROR: The poll got no response"):
         Clock(timeout=100).wait.update(hung, 5_130, sent=5_100)
 
 
@@ -230,9 +230,7 @@ def test_timeout_reports_the_last_status_and_error():
     # Ten delays take about 100 s, depending on the jitter.
     assert re.search(r"The last (9|10|11) polls failed: UNEXPECTED RESPONSE \(200\): HTML", message)
     assert SERVER.processing_log_url in message
-    with pytest.raises(
-        errors.JobTimeoutError, match=r"No poll returned its status\.\nThe last poll failed: TRANSIENT ERROR: x"
-    ):
+    with pytest.raises(errors.JobTimeoutError, match=r"No poll returned its status\.\nThe last poll failed: ERROR: x"):
         Clock(timeout=1).update(errors.TransientError("x"))
 
 
