@@ -890,7 +890,7 @@ def phases() -> set[Phase]:
 @example(Plan(steps=(Step(ends_at=-8), Step(changes=("action",)), Step(changes=("action",)))))
 @example(Plan(steps=(Step(uploads=("errors and an unknown id field",)), Step())))
 @example(Plan(steps=(Step(ends_at=-14), Step(changes=("file",), clear=True))))
-@example(Plan(decorated=True, retries=1, steps=(Step(ends_at=-14), Step(("file",), ends_at=10), Step(clear=True))))
+@example(Plan(decorated=True, retries=1, steps=(Step(ends_at=-14), Step(("file",), ends_at=15), Step(clear=True))))
 @example(Plan(retries=1, steps=(Step(), Step(changes=("retries 0",)))))
 @example(Plan(retries=1, steps=(Step(ends_at=-14), Step(changes=("server",), clear=True))))
 @example(Plan(retries=1, steps=(Step(ends_at=-14), Step(polls=("bare failed", "bare failed")))))
