@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import inspect
 import json
 import logging
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ import pytest
 from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import DAG
 
-from datatile_provider.api import contract, states
+from datatile_provider.api import contract, errors, rejections, states
 from datatile_provider.api.contract import Action, Server, Upload
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
@@ -35,6 +36,7 @@ from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.support.airflow import free_port
 from tests.support.fixtures import plain_environment
+from tests.support.messages import is_long, matches, messages, sentences
 from tests.support.pages import Block, Shell, blocks, texts
 
 __all__ = ["plain_environment"]
@@ -45,14 +47,13 @@ pytestmark = pytest.mark.needs_airflow(">=3.3")
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+TROUBLESHOOTING = DOCS / "troubleshooting.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 MARKDOWN = [*PAGES, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*/*.md"))]
 LINE_LENGTH = 120
-#: Pages whose source has longer lines.
-LONG_LINES = {"troubleshooting.md"}
 WAVES = ROOT / "example_dags" / "data"
 #: The number of blocks that are not run, by page.
-NOT_RUN = {"quickstart.md": 1, "reliability.md": 1}
+NOT_RUN = {"quickstart.md": 1, "reliability.md": 1, "troubleshooting.md": 1}
 # `dag.test()` needs the DAG in a file in the DAG folder; this file returns the DAG of the running test.
 DAG_FILE = "from airflow.sdk import DAG\nimport docs_dag_under_test\ndag = docs_dag_under_test.dag\n"
 
@@ -219,39 +220,100 @@ def _sources() -> Iterator[ast.AST]:
             yield from ast.walk(ast.parse(path.read_text()))
 
 
-def _quoted() -> list[str]:
-    """Return the messages that the page on troubleshooting quotes."""
-    page = DOCS / "troubleshooting.md"
-    quoted = re.findall(r"`([^`]+)`", "\n".join(texts(page, "heading")))
-    table = [re.findall(r"`([^`]+)`", cell) for cell in texts(page, "td")]
-    return quoted + [cell[0] for cell in table if cell and cell[0].startswith(("it must", "the CA"))]
+@functools.cache
+def _sections() -> dict[str, str]:
+    """Return the text below each heading of the page on troubleshooting."""
+    _, *parts = re.split(r"^#{2,} (.+)$", TROUBLESHOOTING.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_the_messages_that_the_troubleshooting_quotes_are_in_the_sources() -> None:
-    texts_in_sources = "\n".join(piece for node in _sources() if isinstance(node, ast.expr) for piece in _pieces(node))
-    airflow_message = "isn't defined"
-    quoted = [re.sub(r" \(\d+\)$", "", text) for text in _quoted() if airflow_message not in text]
-    assert len(quoted) > 60
-    for text in quoted:
-        for piece in re.split(r"…|\{\w+\}", text):
-            assert piece.strip() in re.sub(r"%s|%\.\df", "", texts_in_sources), text
+def _quotes(*headings: str) -> set[str]:
+    """Return the sentences that sections quote: the code at the start of their list items and table rows."""
+    text = "\n".join(_sections()[heading] for heading in headings)
+    quoted = re.findall(r"^ *(?:- |\| )`([^`]+)`", text, re.MULTILINE)
+    return {sentence for quote in quoted for sentence in sentences(" ".join(quote.split()))}
 
 
-def test_every_error_is_in_the_troubleshooting() -> None:
-    raised = [
-        pieces
-        for node in _sources()
-        if isinstance(node, ast.Call)
-        and re.search(r"(^|\.)([A-Z]\w+|fail|_failure|unknown_outcome)$", ast.unparse(node.func))
-        and not re.match(r"(re|cls|DAG)\b", ast.unparse(node.func))
-        for argument in node.args[:2]
-        if (pieces := [p for p in _pieces(argument) if " " in p.strip()])
-    ]
-    assert len(raised) > 60
-    page = (DOCS / "troubleshooting.md").read_text()
-    sentences = [max((p.split(". ")[0].strip(" :") for p in pieces), key=len) for pieces in raised]
-    sentences = [max(re.split(r"\{\w+!?r?\}", sentence), key=len).strip() for sentence in sentences]
-    assert [sentence for sentence in sentences if sentence not in page] == []
+def _verdict(code: str) -> str:
+    return errors.BY_CODE[code]("").title
+
+
+def test_each_code_of_an_error_is_a_heading_of_the_troubleshooting() -> None:
+    headings = texts(TROUBLESHOOTING, "heading")
+    assert sorted(filter(str.isupper, headings)) == sorted(map(_verdict, errors.BY_CODE))
+    anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert set(errors.BY_CODE) <= set(anchors)
+    # The second of two equal headings would have another anchor.
+    assert len(anchors) == len(set(anchors))
+
+
+def test_each_section_about_an_error_has_its_kind_and_the_next_steps() -> None:
+    kinds = {
+        errors.InvalidInputError: "invalid input",
+        errors.TransientError: "transient",
+        errors.PermanentError: "permanent",
+        errors.OutcomeUnknownError: "unknown outcome",
+        errors.UploadInterruptedError: "interrupted",
+        errors.JobError: "job error",
+        errors.DatatileError: "none of the above",
+    }
+    for code, error in errors.BY_CODE.items():
+        kind = next(name for base, name in kinds.items() if issubclass(error, base))
+        section = _sections()[_verdict(code)]
+        assert section.startswith(f"\n\nKind: {kind}. Tasks: "), code
+        assert re.search(r"^1\. ", section, re.MULTILINE), code
+    assert set(kinds.values()) <= {*texts(TROUBLESHOOTING, "td"), "none of the above"}
+
+
+def test_the_error_in_the_troubleshooting_is_what_the_package_writes() -> None:
+    upload = Upload(Action.APPEND, "48245753705f6061", "wave2.sav", 586)
+    response = Response(401, b'{"error": "Invalid token"}')
+    with pytest.raises(errors.TokenRefusedError) as rejected:
+        contract.read_upload(Server("https://datatile.example.com"), upload, response)
+    (example,) = (block.text for block in blocks(TROUBLESHOOTING) if block.language == "text")
+    # The operator adds this line.
+    *_, last_step, _ = example.splitlines()
+    assert last_step in inspect.getsource(DatatileUploadOperator)
+    found = rejected.value.but(hint=f"{rejected.value.hint}\n{last_step}")
+    assert example == f"{found}\n"
+
+
+def _unquoted(found: Iterable[str], quotes: set[str]) -> list[str]:
+    """Return the sentences that a person may search for, and that no quote is of."""
+    return [text for text in found if is_long(text) and not any(matches(quote, text) for quote in quotes)]
+
+
+def test_what_the_troubleshooting_quotes_is_in_the_sources() -> None:
+    quotes, written = _quotes(*_sections()), {text for message in messages() for text in message.sentences}
+    assert len(quotes) > 150
+    assert [quote for quote in quotes if not any(matches(quote, text) for text in written)] == []
+
+
+def test_every_message_is_in_the_troubleshooting() -> None:
+    written = {text for message in messages() for text in message.sentences if is_long(text)}
+    assert len(written) > 130
+    assert _unquoted(written, _quotes(*_sections())) == []
+
+
+def test_every_error_is_in_the_section_of_its_code() -> None:
+    raised = {(code, text) for message in messages() for code in message.codes for text in message.sentences}
+    assert len(raised) > 55
+    assert [(code, text) for code, text in raised if _unquoted([text], _quotes(_verdict(code)))] == []
+
+
+def test_every_rejection_is_in_the_section_of_its_error() -> None:
+    values = [[value, *(value.values() if isinstance(value, dict) else ())] for value in vars(rejections).values()]
+    found = [value for group in values for value in group if isinstance(value, rejections.Rejection)]
+    assert len(found) > 15
+    for rejection in found:
+        assert sentences(rejection.what) <= _quotes(_verdict(rejection.kind.code)), rejection
+
+
+def test_every_line_of_a_log_is_in_the_troubleshooting() -> None:
+    logged = {text for message in messages() if message.is_logged for text in message.sentences}
+    assert len(logged) > 25
+    headings = texts(TROUBLESHOOTING, "heading")
+    assert _unquoted(logged, _quotes(*headings[headings.index("Messages in the log") :])) == []
 
 
 def test_the_tables_list_every_option_and_parameter() -> None:
@@ -308,7 +370,6 @@ def test_no_line_of_a_page_is_too_long() -> None:
     long = [
         f"{page.relative_to(ROOT)}:{number}"
         for page in MARKDOWN
-        if page.name not in LONG_LINES
         for number, line in enumerate(page.read_text("utf-8").splitlines(), 1)
         if len(line) > LINE_LENGTH
     ]

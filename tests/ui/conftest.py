@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -115,13 +116,18 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def picture(page: Page) -> Callable[..., None]:
-    """Save the box around some elements as a picture, with a maximum height; by default the whole window."""
+    """
+    Save the box around some elements as a picture; by default the whole window.
 
-    def keep(name: str, *areas: Locator, height: float = math.inf) -> None:
+    ``height`` is the most that the picture is high. ``left`` and ``right`` are what is cut off there: the button that
+    hides a panel overlaps its edge.
+    """
+
+    def keep(name: str, *areas: Locator, height: float = math.inf, left: float = 0, right: float = 0) -> None:
         boxes = [_edges(area) for area in areas] or [_window(page)]
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         top = min(tops)
-        _screenshot(page, name, (min(lefts), top, max(rights), min(max(bottoms), top + height)))
+        _screenshot(page, name, (min(lefts) + left, top, max(rights) - right, min(max(bottoms), top + height)))
 
     return keep
 
@@ -132,9 +138,12 @@ def log_picture(page: Page) -> Callable[..., None]:
 
     def keep(name: str, until: Locator | None = None) -> None:
         left, top, right, bottom = _edges(page.get_by_test_id("virtual-scroll-container"))
-        log = _edges(page.get_by_test_id("virtualized-list"))
-        end = _edges(until)[3] if until else log[3]
-        _screenshot(page, name, (left, max(top, log[1]), right, min(bottom, end)))
+        log = page.get_by_test_id("virtualized-list")
+        # The first entry of a log that is scrolled may be cut off.
+        entries = [_edges(entry) for entry in log.get_by_test_id(re.compile("virtualized-item|group-header")).all()]
+        start = min(entry[1] for entry in entries if entry[1] >= top)
+        end = _edges(until or log)[3]
+        _screenshot(page, name, (left, start, right, min(bottom, end)))
 
     return keep
 

@@ -34,7 +34,7 @@ def test_every_line_is_visible(lab, run, page, log_picture, task_id):
     task = run.task(task_id)
     text = lab.airflow.api.error(task)
     page.goto(lab.address(task))
-    error = page.locator("summary").filter(has_text=text.split("\n")[0])
+    error = page.locator("summary").filter(has_text=text)
     expect(error).to_be_visible()
     error_lines = hidden(error, text)
     name = task_id.replace("_", "-")

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.timeout(180), pytest.mark.needs_airflo
 
 @pytest.fixture(autouse=True)
 def narrow_window(page):
-    page.set_viewport_size(NARROW)
+    page.set_viewport_size({**NARROW, "height": 1200})
 
 
 def test_drive(lab, page, picture):

@@ -9,11 +9,13 @@ from playwright.sync_api import expect
 
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
 from tests.support.demo import STUDY
-from tests.ui.conftest import BROKEN, CONSUMER, MAPPED, NARROW, PRODUCER
+from tests.ui.conftest import BROKEN, CONSUMER, MAPPED, PRODUCER, WINDOW
 from tests.ui.visible import too_long
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(240), pytest.mark.needs_airflow(">=3.3")]
 
+# Pixels by which the button that hides a panel overlaps it.
+BUTTON = 14
 TASKS = ["create", "wait_for_create", "append", "wait_for_append", "reload", "wait_for_reload"]
 
 
@@ -25,13 +27,12 @@ def test_the_runs_have_the_states_for_the_pictures(lab):
 
 def test_grid(lab, page, picture):
     run = lab.runs[STUDY]
-    page.set_viewport_size(NARROW)
     page.goto(f"{lab.airflow.url}/dags/{STUDY}/runs/{run.run_id}")
     for task_id in TASKS:
         expect(page.get_by_role("link", name=task_id, exact=True).first).to_be_visible()
     expect(page.get_by_text("DatatileUploadOperator")).to_have_count(3)
     expect(page.get_by_text("DatatileJobSensor")).to_have_count(3)
-    picture("study-grid", page.locator("#main-panel"), page.locator("#details-panel"))
+    picture("study-grid", page.locator("#main-panel"), height=330)
 
 
 def test_graph(lab, page, picture):
@@ -40,7 +41,7 @@ def test_graph(lab, page, picture):
     page.get_by_role("button", name=re.compile("Graph", re.IGNORECASE)).click()
     for task_id in TASKS:
         expect(page.get_by_test_id(f"node-{task_id}").or_(page.locator(f"[data-id='{task_id}']")).first).to_be_visible()
-    picture("study-graph", page.locator("#main-panel"))
+    picture("study-graph", page.locator("#main-panel"), right=BUTTON)
 
 
 def test_documentation(lab, page, picture):
@@ -80,7 +81,7 @@ def test_rendered_templates(lab, page, picture):
     page.goto(lab.address(task, "/rendered_templates"))
     expect(page.get_by_text(job["hash"], exact=True)).to_be_visible()
     expect(page.get_by_text(re.compile("/wave2.zsav$"))).to_be_visible()
-    picture("rendered-templates", page.locator("#details-panel"))
+    picture("rendered-templates", page.locator("#details-panel"), left=BUTTON)
 
 
 def test_mapped_tasks_have_the_names_of_their_files(lab, page, picture):
@@ -88,7 +89,7 @@ def test_mapped_tasks_have_the_names_of_their_files(lab, page, picture):
     page.goto(f"{lab.airflow.url}/dags/{MAPPED}/runs/{run.run_id}/tasks/upload/mapped")
     for name in ("wave1.zsav", "wave2.zsav"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
-    picture("mapped-tasks", page.locator("#details-panel"), height=460)
+    picture("mapped-tasks", page.locator("#details-panel"), height=460, left=BUTTON)
 
 
 def test_a_failed_task_shows_file_target_and_job(lab, page, log_picture):
@@ -108,12 +109,12 @@ def test_a_failed_task_shows_file_target_and_job(lab, page, log_picture):
 def test_an_appended_wave_is_an_event_of_its_databases_asset(lab, page, picture):
     (event,) = lab.airflow.api.call("GET", "assets/events")["asset_events"]
     assert event["extra"]["job_id"] == lab.job_id(lab.runs[PRODUCER].task("append"))
-    page.set_viewport_size(NARROW)
+    page.set_viewport_size({**WINDOW, "height": 520})
     page.goto(f"{lab.airflow.url}/assets/{event['asset_id']}")
     for dag_id in (PRODUCER, CONSUMER):
         run_id = lab.runs[dag_id].run_id
         expect(page.locator(f"a[href*='/dags/{dag_id}/runs/{run_id}']").filter(has_text=dag_id)).to_be_visible()
-    picture("asset", page.locator("#main-panel"), page.locator("#details-panel"))
+    picture("asset", page.locator("[data-panel]").first, right=BUTTON)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_links_lead_to_the_processing_log_and_to_the_job(lab, page, picture, dag
         expect(link).to_be_visible()
         addresses.append(link.get_attribute("href"))
     if dag_id == BROKEN:
-        picture("links", page.locator("#details-panel"), height=420)
+        picture("links", page.locator("#details-panel"), height=420, left=BUTTON)
     page.goto(addresses[0])
     expect(page.get_by_role("heading", name="Processing log")).to_be_visible()
     page.goto(addresses[1])

@@ -103,7 +103,7 @@ def too_long(page: Page, events: list[str]) -> list[str]:
     page.set_viewport_size(ViewportSize(width=window["width"], height=4000))
     found = []
     for event in events:
-        shown = page.locator(".event").filter(has_text=event.split("\n")[0]).first
+        shown = page.locator(".event").filter(has_text=event).first
         expect(shown).to_be_visible()
         found += hidden(shown, event)
     return found

@@ -26,15 +26,15 @@ UPLOADS: dict[str, dict[str, Any]] = {
     "destination_busy": {"accept_timeout": 4},
     "outcome_unknown": {},
     "job_failed": {"dataset": f"{DATA}/wave3.zsav", **WAIT},
-    "job_timed_out": {"timeout": 4, **WAIT},
+    "job_timed_out": {"timeout": 8, **WAIT},
 }
 SENSORS: dict[str, dict[str, Any]] = {
     "token_refused": {},
     "role_missing": {},
     "not_found": {},
-    "server_unreachable": {"timeout": 4},
+    "server_unreachable": {"timeout": 8},
     "job_failed": {},
-    "job_timed_out": {"timeout": 4},
+    "job_timed_out": {"timeout": 8},
 }
 
 with DAG("datatile_failures", schedule=None, tags=["datatile"], doc_md=__doc__, default_args={"retries": 0}):
