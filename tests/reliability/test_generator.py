@@ -592,7 +592,7 @@ class Execution:
             context["task_state_store"] = self.store
         result: Any = None
         error: BaseException | None = None
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             result = self._process(context)
         except TaskDeferred as e:
@@ -606,8 +606,8 @@ class Execution:
             self.active, self.down = False, 0
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._end(result, error)
-        if time.monotonic() - began > BOUND:
-            raise ViolationError("3 hang", f"a process took {time.monotonic() - began:.0f} s")
+        if time.monotonic() - started_at > BOUND:
+            raise ViolationError("3 hang", f"a process took {time.monotonic() - started_at:.0f} s")
 
     def _process(self, context: Any) -> Any:
         signal.setitimer(signal.ITIMER_REAL, BOUND)
