@@ -74,7 +74,7 @@ def lineage(
         outputs.append(OutputDataset(*openlineage_name(database_uri(server.url, database)), outputFacets=statistics))
     facets = {}
     if job:
-        page = server.job_page_url(job.id) or server.processing_log_url
+        page = server.page_url(job.id)
         facets = {
             "externalQuery": ExternalQueryRunFacet(job.id, server.url),
             "datatile_job": DatatileJobRunFacet(job.id, action, job.state.value, job.status, page),

@@ -106,6 +106,10 @@ class Server:
         known = job_id and "{job_id}" in self.log_url
         return self.log_url.replace("{job_id}", quote(job_id, safe="")) if known else ""
 
+    def page_url(self, job_id: str) -> str:
+        """Return the page of a job, else the processing log."""
+        return self.job_page_url(job_id) or self.processing_log_url
+
     @property
     def address(self) -> str:
         """The API's address. The same job id at another address is another job."""

@@ -121,7 +121,7 @@ class Wait:
         return errors.JobTimeoutError(
             f"The job was not finished within {self.timeout:,.10g} s. {seen}{last_error}",
             subject=f"job {self.job_id}",
-            log_url=_page(self.server, self.job_id),
+            log_url=self.server.page_url(self.job_id),
         )
 
     def _on_status(self, job: Job, now: float) -> None:
@@ -184,9 +184,5 @@ def job_error(server: Server, job: Job) -> errors.JobError:
         f"The server reports the status {job.status!r}",
         subject=f"job {job.id}",
         server_message=job.message,
-        log_url=_page(server, job.id),
+        log_url=server.page_url(job.id),
     )
-
-
-def _page(server: Server, job_id: str) -> str:
-    return server.job_page_url(job_id) or server.processing_log_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -254,7 +255,7 @@ class DatatileHook(BaseHook):
             except errors.DatatileError as e:
                 delay = retry.after(e, time.monotonic())
                 before_retry(Attempts(upload, settings.server, retry.failures, file.version), e, delay)
-                self.log.warning("%s", e.report(f"next attempt in {delay:.0f} s"))
+                self.log.warning("%s", e.report(f"next attempt in {math.ceil(delay)} s"))
                 time.sleep(delay)
 
     def _newer_conn(self, settings: Settings) -> Settings | None:
@@ -292,7 +293,7 @@ class DatatileHook(BaseHook):
         # The rate of a short upload says nothing.
         rate = f" after {took:,.1f} s ({file.size / 1e6 / took:,.1f} MB/s)" if took >= 1 else ""
         self.log.info("Accepted as job %s%s", job.id, rate)
-        self.log.info("Processing log: %s", settings.server.processing_log_url)
+        self.log.info("Processing log: %s", settings.server.page_url(job.id))
         return job
 
     def get_job(self, job_id: str, *, server: str | None = None) -> Job:

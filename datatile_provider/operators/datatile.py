@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -391,7 +392,7 @@ class DatatileUploadOperator(BaseOperator):
             state.forget()
             defers = isinstance(error, (errors.DestinationBusyError, errors.RateLimitedError, errors.ServerBusyError))
             if self.deferrable and defers and delay > MAX_BACKOFF_IN_WORKER:
-                self.log.info("%s", error.report(f"deferred, next attempt in {delay:.0f} s"))
+                self.log.info("%s", error.report(f"deferred, next attempt in {math.ceil(delay)} s"))
                 self.defer(
                     trigger=DatatileRetryTrigger(until=time.time() + delay),
                     method_name="retry_upload",
@@ -423,7 +424,9 @@ class DatatileUploadOperator(BaseOperator):
             raise airflow_error(e, may_retry=False) from None
         except errors.DatatileError as e:
             state.forget()
-            hint = "\n".join(filter(None, [e.hint, "The server does not have the file. To send it, clear this task."]))
+            hint = f"{e.hint}\nThen clear this task to send the file: the server does not have it."
+            if not e.hint:
+                hint = "To send the file, clear this task: the server does not have it."
             raise airflow_error(e.but(hint=hint), may_retry=True) from None
         except BaseException as e:  # execution_timeout, SIGTERM, and what Airflow's own code raises
             if state.lasts or self._may_send_again or not text or not _would_be_retried(e):

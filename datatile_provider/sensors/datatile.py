@@ -229,7 +229,7 @@ class DatatileJobSensor(BaseSensorOperator):
         wait.rejected_since = seen.rejected_since
         if not earlier:
             self.log.info("Waiting for job %s", job_id)
-            self.log.info("Processing log: %s", server.processing_log_url)
+            self.log.info("Processing log: %s", server.page_url(job_id))
         return wait
 
     # Each poke of a rescheduled sensor is a new process. Only Airflow 3.3 and later can store something for the next

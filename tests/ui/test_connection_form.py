@@ -149,7 +149,12 @@ def test_an_empty_field_is_the_default(form, stored, values):
     ("conn_id", "token", "title", "response"),
     [
         ("datatile_works", None, "Test Connection Successful", "accepts the token"),
-        ("datatile_refused", TOKEN, "Test Connection Failed", "the token is not valid (401)"),
+        (
+            "datatile_refused",
+            TOKEN,
+            "Test Connection Failed",
+            "TOKEN REFUSED (401): ",
+        ),
     ],
 )
 def test_the_connection_test_reports_its_result(form, lab, page, picture, conn_id, token, title, response):

@@ -61,7 +61,10 @@ def test_every_field_reaches_the_hook(form, airflow, tmp_path):
     assert settings_of(json.loads(file.read_text())["datatile_all"]) == SETTINGS
 
 
-@pytest.mark.parametrize(("token", "response"), [(None, "accepts the token"), (TOKEN, "the token is not valid (401)")])
+@pytest.mark.parametrize(
+    ("token", "response"),
+    [(None, "accepts the token"), (TOKEN, "TOKEN REFUSED (401)")],
+)
 def test_the_connection_test_reports_its_result(form, token, response):
     with Sandbox() as sandbox:
         parts = urlsplit(sandbox.url)
