@@ -116,10 +116,10 @@ def environment(version: str) -> Path:
         env["PYENV_VERSION"] = ":".join(found.split())
     print(f"Airflow {version}: making its environment with Python {PYTHONS[version]}", flush=True)
     limits = ("--constraint", constraints, "--build-constraint", constraints)
-    wanted = ("--group", "dev", "--group", "docs", "--editable", ".[sandbox]")
+    packages = ("--group", "dev", "--group", "docs", "--editable", ".[sandbox]")
     for command in (
         (uv, "venv", "--quiet", "--clear", "--python", PYTHONS[version], folder),
-        (uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode", *limits, *wanted),
+        (uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode", *limits, *packages),
     ):
         subprocess.run(command, check=True, cwd=ROOT, env=env, timeout=LIMIT)
     ready.touch()

@@ -93,12 +93,12 @@ def test_no_job_id(body):
 )
 def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
     """The server may have accepted the file, with the job id in a field of unknown name."""
-    for given in (body, {**body, "uploadNumber": "17"}, {**body, "job_id": "job-1"}):
-        for whole in (True, False):
-            error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(given), whole_body_sent=whole)
+    for content in (body, {**body, "uploadNumber": "17"}, {**body, "job_id": "job-1"}):
+        for whole_body_sent in (True, False):
+            error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(content), whole_body_sent=whole_body_sent)
             assert type(error) is errors.OutcomeUnknownError
             assert "no such variable" in one_line(error)
-            assert ("job-1" in one_line(error)) is ("job_id" in given)
+            assert ("job-1" in one_line(error)) is ("job_id" in content)
 
 
 @pytest.mark.parametrize("word", ["failed", "error", "rejected", "Cancelled"])
@@ -376,9 +376,9 @@ REDIRECTED, BUSY = errors.RedirectedError, errors.ServerBusyError
     ],
 )
 def test_statuses(status, sent_whole, sent_in_part):
-    for whole, kind in ((True, sent_whole), (False, sent_in_part)):
+    for whole_body_sent, kind in ((True, sent_whole), (False, sent_in_part)):
         response = response_of("Say what?", status, retry_after="7")
-        error = outcome(contract.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole)
+        error = outcome(contract.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole_body_sent)
         assert type(error) is kind
         assert error.status == status
         assert str(UPLOAD) in one_line(error)

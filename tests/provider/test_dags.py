@@ -136,7 +136,7 @@ DIALECT = {
     "status_field": "reply.progress.phase",
     "callback_field": "notify",
 }
-WORDS = {
+STATE_WORDS = {
     "QUEUED": "jonossa",
     "RUNNING": "työn alla",
     "SUCCEEDED": "valmis",
@@ -150,7 +150,7 @@ def other_dialect(run_dag, start, connect, tmp_path):
     """Upload a file and wait in every mode, on a server that differs in everything the vendor does not document."""
 
     def other_dialect(name, content, extra):
-        sandbox = start(**DIALECT, state_words=WORDS)
+        sandbox = start(**DIALECT, state_words=STATE_WORDS)
         connect(sandbox, extra=extra)
         dataset = tmp_path / name
         dataset.write_text(content)
@@ -170,7 +170,7 @@ def other_dialect(run_dag, start, connect, tmp_path):
 
 
 def test_another_dialect_by_connection_extra_alone(other_dialect):
-    extra = {**DIALECT, "status_map": {word: state for state, word in WORDS.items()}}
+    extra = {**DIALECT, "status_map": {word: state for state, word in STATE_WORDS.items()}}
     sandbox, outcomes = other_dialect("wave.csv", "respondent\n1\n", extra)
     assert {outcome.state for outcome in outcomes.values()} == {"success"}
     assert {outcomes[mode].result["status"] for mode in SENSOR_MODES} == {"valmis"}
@@ -180,7 +180,7 @@ def test_another_dialect_by_connection_extra_alone(other_dialect):
 
 
 def test_a_failure_in_another_dialect(other_dialect):
-    extra = {**DIALECT, "status_map": {word: state for state, word in WORDS.items()}}
+    extra = {**DIALECT, "status_map": {word: state for state, word in STATE_WORDS.items()}}
     _, outcomes = other_dialect("wave.sav", "no SPSS file", extra)
     for mode in [*SENSOR_MODES, *OPERATOR_WAITS]:
         outcomes[mode].assert_failed(AirflowFailException, "'rikki'", "wave.sav cannot be read")

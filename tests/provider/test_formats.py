@@ -1,4 +1,4 @@
-"""What crosses a version of the package is read, and written, as the files in ``formats`` are."""
+"""Stored formats: other versions of the package read and write them as the files in ``formats`` show."""
 
 from __future__ import annotations
 

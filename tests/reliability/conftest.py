@@ -25,7 +25,7 @@ def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     A file of 60 interviews.
 
     It is larger than the socket buffers between client and proxy, so a client cannot have sent its last byte
-    before the proxy has begun to read.
+    before the proxy has started to read.
     """
     path = tmp_path_factory.mktemp("dataset") / "wave.csv"
     path.write_text("respondent,text\n" + "".join(f"{i},{'x' * 100_000}\n" for i in range(60)))

@@ -409,7 +409,7 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_compared_by_the_next_attempt
     sandbox, upload, _, dataset = task
 
     def fail(dataset):
-        raise DatasetUnreadableError("The store does not answer")
+        raise DatasetUnreadableError("The store does not respond")
 
     upload.run()
     set_accepted(upload)

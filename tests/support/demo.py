@@ -55,15 +55,15 @@ def demo(*, keep: bool) -> None:
     :raises DemoError: a task failed, or rows are missing.
     :raises NotStartedError: Airflow did not start.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     with Sandbox(processing_seconds=2) as sandbox:
         print(f"The sandbox is up at {sandbox.url}; starting Airflow.", flush=True)
         with RealAirflow(EXAMPLES, env=environment(sandbox)) as airflow:
-            print(f"Airflow is up at {airflow.url} after {time.monotonic() - began:.0f} s.", flush=True)
+            print(f"Airflow is up at {airflow.url} after {time.monotonic() - started:.0f} s.", flush=True)
             run = airflow.run_dag(STUDY, timeout=90)
             report(run, sandbox.state())
             check(run, sandbox.state(), airflow)
-            print(f"\nDone after {time.monotonic() - began:.0f} s.", flush=True)
+            print(f"\nDone after {time.monotonic() - started:.0f} s.", flush=True)
             if keep:
                 print(
                     f"\nAirflow, the DAG   {airflow.url}/dags/{STUDY}\n"

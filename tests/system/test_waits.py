@@ -104,7 +104,7 @@ def test_cleared_after_a_timeout(lab, timed_out, dag_id):
 
 def duration(lab, task):
     """Return the seconds from the run's start to the end of the first attempt."""
-    # A rescheduled task starts anew with each poll, so its own start date is no use.
+    # Each poll resets the start date of a rescheduled task, so the run's is used.
     started = lab.api.call("GET", f"dags/{task.dag_id}/dagRuns/{task.run_id}")["start_date"]
     ended = lab.api.call("GET", f"{task.path}/tries/1")["end_date"]
     return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()

@@ -51,7 +51,7 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
         small = servers.enter_context(Sandbox(max_upload_bytes=5000))
         forbidding = servers.enter_context(RawServer(forbid))
         losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_response", on="upload")))
-        nobody = f"http://127.0.0.1:{free_port()}"
+        unreachable = f"http://127.0.0.1:{free_port()}"
         busy = slow.add_database("Tracker")
         running = upload(slow, busy, data / "wave2.zsav")
         failed = upload(quick, quick.add_database("Tracker"), data / "wave3.zsav")
@@ -61,7 +61,7 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
             "role_missing": (forbidding.url, WRONG_TOKEN, TARGET, JOB),
             "not_found": (quick.url, quick.token, TARGET, JOB),
             "invalid_input": (quick.url, quick.token, TARGET, ""),
-            "server_unreachable": (nobody, WRONG_TOKEN, TARGET, JOB),
+            "server_unreachable": (unreachable, WRONG_TOKEN, TARGET, JOB),
             "file_too_large": (small.url, small.token, small.add_database("Tracker"), ""),
             "destination_busy": (slow.url, slow.token, busy, ""),
             "outcome_unknown": (losing.url, quick.token, quick.add_database("Tracker"), ""),
