@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 MAX_BACKOFF_IN_WORKER = 10.0
 #: Seconds between the two polls that must report that a job failed before its file is sent again.
 CONFIRM_PAUSE = 10.0
+#: The method that a task is resumed in after a backoff.
+_RETRY = "retry_upload"
 
 
 class DatatileUploadOperator(BaseOperator):
@@ -260,7 +262,7 @@ class DatatileUploadOperator(BaseOperator):
         with self._hook_of_the_user(context):
             super().pre_execute(context)
         # Only Airflow 2 has this attribute. It would end the task, retry it, and so send the file again.
-        if getattr(context["ti"], "next_method", None) not in (None, "", "resume_upload"):
+        if getattr(context["ti"], "next_method", None) not in (None, "", _RETRY):
             self.execution_timeout = None
 
     def post_execute(self, context: Context, result: Any = None) -> None:
@@ -396,7 +398,7 @@ class DatatileUploadOperator(BaseOperator):
                 self.log.info("%s", error.report(f"deferred, next attempt in {math.ceil(delay)} s"))
                 self.defer(
                     trigger=DatatileRetryTrigger(until=time.time() + delay),
-                    method_name="retry_upload",
+                    method_name=_RETRY,
                     kwargs={"deadline": deadline, "failures": attempts.failures, "version": attempts.version},
                     timeout=timedelta(seconds=delay) + TRIGGER_TIMEOUT_MARGIN,
                 )

@@ -143,7 +143,7 @@ def test_killed_while_waiting_in_the_worker(lab, victims):
     task = lab.ended(task)
 
     assert (task.state, task.try_number) == ("success", 2)
-    assert "taking that up" in lab.api.log(task)
+    assert "Resuming job" in lab.api.log(task)
     assert final_states(lab, file) == ["SUCCEEDED"]
     assert lab.sandbox.rows(target) == ROWS
 
@@ -161,7 +161,7 @@ def test_killed_while_waiting_for_a_job_that_then_fails(lab):
 
     # The file is still invalid.
     assert (task.state, task.try_number) == ("failed", 2)
-    assert "so uploading anew" in lab.api.log(task)
+    assert "sending the file again" in lab.api.log(task)
     assert final_states(lab, file) == ["FAILED", "FAILED"]
     assert lab.sandbox.rows(target) == 0
 

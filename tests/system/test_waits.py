@@ -81,7 +81,7 @@ def test_an_execution_timeout_ends_the_attempt(lab, timed_out, dag_id):
     assert 20 <= duration(lab, task) < 20 + LATE
     if dag_id in files:
         # The next attempt resumed the same job.
-        assert "taking that up" in lab.api.log(task, 2)
+        assert "Resuming job" in lab.api.log(task, 2)
         assert len(lab.sandbox.jobs(files[dag_id].name)) == 1
 
 
@@ -94,7 +94,7 @@ def test_cleared_after_a_timeout(lab, timed_out, dag_id):
         lab.sandbox.release(jobs[dag_id])
     lab.api.clear(tasks[dag_id])
     if dag_id == "upload_and_wait_20_s":
-        lab.wait_for_log(tasks[dag_id], "taking that up", try_number=2)
+        lab.wait_for_log(tasks[dag_id], "Resuming job", try_number=2)
         lab.sandbox.release(jobs[dag_id])
     task = lab.ended(tasks[dag_id])
 
@@ -202,7 +202,7 @@ def test_cleared_while_waiting(lab, victim):
     lab.sandbox.release(job_id)
     task = lab.ended(task)
     assert task.state == "success"
-    assert "taking that up" in lab.api.log(task)
+    assert "Resuming job" in lab.api.log(task)
     assert len(lab.sandbox.jobs(file.name)) == 1
     assert lab.sandbox.rows(target) == 7
 
