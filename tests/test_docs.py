@@ -49,11 +49,11 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TROUBLESHOOTING = DOCS / "troubleshooting.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-MARKDOWN = [*PAGES, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*/*.md"))]
+MARKDOWN = [*PAGES, *sorted(ROOT.glob("C*.md")), *sorted(DOCS.glob("*/*.md"))]
 LINE_LENGTH = 120
 WAVES = ROOT / "example_dags" / "data"
 #: The number of blocks that are not run, by page.
-NOT_RUN = {"quickstart.md": 1, "reliability.md": 1, "troubleshooting.md": 1}
+NOT_RUN = {"README.md": 1, "quickstart.md": 1, "reliability.md": 1, "troubleshooting.md": 1}
 # `dag.test()` needs the DAG in a file in the DAG folder; this file returns the DAG of the running test.
 DAG_FILE = "from airflow.sdk import DAG\nimport docs_dag_under_test\ndag = docs_dag_under_test.dag\n"
 
@@ -276,6 +276,14 @@ def test_the_error_in_the_troubleshooting_is_what_the_package_writes() -> None:
     assert last_step in inspect.getsource(DatatileUploadOperator)
     found = rejected.value.but(hint=f"{rejected.value.hint}\n{last_step}")
     assert example == f"{found}\n"
+
+
+def test_the_error_in_the_readme_is_what_the_package_writes() -> None:
+    upload = Upload(Action.APPEND, "0f3a9c2b7d4e5f61", "wave.zsav", 7606)
+    response = Response(504, b"<h1>Gateway Timeout</h1>", at=datetime(2026, 1, 5, 6, 3, 10, tzinfo=timezone.utc))
+    with pytest.raises(errors.OutcomeUnknownError) as unknown:
+        contract.read_upload(Server("https://datatile.example.com"), upload, response)
+    assert [block.text for block in blocks(README) if block.language == "text"] == [f"{unknown.value}\n"]
 
 
 def _unquoted(found: Iterable[str], quotes: set[str]) -> list[str]:

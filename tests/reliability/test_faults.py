@@ -203,7 +203,7 @@ def rendered(table: dict[tuple[str, str, str], str]) -> str:
         return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
     return f"""\
-# Faults and their outcomes
+# Failure modes
 
 A test causes each fault between a task and the sandbox, and counts the uploads that the sandbox accepts. Each outcome
 holds for a task that does not wait, one that waits in the worker, and one that waits deferred. Faults of polls are
