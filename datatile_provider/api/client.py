@@ -344,7 +344,7 @@ class _UploadConnection:
         # Python's timeout is for the whole of one send, and urllib3 would keep the short connect timeout.
         self.sock.settimeout(self.stall_timeout)
         try:
-            super().send(data)  # type: ignore[misc]  # likewise
+            super().send(data)  # type: ignore[misc]  # as above
         except TimeoutError:
             raise
         except OSError as e:
@@ -355,12 +355,12 @@ class _UploadConnection:
         self._watchdog = threading.Timer(self.whole_timeout, self._close_socket, [self.sock])
         self._watchdog.daemon = True
         self._watchdog.start()
-        return super().getresponse()  # type: ignore[misc]  # likewise
+        return super().getresponse()  # type: ignore[misc]  # as above
 
     def close(self) -> None:
         if self._watchdog:
             self._watchdog.cancel()
-        super().close()  # type: ignore[misc]  # likewise
+        super().close()  # type: ignore[misc]  # as above
 
     @staticmethod
     def _close_socket(sock: Any) -> None:

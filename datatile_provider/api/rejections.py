@@ -23,7 +23,7 @@ class Rejection:
 
     :param kind: the error that it becomes.
     :param what: what happened. ``{requested}`` and ``{location}`` are filled in.
-    :param hint: what to do next; likewise.
+    :param hint: what to do next, with the same fields.
     """
 
     kind: type[DatatileError]
