@@ -62,7 +62,7 @@ def test_a_sensor_whose_trigger_failed_may_poll_again(context):
 def test_an_upload_whose_trigger_failed_is_not_sent_again(context):
     # With a state store the next attempt resumes the job; without one there must be no next attempt.
     kind = TaskDeferralError if HAS_STATE_STORE else AirflowFailException
-    with pytest.raises(kind, match="Trigger failure"):
+    with pytest.raises(kind, match=r"Trigger\sfailure"):
         upload().resume_execution("__fail__", {"error": "Trigger failure"}, context)
 
 
