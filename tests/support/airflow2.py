@@ -71,5 +71,7 @@ class Airflow2Api(AirflowApi):
 
     def error(self, task: TaskInstance) -> str:
         """Return the message of the last exception in a task's log."""
-        found = re.findall(r"^Traceback .*\n(?:[ \t].*\n)*[\w.]+: (.*)", self.log(task), re.MULTILINE)
+        # The message goes on until the next line of the log, which begins with its time.
+        message = r"^Traceback .*\n(?:[ \t].*\n)*[\w.]+: (.*(?:\n(?!\[\d{4}-).*)*)"
+        found = re.findall(message, self.log(task), re.MULTILINE)
         return str(found[-1]) if found else "no error"
