@@ -25,6 +25,4 @@ with DAG("datatile_mapped_upload", schedule=None, tags=["datatile"], doc_md=__do
         wait_for_completion=True,
         deferrable=False,
         max_active_tis_per_dagrun=1,
-        # The name of each mapped task in the UI, instead of 0 and 1.
-        map_index_template="{{ task.dataset.rsplit('/', 1)[-1] }}",
     ).expand(dataset=[f"{WAVES}/wave1.zsav", f"{WAVES}/wave2.zsav"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, ObjectStoragePath
@@ -192,3 +193,21 @@ def test_a_dialect_that_the_connection_does_not_configure_is_not_a_success(other
     for mode in OPERATOR_WAITS:
         outcomes[mode].assert_failed(AirflowFailException, "without a job id that can be read")
     assert len(sandbox.uploads()) == 5
+
+
+@pytest.mark.parametrize("template", [None, "{{ task.target_hash }}"])
+def test_a_mapped_upload_is_shown_under_its_file_name(template):
+    upload = DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="s3://b/wave 2.sav")
+    context = {"ti": SimpleNamespace(map_index=1), "map_index_template": template}
+    upload._label_mapped_task(context)
+    assert context["map_index_template"] == (template or "{{ task.file_name }}")
+    assert upload.file_name == "wave 2.sav"
+    # Airflow does not render the template after a failure.
+    assert getattr(context["ti"], "rendered_map_index", None) == (None if template else "wave 2.sav")
+
+
+def test_an_upload_that_is_not_mapped_has_no_label():
+    upload = DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav")
+    context = {"ti": SimpleNamespace(map_index=-1)}
+    upload._label_mapped_task(context)
+    assert context == {"ti": SimpleNamespace(map_index=-1)}

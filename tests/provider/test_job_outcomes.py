@@ -199,3 +199,21 @@ def test_jobs_that_a_user_cancels_in_the_drive(real_jobs):
     _, outcomes = real_jobs("wave.csv", "respondent\n1\n", during=cancel_all, processing_seconds=100)
     for mode in [*SENSOR_MODES, *OPERATOR_WAITS]:
         outcomes[mode].assert_failed(AirflowFailException, "Cancelled by a user")
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_failed_sensor_names_the_upload_to_clear(run_dag, start, survey, deferrable):
+    sandbox, broken = start(), survey.with_name("broken.sav")
+    broken.write_text("no SPSS file")
+    with DAG(f"broken_{deferrable}", schedule=None) as dag:
+        upload = DatatileUploadOperator(
+            task_id="upload", action="create", target_hash=sandbox.folder, dataset=str(broken)
+        )
+        DatatileJobSensor(task_id="wait", job_id=upload.output, deferrable=deferrable, poke_interval=0.1)
+    (wait,) = run_dag(dag)["wait"]
+    wait.assert_failed(
+        AirflowFailException,
+        f"JOB FAILED job {sandbox.jobs()[0]['job_id']}, from the upload task 'upload'",
+        "The file was accepted, but its job did not succeed.",
+        "To send the file again, clear the upload task 'upload'.",
+    )

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import DAG, Asset
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from datatile_provider.sensors.start_from_trigger import may_end_in_triggerer
+from datatile_provider.sensors.start_from_trigger import may_end_in_triggerer, upload_task_id
 
 pytestmark = pytest.mark.needs_airflow(">=3.3")
 
@@ -80,6 +80,20 @@ def test_what_cannot_start_in_the_triggerer_starts_in_a_worker(dag, job_id, kwar
     assert not wait.start_from_trigger
     assert wait.start_trigger_args is None
     assert reason in wait._needs_worker
+
+
+@pytest.mark.parametrize(
+    ("job_id", "task_id"),
+    [
+        (lambda: upload().output, "upload"),
+        (mapped_output, "uploads"),
+        (lambda: "{{ ti.xcom_pull(task_ids='study.upload', key='job_id') }}", "study.upload"),
+        (lambda: "{{ ti.xcom_pull('upload') }}", ""),
+        (lambda: "5f0c1d", ""),
+    ],
+)
+def test_the_upload_task_of_a_job_id(dag, job_id, task_id):
+    assert upload_task_id(job_id()) == task_id
 
 
 @pytest.mark.parametrize(("start_from_trigger", "lines"), [(True, 1), (False, 0)])
