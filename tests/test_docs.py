@@ -49,7 +49,8 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TROUBLESHOOTING = DOCS / "troubleshooting.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-MARKDOWN = [*PAGES, *sorted(ROOT.glob("C*.md")), *sorted(DOCS.glob("*/*.md"))]
+FOR_MAINTAINERS = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "design.md"]
+MARKDOWN = sorted({*PAGES, *ROOT.glob("*.md"), *DOCS.glob("*/*.md")})
 LINE_LENGTH = 120
 WAVES = ROOT / "example_dags" / "data"
 #: The number of blocks that are not run, by page.
@@ -363,15 +364,30 @@ def test_every_benchmark_is_shown() -> None:
     assert results <= set(re.findall(r"\{benchmark\} (\w+)", page)) & set(re.findall(r"benchmarks/(\w+)\.svg", page))
 
 
-def test_the_links_of_the_readme_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", README.read_text())
-    assert len(links) > 5
+@pytest.mark.parametrize("of", [README, *FOR_MAINTAINERS], ids=lambda page: page.stem)
+def test_the_links_of_a_page_lead_somewhere(of: Path) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", of.read_text())
+    assert links
     for path, anchor in links:
-        page = ROOT / path if path else README
+        page = of.parent / path if path else of
         assert page.exists(), path
         if anchor:
             headings = [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts(page, "heading")]
             assert anchor in headings, anchor
+
+
+@pytest.mark.parametrize("page", FOR_MAINTAINERS, ids=lambda page: page.stem)
+def test_the_files_and_names_that_a_page_for_maintainers_gives_exist(page: Path) -> None:
+    code = "\n".join(re.findall(r"```.+?```|`[^`\n]+`", page.read_text("utf-8"), re.DOTALL))
+    paths = set(re.findall(r"[\w./-]+\.(?:md|py)\b", code))
+    package = ROOT / "datatile_provider"
+    folders = (ROOT, package, package / "sandbox", DOCS, ROOT / "tests")
+    assert paths
+    assert [path for path in paths if not any((folder / path).exists() for folder in folders)] == []
+    sources = "\n".join(path.read_text("utf-8") for path in [*package.rglob("*.py"), ROOT / "pyproject.toml"])
+    names = set(re.findall(r"\b_?[A-Z][a-z]+[A-Z]\w*|\b_?[a-z]+(?:_[a-z0-9]+)+\b", code))
+    names -= {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    assert [name for name in names if not re.search(rf"\b{name}\b", sources)] == []
 
 
 def test_no_line_of_a_page_is_too_long() -> None:
