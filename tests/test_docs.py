@@ -272,10 +272,10 @@ def test_the_error_in_the_troubleshooting_is_what_the_package_writes() -> None:
     with pytest.raises(errors.TokenRefusedError) as rejected:
         contract.read_upload(Server("https://datatile.example.com"), upload, response)
     (example,) = (block.text for block in blocks(TROUBLESHOOTING) if block.language == "text")
-    # The operator adds this line.
-    *_, last_step, _ = example.splitlines()
-    assert last_step in inspect.getsource(DatatileUploadOperator)
-    found = rejected.value.but(hint=f"{rejected.value.hint}\n{last_step}")
+    # The operator adds these lines.
+    *_, stored, last_step, _ = example.splitlines()
+    assert rf"{stored}\n{last_step}" in inspect.getsource(DatatileUploadOperator)
+    found = rejected.value.but(hint=f"{rejected.value.hint}\n{stored}\n{last_step}")
     assert example == f"{found}\n"
 
 

@@ -78,7 +78,9 @@ class DatatileClient:
             if body.complete:
                 why = f"The whole file was sent, then no response came: {reason(e, self._settings.token)}"
                 raise contract.unknown_outcome(server, upload, why) from e
-            sent = f"{body.sent:,} of {len(body):,} bytes were sent, so the file was not accepted."
+            sent = "Nothing was sent."
+            if body.sent:
+                sent = f"{body.sent:,} of {len(body):,} bytes were sent, so the file was not accepted."
             raise self._failure(e, str(upload), sent) from e
         return contract.read_upload(server, upload, response, whole_body_sent=body.complete)
 

@@ -60,9 +60,9 @@ class Action(str, Enum):
 
 #: What a person does about an upload of unknown outcome.
 UNKNOWN_HINT = (
-    "Look for it in DATATILE's processing log.\n"
-    "It is there: mark this task success.\n"
-    "It is not there: clear this task, which sends the file again."
+    "Look for this upload in DATATILE's processing log.\n"
+    "It is there: mark this task success. Clearing would double the data.\n"
+    "It is not there, or it failed: clear this task, which sends it again."
 )
 _ROWS = ("rows", "row_count", "rowCount")
 _DATABASES = ("database", "database_hash", "databaseHash")

@@ -148,12 +148,15 @@ class Wait:
         if not rejected:
             self.rejected_since = None
         lasted = self.rejected_since is not None and now - self.rejected_since >= GRACE
-        if lasted or not (rejected or isinstance(error, errors.TransientError)):
+        if lasted:
+            raise error.but(what=f"{error.what}.\nPolling went on for {GRACE:,.0f} s")
+        if not (rejected or isinstance(error, errors.TransientError)):
             raise error
         kind = error.title
         if kind != self._error_kind:
             self._end_errors(still_rejected=rejected)
-            self.log(logging.WARNING, error.report("polling goes on"))
+            then = f"polling goes on for {GRACE:,.0f} s" if rejected else "polling goes on"
+            self.log(logging.WARNING, error.report(then))
             self._error_kind = kind
         self._error_count += 1
         self._last_error = f"{error.title}: {error.what}"

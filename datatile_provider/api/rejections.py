@@ -34,13 +34,14 @@ class Rejection:
 _TOKEN = Rejection(
     errors.TokenRefusedError,
     "The server rejected the API token",
-    "Put the newest token from DATATILE's Profile page into the connection's password. "
-    "Generating a token invalidates the one before it.",
+    "Put the current token from DATATILE's Profile page into the connection's password. "
+    "Generating a new one invalidates the one before it.",
 )
 _ROLE = Rejection(
     errors.RoleMissingError,
-    "The token's user may not do this",
-    "The user needs the roles Database creator and Data collector, and edit permission on the target.",
+    "The token's user lacks a role or a permission for this request",
+    "Ask a DATATILE administrator. Uploads need the roles Database creator and Data collector, and edit permission "
+    "on the target.",
 )
 _NOT_FOUND = Rejection(
     errors.NotFoundError,
@@ -64,7 +65,7 @@ _MOVED = Rejection(
 _TOO_LARGE = Rejection(
     errors.FileTooLargeError,
     "The file is over the server's size limit",
-    "Split it or compress it (.zsav), or ask the server's administrator for a higher limit.",
+    "Split the file, send a .sav compressed as .zsav, or ask the server's administrator for a higher limit.",
 )
 
 #: Trusted also when the whole file was sent: these say that the server read the request and rejected it. 409, 413, 423

@@ -427,9 +427,9 @@ class DatatileUploadOperator(BaseOperator):
             raise airflow_error(e, may_retry=False) from None
         except errors.DatatileError as e:
             state.forget()
-            hint = f"{e.hint}\nThen clear this task to send the file: the server does not have it."
+            hint = f"{e.hint}\nThis attempt stored nothing.\nAfter the fix, clear this task: it sends the file."
             if not e.hint:
-                hint = "To send the file, clear this task: the server does not have it."
+                hint = "This attempt stored nothing.\nTo send the file, clear this task."
             raise airflow_error(e.but(hint=hint), may_retry=True) from None
         except BaseException as e:  # execution_timeout, SIGTERM, and what Airflow's own code raises
             if state.lasts or self._may_send_again or not text or not _would_be_retried(e):
@@ -590,7 +590,9 @@ class DatatileUploadOperator(BaseOperator):
             self.log.error("Airflow could not store the state of the upload: %s", e)
 
 
-_HINT_TO_SEND = "The file was accepted, but its job did not succeed.\nTo send the file again, clear this task."
+_HINT_TO_SEND = (
+    "The file was accepted, but its job did not succeed.\nReplace the file, then clear this task: it sends the file."
+)
 
 
 def _failure(step: Step, record: Record, differences: list[str]) -> errors.DatatileError:

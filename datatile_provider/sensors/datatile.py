@@ -269,13 +269,19 @@ class DatatileJobSensor(BaseSensorOperator):
             of_upload = f", from {upload}" if self._upload_task_id else ""
             error = error.but(subject=f"job {self.job_id}{of_upload}")
         if isinstance(error, (errors.JobFailedError, errors.JobCancelledError)):
-            steps = f"The file was accepted, but its job did not succeed.\nTo send the file again, clear {upload}."
+            steps = (
+                "The file was accepted, but its job did not succeed.\n"
+                f"Replace the file, then clear {upload} and its downstream tasks."
+            )
         elif isinstance(error, errors.JobTimeoutError):
-            steps = "The file was accepted, and the job may continue.\nTo resume the wait, clear this task."
+            steps = (
+                "The file was accepted, and the job may continue.\n"
+                "To resume the wait, clear only this sensor: it sends nothing."
+            )
         elif isinstance(error, errors.InvalidInputError):
             return error
         else:
-            steps = "To poll again, clear this task. The file is not sent again."
+            steps = "To poll again, clear only this sensor: it sends nothing."
         return error.but(hint="\n".join(filter(None, [error.hint, steps])))
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:

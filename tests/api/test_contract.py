@@ -394,7 +394,7 @@ def test_statuses(status, sent_whole, sent_in_part):
         (200, errors.UnexpectedResponseError, "has no status"),
         (302, REDIRECTED, "redirects to"),
         (401, errors.TokenRefusedError, "rejected the API token"),
-        (403, errors.RoleMissingError, "may not do this"),
+        (403, errors.RoleMissingError, "lacks a role"),
         (404, errors.NotFoundError, "no such job"),
         (408, SERVER_ERROR, "timed out"),
         (409, BUSY, "server is busy"),

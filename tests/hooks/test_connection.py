@@ -40,7 +40,7 @@ class TestConnectionTest:
         sandbox.set_roles(*left)
         works, message = hook.test_connection()
         assert not works
-        assert "The token's user may not do this" in message
+        assert "The token's user lacks a role or a permission" in message
 
     @pytest.mark.parametrize("extra", [{"api_path": "api/v9"}, {"job_path": "nowhere/{job_id}"}])
     def test_wrong_path(self, sandbox, connect, extra):

@@ -215,5 +215,5 @@ def test_a_failed_sensor_names_the_upload_to_clear(run_dag, start, survey, defer
         AirflowFailException,
         f"JOB FAILED job {sandbox.jobs()[0]['job_id']}, from the upload task 'upload'",
         "The file was accepted, but its job did not succeed.",
-        "To send the file again, clear the upload task 'upload'.",
+        "Replace the file, then clear the upload task 'upload' and its downstream tasks.",
     )
