@@ -79,7 +79,7 @@ def test_an_upload_started_while_the_server_is_down(lab):
     file, target = lab.make_file(ROWS), lab.make_target("append")
     lab.sandbox.kill()
     task = lab.start_upload("upload", file, "append", target)
-    lab.wait_for_log(task, "Trying again in")
+    lab.wait_for_log(task, "next attempt in")
     lab.sandbox.start()
     assert_sent_once(lab, lab.ended(task), file, target, ROWS)
 
@@ -92,7 +92,7 @@ def test_an_upload_whose_server_is_killed_in_mid_body(lab):
     until(lambda: lab.phase(task) == "sending", "the phase is stored")
     time.sleep(BUSY)
     lab.sandbox.kill()
-    lab.wait_for_log(task, "bytes were sent, so nothing was accepted")
+    lab.wait_for_log(task, "bytes were sent, so the file was not accepted")
     lab.sandbox.start()
     assert_sent_once(lab, lab.ended(task), file, target, LARGE["rows"])
 
