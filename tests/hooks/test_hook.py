@@ -336,6 +336,7 @@ async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypa
                 word = "done" if time.monotonic() - started > 1 else "running"
                 body = json.dumps({"id": job_id, "status": word})
                 writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=300)
     async with server:

@@ -59,7 +59,7 @@ def test_a_timeout_ends_the_wait_without_retries(lab, timed_out, dag_id):
 
     assert (task.state, task.try_number) == ("failed", 1)
     assert "AirflowSensorTimeout" in lab.api.log(task)
-    assert "was not finished within 20 s: its last status was 'running'" in lab.api.error(task)
+    assert "was not finished within 20 s. The last status was 'running'" in lab.api.error(task)
     assert lab.sandbox.url in lab.api.error(task)
     assert 20 <= duration(lab, task) < 20 + LATE
 
@@ -118,7 +118,7 @@ def test_a_restarted_triggerer_does_not_extend_the_timeout(lab):
     task = lab.ended(task)
 
     assert (task.state, task.try_number) == ("failed", 1)
-    assert "was not finished within 45 s: its last status was 'running'" in lab.api.error(task)
+    assert "was not finished within 45 s. The last status was 'running'" in lab.api.error(task)
     assert 45 <= duration(lab, task) < 45 + LATE
 
 
@@ -163,7 +163,7 @@ def test_a_failed_job_ends_a_wait_without_worker(lab, dag_id, state):
     task = lab.api.wait_for_task(task, state, timeout=60)
 
     assert (task.try_number, worker_starts(lab, task)) == (1, 1)
-    assert f"Job {job_id} failed (its status is 'failed')" in lab.api.log(task)
+    assert "JOB FAILED" in lab.api.log(task)
 
 
 def test_a_wait_without_worker_survives_its_triggerer(lab):
