@@ -129,7 +129,7 @@ def test_a_wait_whose_server_is_killed_and_restarted(lab, mode):
 
 
 def assert_sent_once(lab, task, file, target, rows):
-    assert (task.state, task.try_number) == ("success", 1)
+    assert (task.state, task.try_number) == ("success", 1), lab.api.log(task, 1)
     (job,) = lab.sandbox.jobs(file.name)
     assert lab.api.xcoms(task)["return_value"] == job["job_id"]
     until(lambda: lab.sandbox.rows(target), "the rows are there")
