@@ -93,14 +93,17 @@ class DatatileError(Exception):
     def __str__(self) -> str:
         return self.report()
 
-    def report(self, then: str = "") -> str:
+    def report(self, then: str = "", *, subject: str = "", steps: str = "") -> str:
         """
         Return the text as short lines.
 
         :param then: what happens next without a person, as "next attempt in 8 s".
+        :param subject: what the error is about, for a caller that knows more than the error.
+        :param steps: what a person can do next, after the hint.
         """
         title = f"{self.title}: {then}" if then else self.title
-        lines = [line for text in self._paragraphs() for part in text.split("\n") for line in _wrap(part)]
+        paragraphs = self._paragraphs(subject or self.subject, steps)
+        lines = [line for text in paragraphs for part in text.split("\n") for line in _wrap(part)]
         return "\n".join([title, *lines, f"Help: docs/troubleshooting.md#{self.code}"])
 
     @property
@@ -113,14 +116,15 @@ class DatatileError(Exception):
     def paragraph(self) -> str:
         """The text on one line, where line breaks are not shown."""
         about = f" ({self.subject})" if self.subject else ""
-        return " ".join(f"{self.title}: {' '.join(self.but(subject='')._paragraphs())}{about}".split())
+        return " ".join(f"{self.title}: {' '.join(self._paragraphs())}{about}".split())
 
-    def _paragraphs(self) -> list[str]:
+    def _paragraphs(self, subject: str = "", steps: str = "") -> list[str]:
         parts = (
-            self.subject,
+            subject,
             f"{self.what}.",
             f'The server said: "{self.server_message}"' if self.server_message else "",
             self.hint,
+            steps,
             f"Processing log: {self.log_url}" if self.log_url else "",
         )
         return [part for part in parts if part]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -40,6 +41,21 @@ def seconds(name: str, value: float | timedelta) -> float:
 
 
 @dataclass(slots=True)
+class Poll:
+    """
+    One poll of a wait.
+
+    :param sent: when it was sent.
+    :param result: the job, as the server reported it; None when the poll was given up for another one.
+    :param succeeded: the job, when it has succeeded.
+    """
+
+    sent: float
+    result: Job | None = None
+    succeeded: Job | None = None
+
+
+@dataclass(slots=True)
 class Wait:
     """
     One wait for one job.
@@ -68,6 +84,22 @@ class Wait:
     _last_error: str = ""
     _error_count: int = 0
     _capped: bool = False
+
+    @contextlib.contextmanager
+    def poll(self, clock: Callable[[], float]) -> Iterator[Poll]:
+        """
+        Take the result of one poll, or the error that is raised meanwhile, and process it as :meth:`update` does.
+
+        :param clock: returns the time.
+        """
+        poll = Poll(clock())
+        error = None
+        try:
+            yield poll
+        except errors.DatatileError as e:
+            error = e
+        if result := error or poll.result:
+            poll.succeeded = self.update(result, clock(), poll.sent)
 
     def update(self, result: Job | errors.DatatileError, now: float, sent: float | None = None) -> Job | None:
         """

@@ -35,7 +35,12 @@ class JobState(str, Enum):
     @property
     def finished(self) -> bool:
         """Whether the state is final."""
-        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+        return self is JobState.SUCCEEDED or self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job ended without success."""
+        return self in (JobState.FAILED, JobState.CANCELLED)
 
 
 # Assumed: the vendor does not document the states. Words are compared without case, spaces and punctuation.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,14 +16,11 @@ from airflow.providers.common.compat.sdk import (
 
 from datatile_provider.api import errors
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from datatile_provider.operators.upload_state import Cleared
-from datatile_provider.triggers.datatile import airflow_error
+from datatile_provider.operators.first_step import Cleared
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
-    from datatile_provider.hooks.dataset import DatasetLike
-    from datatile_provider.operators.upload_state import UploadState
 
 _KEY = "dataset"
 
@@ -53,25 +49,18 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
         placeholder = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"
         super().__init__(python_callable=python_callable, dataset=placeholder, **kwargs)
 
-    def _upload(
-        self, context: Context, state: UploadState, deadline: float, failures: int = 0, version: str | None = None
-    ) -> str:
-        begun = time.time()
+    def find_dataset(self, context: Context, *, to_compare_after: Cleared | None = None) -> bool:
+        """Call the function, unless only Airflow retries the task: it may write another file each time."""
+        if to_compare_after is Cleared.NO:
+            return False
         self._get_path(context)
-        # The function's own time does not count against accept_timeout.
-        deadline += time.time() - begun
-        return super()._upload(context, state, deadline, failures, version)
+        return True
 
-    def _dataset_to_compare(self, context: Context, cleared: Cleared) -> DatasetLike | None:
-        # A function may write another file each time. Only a person's clear can ask for another upload.
-        return None if cleared is Cleared.NO else self._get_path(context)
-
-    def _get_path(self, context: Context) -> DatasetLike:
-        """Return the path; call the function if this attempt has not called it yet."""
+    def _get_path(self, context: Context) -> None:
+        # This attempt may have called it already, before a deferral.
         if not self._recall(context["ti"]):
             self.dataset = self._call(context)
             context["ti"].xcom_push(key=_KEY, value=self.dataset)
-        return self.dataset
 
     def _recall(self, ti: Any) -> bool:
         found = ti.xcom_pull(task_ids=self.task_id, key=_KEY, map_indexes=ti.map_index)
@@ -84,11 +73,10 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
         found = self.python_callable(*self.op_args, **kwargs)
         # Checked on the class: on the object it would connect to the store.
         if not isinstance(found, (str, os.PathLike)) and not hasattr(type(found), "fs"):
-            error = errors.InvalidInputError(
+            raise errors.InvalidInputError(
                 f"{self.python_callable.__name__} returned {found!r}",
                 hint="It must return the path or URI of the file to upload.",
             )
-            raise airflow_error(error, may_retry=False) from None
         return str(found)
 
     def execute_complete(self, context: Context, text: str = "", job_id: str = "", event: Any = None) -> str:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
 from datatile_provider.api import contract, errors
-from datatile_provider.api.contract import Action, Job, Upload
-from datatile_provider.api.polling import GRACE, Wait, seconds
+from datatile_provider.api.contract import Job
+from datatile_provider.api.polling import Wait, seconds
+from datatile_provider.hooks.connection_retry import ConnectionRetry
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from datatile_provider.api.multipart import Dataset
     from datatile_provider.api.settings import Settings
-    from datatile_provider.hooks.content import Sha256
     from datatile_provider.hooks.dataset import DatasetLike
 
 #: Seconds within which the server must accept an upload.
@@ -29,9 +27,6 @@ ACCEPT_TIMEOUT = 3600.0
 POLL_INTERVAL = 30.0
 #: Seconds after which a wait for a job times out.
 JOB_TIMEOUT = 24 * 3600.0
-#: Seconds for which reading a connection is retried that was never read before.
-FIRST_READ = 20.0
-_PAUSE = 5.0
 
 
 class DatatileHook(BaseHook):
@@ -112,22 +107,26 @@ class DatatileHook(BaseHook):
         :raises ConnectionUnreadableError: Airflow could not return the connection.
         :raises ConnectionChangedError: it points to another server now.
         """
-        try:
+        with self._unreadable():
             found = self.get_conn()
-        except errors.DatatileError:
-            raise
-        except Exception as e:  # each secrets backend has its own errors
-            raise self._unreadable(e) from e
         return self._at(server, found)
 
     async def _read_conn_async(self, server: str | None) -> Settings:
-        try:
+        with self._unreadable():
             found = await self.get_conn_async()
+        return self._at(server, found)
+
+    @contextlib.contextmanager
+    def _unreadable(self) -> Iterator[None]:
+        try:
+            yield
         except errors.DatatileError:
             raise
         except Exception as e:  # each secrets backend has its own errors
-            raise self._unreadable(e) from e
-        return self._at(server, found)
+            raise errors.ConnectionUnreadableError(
+                f"Airflow could not return the connection {self.datatile_conn_id!r}: {e or type(e).__name__}",
+                hint="Check that it exists, and that Airflow's API server or secrets backend is up.",
+            ) from e
 
     def _at(self, server: str | None, settings: Settings) -> Settings:
         if server in (None, settings.server.address):
@@ -136,12 +135,6 @@ class DatatileHook(BaseHook):
             f"The job is at {server}.\n"
             f"The connection {self.datatile_conn_id!r} points to {settings.server.address} now",
             hint="Point the connection to the job's server until the job has finished.",
-        )
-
-    def _unreadable(self, error: Exception) -> errors.ConnectionUnreadableError:
-        return errors.ConnectionUnreadableError(
-            f"Airflow could not return the connection {self.datatile_conn_id!r}: {error or type(error).__name__}",
-            hint="Check that it exists, and that Airflow's API server or secrets backend is up.",
         )
 
     def first_conn(self, server: str | None = None, *, job_id: str = "", deadline: float = 0.0) -> Settings:
@@ -155,7 +148,7 @@ class DatatileHook(BaseHook):
         :raises TransientError: Airflow could not return it and it was never read before, so it may not exist.
         :raises InvalidInputError: a field is missing or wrong.
         """
-        retry = _ConnectionRetry(self.log, server, job_id, deadline)
+        retry = ConnectionRetry(self.log, server, job_id, deadline)
         while True:
             try:
                 return self._read_conn(server)
@@ -163,7 +156,7 @@ class DatatileHook(BaseHook):
                 time.sleep(retry.pause(e, time.time()))
 
     async def _first_conn_async(self, server: str | None, job_id: str, deadline: float) -> Settings:
-        retry = _ConnectionRetry(self.log, server, job_id, deadline)
+        retry = ConnectionRetry(self.log, server, job_id, deadline)
         while True:
             try:
                 return await self._read_conn_async(server)
@@ -191,11 +184,6 @@ class DatatileHook(BaseHook):
         callback_url: str | None = None,
         timeout: float | timedelta = ACCEPT_TIMEOUT,
         resend_unknown: bool = False,
-        failures: int = 0,
-        version: str | None = None,
-        content: Sha256 | None = None,
-        before_attempt: Callable[[Attempts], None] = lambda attempts: None,
-        before_retry: Callable[[Attempts, errors.DatatileError, float], None] = lambda attempts, error, delay: None,
     ) -> Job:
         """
         Upload a file and return the job that processes it.
@@ -210,91 +198,46 @@ class DatatileHook(BaseHook):
         :param timeout: seconds (or a ``timedelta``) within which the server must accept the file.
         :param resend_unknown: send a create or append again too when its outcome is unknown. The server may then have
             the data twice.
-        :param failures: the number of attempts that failed before this call.
-        :param version: the version of the file that those attempts sent; the file must still have it.
-        :param content: takes the hash of what is sent.
-        :param before_attempt: called before the first byte of each attempt, after all input was checked.
-        :param before_retry: called with the error and the seconds until the next attempt. What either of these two
-            raises ends the upload.
         :raises InvalidInputError: bad input; nothing was sent.
         :raises TransientError: not accepted within the timeout.
         :raises PermanentError: not accepted, and another attempt would change nothing.
         :raises OutcomeUnknownError: the server may have the file.
         """
-        from datatile_provider.api.retry import Retry
-        from datatile_provider.assets.datatile import collect_lineage
-        from datatile_provider.hooks.dataset import dataset_of
+        from datatile_provider.hooks.upload import Uploader
 
-        kind = Action.of(action)
-        contract.check_hash(target_hash)
-        contract.check_callback_url(callback_url)
-        settings = self.get_conn()
-        file = dataset_of(dataset, settings.max_upload_bytes)
-        upload = Upload(kind, target_hash, file.name, file.size)
-        if version not in (None, file.version):
-            raise file.changed(version, file.version)
-        file = content.of(file) if content else file
-        retry = Retry(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
-        self.log.info("Uploading: %s", upload)
-        self.log.info("From %s to %s", file.location, settings.server.url)
-        token_renewed = False
-        while True:
-            try:
-                if retry.failures:
-                    file.check_unchanged()
-                before_attempt(Attempts(upload, settings.server, retry.failures, file.version))
-                job = self._attempt(settings, upload, file, callback_url)
-                collect_lineage(self, settings.server, upload, dataset)
-                return job
-            except errors.TokenRefusedError as e:
-                newer = self._newer_conn(settings)
-                if token_renewed or newer is None:
-                    raise e from None
-                settings, token_renewed = newer, True
-                self.log.warning("The server rejected the token. The connection has a newer one: trying it once")
-            except errors.DatatileError as e:
-                delay = retry.after(e, time.monotonic())
-                before_retry(Attempts(upload, settings.server, retry.failures, file.version), e, delay)
-                self.log.warning("%s", e.report(f"next attempt in {math.ceil(delay)} s"))
-                time.sleep(delay)
+        uploader = Uploader(
+            self,
+            action,
+            target_hash,
+            dataset,
+            callback_url=callback_url,
+            timeout=timeout,
+            resend_unknown=resend_unknown,
+        )
+        while not (job := uploader.attempt()):
+            uploader.pause()
+        return job
 
-    def _newer_conn(self, settings: Settings) -> Settings | None:
+    def newer_conn(self, settings: Settings) -> Settings | None:
         """Return the connection if it has another token for the same server by now."""
-        try:
+        found = None
+        with self._old_token_is_reported():
             found = self._read_conn(settings.server.address)
+        return found if found and found.token != settings.token else None
+
+    async def _newer_conn_async(self, settings: Settings) -> Settings | None:
+        found = None
+        with self._old_token_is_reported():
+            found = await self._read_conn_async(settings.server.address)
+        return found if found and found.token != settings.token else None
+
+    @contextlib.contextmanager
+    def _old_token_is_reported(self) -> Iterator[None]:
+        try:
+            yield
         except errors.DatatileError as e:
             # The rejected token is the error to report.
             self.log.warning("%s", e)
-            return None
-        return found if found.token != settings.token else None
-
-    async def _newer_conn_async(self, settings: Settings) -> Settings | None:
-        try:
-            found = await self._read_conn_async(settings.server.address)
-        except errors.DatatileError as e:
-            self.log.warning("%s", e)
-            return None
-        return found if found.token != settings.token else None
-
-    def _attempt(self, settings: Settings, upload: Upload, file: Dataset, callback_url: str | None) -> Job:
-        from datatile_provider import metrics
-        from datatile_provider.api.client import DatatileClient
-
-        started = time.monotonic()
-        progress = Progress(started)
-
-        def on_progress(sent: int, size: int) -> None:
-            if progress.is_due(sent / size, time.monotonic()):
-                self.log.info("Sent %s of %s bytes (%.0f %%)", f"{sent:,}", f"{size:,}", 100 * sent / size)
-
-        with metrics.upload(file.size):
-            job = DatatileClient(settings).upload(upload, file, callback_url, on_progress)
-        took = time.monotonic() - started
-        # The rate of a short upload says nothing.
-        rate = f" after {took:,.1f} s ({file.size / 1e6 / took:,.1f} MB/s)" if took >= 1 else ""
-        self.log.info("Accepted as job %s%s", job.id, rate)
-        self.log.info("Processing log: %s", settings.server.page_url(job.id))
-        return job
 
     def get_job(self, job_id: str, *, server: str | None = None) -> Job:
         """
@@ -348,20 +291,18 @@ class DatatileHook(BaseHook):
         wait = self.new_wait(settings.server, job_id, poll_interval, timeout, started)
         with metrics.waiting(wait):
             while True:
-                result: Job | errors.DatatileError
                 metrics.poll()
-                sent = now()
-                try:
-                    result = DatatileClient(settings).get_job(job_id)
-                except errors.TokenRefusedError as e:
-                    result = e
-                    if newer := self._newer_conn(settings):
+                with wait.poll(now) as poll:
+                    try:
+                        poll.result = DatatileClient(settings).get_job(job_id)
+                    except errors.TokenRefusedError:
+                        newer = self.newer_conn(settings)
+                        if not newer:
+                            raise
                         settings = newer
                         continue
-                except errors.DatatileError as e:
-                    result = e
-                if job := wait.update(result, now(), sent):
-                    return job
+                if poll.succeeded:
+                    return poll.succeeded
                 time.sleep(wait.delay(now()))
 
     async def wait_for_job_async(
@@ -398,21 +339,22 @@ class DatatileHook(BaseHook):
         while True:
             async with connected(settings) as client:
                 while True:
-                    result: Job | errors.DatatileError
                     metrics.poll()
-                    try:
-                        left = wait.deadline - now()
-                        result = await client.get_job(wait.job_id, max_age=wait.gap / 2, left=left)
-                    except errors.TokenRefusedError as e:
-                        result = e
-                        if newer := await self._newer_conn_async(settings):
+                    with wait.poll(now) as poll:
+                        try:
+                            left = wait.deadline - now()
+                            poll.result = await client.get_job(wait.job_id, max_age=wait.gap / 2, left=left)
+                        except errors.TokenRefusedError:
+                            newer = await self._newer_conn_async(settings)
+                            if not newer:
+                                raise
                             settings = newer
                             break
-                    except errors.DatatileError as e:
-                        result = e
-                    received_at = now()
-                    if job := wait.update(result, received_at, received_at - client.sent_ago):
-                        return job
+                        finally:
+                            # It may have been in the queue before, or be the poll of another wait.
+                            poll.sent = now() - client.sent_ago
+                    if poll.succeeded:
+                        return poll.succeeded
                     # Counted from the response, so that waits for the same job share their polls.
                     await asyncio.sleep(max(0.0, wait.delay(now()) - client.age))
 
@@ -466,83 +408,3 @@ def _steady_clock(started: float, now: float) -> Callable[[], float]:
     """
     begun = time.monotonic() - (now - started)
     return lambda: started + (time.monotonic() - begun)
-
-
-@dataclass(slots=True)
-class _ConnectionRetry:
-    """
-    Decides how long a wait that starts retries to read its connection.
-
-    :param deadline: the wait's, in seconds since the epoch.
-    :param last_attempt: the time of the last attempt, in seconds of the monotonic clock; set at the first failure.
-    :param kind: the kind of the last error.
-    """
-
-    log: Any
-    server: str | None
-    job_id: str
-    deadline: float
-    last_attempt: float | None = None
-    kind: type[errors.DatatileError] | None = None
-
-    def pause(self, error: errors.DatatileError, now: float) -> float:
-        """
-        Return the seconds until the connection is read again.
-
-        :param now: the time, in seconds since the epoch.
-        """
-        final = not isinstance(error, errors.TransientError)
-        if final and not self.server:
-            raise error
-        if self.last_attempt is None or self.kind is not type(error):
-            self.log.warning("%s", error.report("trying again"))
-            # One that was never read may not exist. One that is edited now may be wrong for a moment.
-            patience = GRACE if final else self.deadline - now if self.server else FIRST_READ
-            self.last_attempt, self.kind = time.monotonic() + patience, type(error)
-        left = self.last_attempt - time.monotonic()
-        if left > 0:
-            return min(_PAUSE, left)
-        if final or not self.server:
-            raise error
-        raise errors.JobTimeoutError(
-            f"The job could not be polled before the deadline.\n{error.what}",
-            subject=f"job {self.job_id}",
-            hint=error.hint,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """
-    The attempts of one upload so far.
-
-    :param upload: the upload.
-    :param server: the server.
-    :param failures: the number of attempts that failed.
-    :param version: the version of the file that they sent.
-    """
-
-    upload: Upload
-    server: contract.Server
-    failures: int
-    version: str
-
-
-@dataclass(slots=True)
-class Progress:
-    """
-    Decides when the progress of a long upload is logged: each 10 %, or each 30 s.
-
-    :param last_time: when the upload began, in seconds.
-    """
-
-    last_time: float
-    last_share: float = 0.0
-
-    def is_due(self, share: float, now: float) -> bool:
-        """Return whether to log that this share of the body has been sent by now."""
-        # Ten lines within a second are of no use.
-        due = now - self.last_time >= (3.0 if share - self.last_share >= 0.1 else 30.0)
-        if due:
-            self.last_time, self.last_share = now, share
-        return due

@@ -63,9 +63,10 @@ class Sent:
         file = f"{self.name!r} ({self.size:,} bytes)" if self.size >= 0 else "the file"
         return f"{self.action} of {file} to {self.target} at {self.server}"
 
-    def same_place(self, other: Sent) -> bool:
-        """Return whether another upload has the same server, action and target."""
-        return (self.server, self.action, self.target) == (other.server, other.action, other.target)
+    def moved_to(self, now: Sent) -> list[str]:
+        """Return how the place of a later upload differs: its server, action and target."""
+        pairs = [(name, getattr(self, name), getattr(now, name)) for name in ("server", "action", "target")]
+        return [f"{name}: before {was}, now {is_now}" for name, was, is_now in pairs if was != is_now]
 
 
 class Numbers(NamedTuple):
@@ -158,74 +159,6 @@ def _checked(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{value!r}")
     return value
-
-
-class Cleared(Enum):
-    """Whether a person has cleared the task since the record was written, or Airflow retries by itself."""
-
-    YES = "yes"
-    NO = "no"
-    UNSURE = "unsure"
-
-    @classmethod
-    def since(cls, before: Numbers, now: Numbers) -> Cleared:
-        """
-        Return what Airflow's numbers show.
-
-        :param before: those of the record.
-        :param now: those of this attempt.
-        """
-        if now.max_tries != before.max_tries:
-            return cls.YES
-        # With fewer retries than before, a clear may set max_tries to the number that it had.
-        cleared_after = now.max_tries - now.retries
-        possible = before.try_number <= cleared_after < now.try_number
-        same = (now.retries, now.clears) == (before.retries, before.clears)
-        return cls.NO if same and not possible else cls.UNSURE
-
-
-class Step(Enum):
-    """What an attempt starts with."""
-
-    UPLOAD = "upload"
-    RESUME = "resume the job that the server already has"
-    RETURN = "return the job of an attempt that had succeeded"
-    UNKNOWN = "fail: an attempt ended after sending and before its response was known"
-    CHANGED = "fail: the accepted upload is not the one that the task would send now"
-    UNSURE = "fail: whether a person cleared the task to send it again is not known"
-    REPORT_AGAIN = "fail as the attempt before did"
-
-
-def first_step(record: Record | None, *, cleared: Cleared, differs: bool, may_send_again: bool) -> Step:
-    """
-    Return what an attempt starts with.
-
-    :param record: the record of the attempts before.
-    :param cleared: whether a person has cleared the task since.
-    :param differs: whether the task would now send another upload.
-    :param may_send_again: whether this upload may be sent again when its outcome is unknown: a reload, or with
-        ``resend_unknown``.
-    """
-    if record is None:
-        return Step.UPLOAD
-    by_person = cleared is Cleared.YES
-    if record.phase is Phase.SENDING:
-        return Step.UPLOAD if may_send_again else Step.UNKNOWN
-    if record.phase is Phase.ACCEPTED:
-        # No error has named that job yet.
-        return Step.CHANGED if differs else Step.RESUME
-    if record.phase is Phase.WAIT_FAILED:
-        if not differs:
-            return Step.RESUME
-        return Step.UPLOAD if by_person else Step.CHANGED
-    if by_person:
-        return Step.UPLOAD
-    # Airflow may retry a task that has ended: the report of its end is lost when the API server is down.
-    if record.phase is Phase.REPORTED:
-        return Step.REPORT_AGAIN
-    if differs:
-        return Step.CHANGED
-    return Step.RETURN if cleared is Cleared.NO else Step.UNSURE
 
 
 class UploadState:

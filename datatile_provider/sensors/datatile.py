@@ -24,13 +24,13 @@ from datatile_provider.api import errors
 from datatile_provider.api.contract import Job
 from datatile_provider.api.polling import Wait, seconds
 from datatile_provider.api.states import JobState
+from datatile_provider.failure_policy import Accepted, Failure, decide, failure_of
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
 from datatile_provider.triggers.datatile import (
     TRIGGER_TIMEOUT_MARGIN,
     DatatileJobTrigger,
-    airflow_error,
     defer_wait,
     job_of,
 )
@@ -192,7 +192,7 @@ class DatatileJobSensor(BaseSensorOperator):
         except errors.DatatileError as e:
             if self._wait:
                 metrics.job_ended(self._wait, e)
-            raise self._airflow_error(e) from None
+            raise self._decided(e) from None
         if not job:
             return PokeReturnValue(False)
         metrics.job_ended(self._wait)
@@ -200,13 +200,9 @@ class DatatileJobSensor(BaseSensorOperator):
 
     @staticmethod
     def _poll(hook: DatatileHook, wait: Wait) -> Job | None:
-        result: Job | errors.DatatileError
-        sent = time.time()
-        try:
-            result = hook.get_job(wait.job_id, server=wait.server.address)
-        except errors.DatatileError as e:
-            result = e
-        return wait.update(result, time.time(), sent)
+        with wait.poll(time.time) as poll:
+            poll.result = hook.get_job(wait.job_id, server=wait.server.address)
+        return poll.succeeded
 
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait | None:
         """Return the wait, continued if the sensor was rescheduled; None when the connection must be read later."""
@@ -254,35 +250,20 @@ class DatatileJobSensor(BaseSensorOperator):
             with contextlib.suppress(Exception):
                 store.set(_SEEN, {"version": _SEEN_VERSION, **asdict(seen)})
 
-    def _airflow_error(self, error: errors.DatatileError) -> BaseException:
+    def _decided(self, error: errors.DatatileError) -> BaseException:
+        """Return what Airflow gets for an error, from the table of ``failure_policy``."""
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
-        error = self._with_next_steps(error)
+        failure = failure_of(error)
+        rule = decide(failure, Accepted.WAITING, store=False, harmless=False)
+        upload = f"the upload task {self._upload_task_id!r}" if self._upload_task_id else "the upload's task"
+        subject = "" if failure is Failure.INVALID else f"job {self.job_id}"
+        if subject and self._upload_task_id:
+            subject += f", from {upload}"
+        text = error.report(subject=subject, steps=rule.steps.format(upload=upload))
         if self.soft_fail or self.never_fail:
             # Airflow would only log that the task is skipped, not why.
-            self.log.error("%s", error)
-        return airflow_error(error, may_retry=True)
-
-    def _with_next_steps(self, error: errors.DatatileError) -> errors.DatatileError:
-        """Say which upload the job is of, and which task to clear for what."""
-        upload = f"the upload task {self._upload_task_id!r}" if self._upload_task_id else "the upload's task"
-        if not isinstance(error, errors.InvalidInputError):
-            of_upload = f", from {upload}" if self._upload_task_id else ""
-            error = error.but(subject=f"job {self.job_id}{of_upload}")
-        if isinstance(error, (errors.JobFailedError, errors.JobCancelledError)):
-            steps = (
-                "The file was accepted, but its job did not succeed.\n"
-                f"Replace the file, then clear {upload} and its downstream tasks."
-            )
-        elif isinstance(error, errors.JobTimeoutError):
-            steps = (
-                "The file was accepted, and the job may continue.\n"
-                "To resume the wait, clear only this sensor: it sends nothing."
-            )
-        elif isinstance(error, errors.InvalidInputError):
-            return error
-        else:
-            steps = "To poll again, clear only this sensor: it sends nothing."
-        return error.but(hint="\n".join(filter(None, [error.hint, steps])))
+            self.log.error("%s", text)
+        return rule.error(text)
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """
@@ -295,7 +276,7 @@ class DatatileJobSensor(BaseSensorOperator):
         try:
             job = job_of(event, str(self.job_id))
         except errors.DatatileError as e:
-            raise self._airflow_error(e) from None
+            raise self._decided(e) from None
         self.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
         return self._succeeded(context, job)
 

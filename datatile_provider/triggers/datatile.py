@@ -266,26 +266,3 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
         str(job.get("message") or ""),
         details if isinstance(details, dict) else {},
     )
-
-
-def airflow_error(error: errors.DatatileError, *, may_retry: bool) -> BaseException:
-    """
-    Return the exception that Airflow gets for an error.
-
-    :param may_retry: whether Airflow may retry the task after a transient error.
-    """
-    from airflow.providers.common.compat.sdk import (
-        AirflowException,
-        AirflowFailException,
-        AirflowSensorTimeout,
-        AirflowTaskTimeout,
-    )
-
-    if isinstance(error, errors.ExecutionTimeoutError):
-        return AirflowTaskTimeout(str(error))
-    if isinstance(error, errors.JobTimeoutError):
-        return AirflowSensorTimeout(str(error))
-    final = isinstance(
-        error, (errors.PermanentError, errors.InvalidInputError, errors.JobError, errors.OutcomeUnknownError)
-    )
-    return AirflowFailException(str(error)) if final or not may_retry else AirflowException(str(error))

@@ -8,7 +8,9 @@ import json
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, ObjectStoragePath
@@ -17,6 +19,7 @@ from datatile_provider.api import errors
 from datatile_provider.api.contract import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.hooks.upload import Uploader
 from tests.support.clients import finished, scripted
 from tests.support.rawserver import Peer, RawServer
 from tests.support.reading import one_line
@@ -155,20 +158,25 @@ class TestToken:
         assert done.state is JobState.SUCCEEDED
 
 
+def uploader_of(hook: DatatileHook, target: str, wave: Path, **options: Any) -> Uploader:
+    return Uploader(hook, "append", target, wave, callback_url=None, timeout=60, resend_unknown=False, **options)
+
+
 class TestRetry:
     def test_busy_destination(self, sandbox, hook, wave):
         created = finished(hook, hook.upload("create", sandbox.folder, wave))
         database = created.details["database"]
         first = hook.upload("append", database, wave)
-        retries = []
-        second = hook.upload("append", database, wave, before_retry=lambda *args: retries.append(args))
+        uploader = uploader_of(hook, database, wave)
+        assert uploader.attempt() is None
+        assert isinstance(uploader.error, errors.DestinationBusyError)
+        assert 0 < uploader.delay <= 1
+        assert uploader.failures == 1
+        while not (second := uploader.attempt()):
+            uploader.pause()
         finished(hook, first)
         assert finished(hook, second).details["total_rows"] == 9
         assert len(sandbox.uploads()) == 3
-        ((retry, error, delay),) = retries
-        assert isinstance(error, errors.DestinationBusyError)
-        assert 0 < delay <= 1
-        assert retry.failures == 1
 
     def test_retry_after(self, connect, wave):
         requests: list[str] = []
@@ -204,46 +212,34 @@ class TestRetry:
             assert connect(server.url).upload(action, "abc", wave, **options).id == "1"
         assert len(requests) == 2
 
-    def test_before_retry_may_end_the_upload(self, connect, wave):
+    def test_what_is_called_before_an_attempt_may_end_the_upload(self, connect, wave):
         class StopError(Exception):
             pass
 
-        def stop(*args: object) -> None:
-            raise StopError
-
-        requests: list[str] = []
-        with RawServer(scripted((409, b"", ""), requests=requests)) as server, pytest.raises(StopError):
-            connect(server.url).upload("append", "abc", wave, before_retry=stop)
-        assert len(requests) == 1
-
-    def test_before_attempt_is_called_before_the_first_byte(self, connect, wave):
-        class StopError(Exception):
-            pass
-
-        def stop(attempts: object) -> None:
+        def stop() -> None:
             raise StopError
 
         with RawServer(Peer.reset) as server:
             with pytest.raises(StopError):
-                connect(server.url).upload("append", "abc", wave, before_attempt=stop)
+                uploader_of(connect(server.url), "abc", wave).attempt(stop)
             assert server.connections == 0
 
     def test_file_that_changes_between_attempts(self, connect, wave):
-        def change(*args: object) -> None:
-            wave.write_text("respondent\n1\n")
-
         requests: list[str] = []
-        with (
-            RawServer(scripted((409, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server,
-            pytest.raises(errors.DatasetChangedError, match=r"wave\s1\.csv"),
-        ):
-            connect(server.url).upload("append", "abc", wave, before_retry=change)
-        assert server.connections == 1
+        with RawServer(scripted((409, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server:
+            uploader = uploader_of(connect(server.url), "abc", wave)
+            assert uploader.attempt() is None
+            wave.write_text("respondent\n1\n")
+            called = []
+            with pytest.raises(errors.DatasetChangedError, match=r"wave\s1\.csv"):
+                uploader.attempt(lambda: called.append(1))
+            assert not called
+            assert server.connections == 1
 
     def test_file_of_an_earlier_process(self, connect, wave):
         with RawServer(Peer.reset) as server:
             with pytest.raises(errors.DatasetChangedError):
-                connect(server.url).upload("append", "abc", wave, failures=1, version="29 bytes of yesterday")
+                uploader_of(connect(server.url), "abc", wave, failures=1, version="29 bytes of yesterday")
             assert server.connections == 0
 
     def test_open_file_is_sent_again_from_its_start(self, connect, wave):
@@ -464,8 +460,8 @@ class TestClock:
 @pytest.mark.parametrize("invalid", [{"extra": {"timeout": "so"}}, {"password": ""}, {"host": "http://127.0.0.1:9"}])
 async def test_a_connection_that_is_invalid_for_a_moment_does_not_end_a_wait(sandbox, hook, wave, invalid, monkeypatch):
     """As when a trigger restarts while a user edits the connection."""
-    monkeypatch.setattr("datatile_provider.hooks.datatile._PAUSE", 0.05)
-    monkeypatch.setattr("datatile_provider.hooks.datatile.GRACE", 0.5)
+    monkeypatch.setattr("datatile_provider.hooks.connection_retry._PAUSE", 0.05)
+    monkeypatch.setattr("datatile_provider.hooks.connection_retry.GRACE", 0.5)
     job = hook.upload("create", sandbox.folder, wave)
     server = hook.get_conn().server.address
     good = json.loads(os.environ["AIRFLOW_CONN_STUDY"])

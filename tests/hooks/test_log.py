@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from datatile_provider.api import errors, polling
-from datatile_provider.hooks.datatile import DatatileHook, Progress
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.hooks.upload import Progress
 from tests.support.clients import TOKEN, finished, scripted
 from tests.support.rawserver import RawServer
 from tests.support.reading import one_line
@@ -82,7 +83,7 @@ class TestLog:
         """A slow upload logs its progress."""
         ticks = iter(range(0, 10_000, 2))
         clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
-        monkeypatch.setattr("datatile_provider.hooks.datatile.time", clock)
+        monkeypatch.setattr("datatile_provider.hooks.upload.time", clock)
         path = tmp_path / "large.csv"
         path.write_bytes(bytes(20 << 20))
         with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"job_id": 1}'))) as server:

@@ -17,7 +17,7 @@ TOO_FAST = Fault("respond_instead", "upload", status=429, times=1000)
 
 @pytest.fixture
 def defer_every_backoff(monkeypatch):
-    monkeypatch.setattr("datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER", 0.5)
+    monkeypatch.setattr("datatile_provider.operators.attempt.MAX_BACKOFF_IN_WORKER", 0.5)
 
 
 @pytest.mark.parametrize("action", ["create", "append"])

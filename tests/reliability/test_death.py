@@ -155,7 +155,7 @@ def test_without_a_store_no_error_after_acceptance_causes_a_retry(accepted, monk
 
     sandbox, _, arguments, _ = accepted
     arguments |= {"wait_for_completion": waits, "timeout": 0.3}
-    monkeypatch.setattr("datatile_provider.operators.datatile.push_links", push_links)
+    monkeypatch.setattr("datatile_provider.operators.attempt.push_links", push_links)
     assert_accepted_once(sandbox, run_without_store(arguments))
 
 
@@ -165,7 +165,7 @@ def test_without_a_store_a_timeout_before_the_response_leaves_the_outcome_unknow
         raise end("in between")
 
     sandbox, _, arguments, _ = accepted
-    monkeypatch.setattr("datatile_provider.assets.datatile.collect_lineage", collect)
+    monkeypatch.setattr("datatile_provider.hooks.upload.collect_lineage", collect)
     outcome = run_without_store(arguments)
     assert type(outcome.error) is AirflowFailException
     assert "OUTCOME UNKNOWN" in str(outcome.error)
@@ -184,10 +184,10 @@ def test_without_a_store_a_deferred_wait_that_fails_is_not_retried(accepted, mon
     sandbox, _, arguments, _ = accepted
     arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 5}
 
-    def time_out(self, state, error):
+    def time_out(event, job_id):
         raise AirflowTaskTimeout("in between")
 
-    monkeypatch.setattr(DatatileUploadOperator, "_ended", time_out)
+    monkeypatch.setattr("datatile_provider.operators.datatile.job_of", time_out)
     arguments["timeout"] = 0.3
     assert_accepted_once(sandbox, run_without_store(arguments))
 
@@ -212,7 +212,7 @@ def test_a_connection_that_cannot_be_read_for_a_moment_does_not_end_a_wait(accep
 
     monkeypatch.setattr(DatatileHook, "get_connection", classmethod(get_connection))
     monkeypatch.setattr("airflow.providers.common.compat.connection.get_async_connection", find_none)
-    monkeypatch.setattr("datatile_provider.hooks.datatile._PAUSE", 0.05)
+    monkeypatch.setattr("datatile_provider.hooks.connection_retry._PAUSE", 0.05)
     arguments |= {"wait_for_completion": kind == "operator", "timeout": 1.5}
     if kind == "operator":
         task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments, deferrable=deferrable))

@@ -218,8 +218,14 @@ class Uploads(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("requests.adapters.HTTPAdapter.send", lambda *a, **kw: self.environment.send(*a, **kw))
         clock = Clock(self.environment)
-        for module in ("hooks", "operators", "triggers"):
-            self.patch.setattr(f"datatile_provider.{module}.datatile.time", clock)
+        for module in (
+            "hooks.datatile",
+            "hooks.upload",
+            "operators.datatile",
+            "operators.attempt",
+            "triggers.datatile",
+        ):
+            self.patch.setattr(f"datatile_provider.{module}.time", clock)
         self.patch.setattr("datatile_provider.operators.upload_state.time", clock)
         self._connect()
 

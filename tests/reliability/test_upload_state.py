@@ -16,7 +16,8 @@ from airflow.providers.common.compat.sdk import task as task_decorator
 
 from datatile_provider.api.errors import DatasetUnreadableError
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from datatile_provider.operators.upload_state import Cleared, Numbers, Phase, Record, Sent, Step, first_step
+from datatile_provider.operators.first_step import Cleared, Step, first_step
+from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
 from datatile_provider.sandbox import Sandbox
 from tests.reliability.task import Instance, Task
 from tests.support.faults import FaultProxy
@@ -45,19 +46,13 @@ STEPS = {
 
 
 @pytest.mark.parametrize(("phase", "upload"), list(product(Phase, ["same", "other"])))
-@pytest.mark.parametrize("may_send_again", [False, True])
-def test_the_first_step(phase, upload, may_send_again):
-    record = dataclasses.replace(RECORD, phase=phase)
+@pytest.mark.parametrize("harmless", [False, True])
+def test_the_first_step(phase, upload, harmless):
     for cleared, expected in zip((Cleared.NO, Cleared.YES, Cleared.UNSURE), STEPS[phase, upload], strict=True):
-        if may_send_again and phase is Phase.SENDING:
+        if harmless and phase is Phase.SENDING:
             expected = Step.UPLOAD
-        step = first_step(record, cleared=cleared, differs=upload == "other", may_send_again=may_send_again)
+        step = first_step(phase, cleared, differs=upload == "other", harmless=harmless)
         assert step is expected
-
-
-@pytest.mark.parametrize("cleared", Cleared)
-def test_without_a_record_the_task_uploads(cleared):
-    assert first_step(None, cleared=cleared, differs=True, may_send_again=False) is Step.UPLOAD
 
 
 @pytest.mark.parametrize(
@@ -326,7 +321,7 @@ def job_with_response(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes
 
 def test_a_job_that_has_failed_in_two_polls_is_sent_again(task, monkeypatch):
     sandbox, upload, arguments, _ = task
-    monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
+    monkeypatch.setattr("datatile_provider.operators.attempt.CONFIRM_PAUSE", 0.01)
     upload.run()
     set_accepted(upload)
     end_jobs(sandbox)
@@ -366,7 +361,7 @@ def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_again(task, monk
 )
 def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(task, monkeypatch, extra, expected):
     sandbox, upload, arguments, _ = task
-    monkeypatch.setattr("datatile_provider.operators.datatile.CONFIRM_PAUSE", 0.01)
+    monkeypatch.setattr("datatile_provider.operators.attempt.CONFIRM_PAUSE", 0.01)
     upload.run()
     set_accepted(upload)
     with job_with_response(upload, monkeypatch, b'{"status": "failed"}', **extra):

@@ -1,0 +1,149 @@
+"""One upload, attempt by attempt. :meth:`.DatatileHook.upload` and the upload operator are built on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from datatile_provider import metrics
+from datatile_provider.api import contract, errors
+from datatile_provider.api.client import DatatileClient
+from datatile_provider.api.contract import Action, Job, Upload
+from datatile_provider.api.polling import seconds
+from datatile_provider.api.retry import Retry
+from datatile_provider.assets.datatile import collect_lineage
+from datatile_provider.hooks.dataset import dataset_of
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from datatile_provider.api.contract import Server
+    from datatile_provider.hooks.content import Sha256
+    from datatile_provider.hooks.dataset import DatasetLike
+    from datatile_provider.hooks.datatile import DatatileHook
+
+
+class Uploader:
+    """
+    One upload of one file. All input is checked here, before the first attempt.
+
+    :param hook: the hook that reads the connection and logs.
+    :param failures: the number of attempts of this upload that failed in an earlier process.
+    :param version: the version of the file that those attempts sent; the file must still have it.
+    :param content: takes the hash of what is sent.
+
+    The other parameters, and the errors, are those of :meth:`.DatatileHook.upload`.
+    """
+
+    def __init__(
+        self,
+        hook: DatatileHook,
+        action: str,
+        target_hash: str,
+        dataset: DatasetLike,
+        *,
+        callback_url: str | None,
+        timeout: float | timedelta,
+        resend_unknown: bool,
+        failures: int = 0,
+        version: str | None = None,
+        content: Sha256 | None = None,
+    ) -> None:
+        kind = Action.of(action)
+        contract.check_hash(target_hash)
+        self._hook, self._given, self._callback_url = hook, dataset, contract.check_callback_url(callback_url)
+        self._settings, self._token_renewed = hook.get_conn(), False
+        self.file = dataset_of(dataset, self._settings.max_upload_bytes)
+        self.upload = Upload(kind, target_hash, self.file.name, self.file.size)
+        if version not in (None, self.file.version):
+            raise self.file.changed(version, self.file.version)
+        self.file = content.of(self.file) if content else self.file
+        self._retry = Retry(kind, time.monotonic() + seconds("timeout", timeout), resend_unknown, failures)
+        self.error: errors.DatatileError | None = None
+        self.delay = 0.0
+        hook.log.info("Uploading: %s", self.upload)
+        hook.log.info("From %s to %s", self.file.location, self._settings.server.url)
+
+    @property
+    def server(self) -> Server:
+        """The server that the file is sent to."""
+        return self._settings.server
+
+    @property
+    def failures(self) -> int:
+        """The number of attempts that have failed."""
+        return self._retry.failures
+
+    def attempt(self, before: Callable[[], None] = lambda: None) -> Job | None:
+        """
+        Send the file once. Return its job, or None when another attempt may follow ``error`` after ``delay`` seconds.
+
+        :param before: called before the first byte, after the file was checked.
+        """
+        try:
+            if self._retry.failures:
+                self.file.check_unchanged()
+            before()
+            return self._send()
+        except errors.DatatileError as e:
+            self.error, self.delay = e, self._retry.after(e, time.monotonic())
+            return None
+
+    def pause(self) -> None:
+        """Log the error of the last attempt, and wait until the next one."""
+        if self.error:
+            self._hook.log.warning("%s", self.error.report(f"next attempt in {math.ceil(self.delay)} s"))
+        time.sleep(self.delay)
+
+    def _send(self) -> Job:
+        try:
+            job = self._request()
+        except errors.TokenRefusedError:
+            newer = None if self._token_renewed else self._hook.newer_conn(self._settings)
+            if newer is None:
+                raise
+            self._settings, self._token_renewed = newer, True
+            self._hook.log.warning("The server rejected the token. The connection has a newer one: trying it once")
+            job = self._request()
+        collect_lineage(self._hook, self.server, self.upload, self._given)
+        return job
+
+    def _request(self) -> Job:
+        started = time.monotonic()
+        progress = Progress(started)
+
+        def on_progress(sent: int, size: int) -> None:
+            if progress.is_due(sent / size, time.monotonic()):
+                self._hook.log.info("Sent %s of %s bytes (%.0f %%)", f"{sent:,}", f"{size:,}", 100 * sent / size)
+
+        with metrics.upload(self.file.size):
+            job = DatatileClient(self._settings).upload(self.upload, self.file, self._callback_url, on_progress)
+        took = time.monotonic() - started
+        # The rate of a short upload says nothing.
+        rate = f" after {took:,.1f} s ({self.file.size / 1e6 / took:,.1f} MB/s)" if took >= 1 else ""
+        self._hook.log.info("Accepted as job %s%s", job.id, rate)
+        self._hook.log.info("Processing log: %s", self.server.page_url(job.id))
+        return job
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    Decides when the progress of a long upload is logged: each 10 %, or each 30 s.
+
+    :param last_time: when the upload began, in seconds.
+    """
+
+    last_time: float
+    last_share: float = 0.0
+
+    def is_due(self, share: float, now: float) -> bool:
+        """Return whether to log that this share of the body has been sent by now."""
+        # Ten lines within a second are of no use.
+        due = now - self.last_time >= (3.0 if share - self.last_share >= 0.1 else 30.0)
+        if due:
+            self.last_time, self.last_share = now, share
+        return due

@@ -1,0 +1,268 @@
+"""What one attempt of an upload task does, from the record of the attempts before to the result."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pendulum
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import UNKNOWN_HINT, Job
+from datatile_provider.api.polling import job_error
+from datatile_provider.failure_policy import Accepted
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.links.datatile import push_links
+from datatile_provider.operators.first_step import Cleared, Step, comparison_matters, first_step, stop_error
+from datatile_provider.operators.guard import GuardedUpload
+from datatile_provider.operators.upload_state import Phase, Record, Sent
+from datatile_provider.triggers.datatile import TRIGGER_TIMEOUT_MARGIN, DatatileRetryTrigger, defer_wait
+
+if TYPE_CHECKING:
+    from datatile_provider.hooks.upload import Uploader
+
+#: Seconds of backoff up to which sleeping in the worker costs less than a trigger and another worker start.
+MAX_BACKOFF_IN_WORKER = 10.0
+#: Seconds between the two polls that must report that a job failed before its file is sent again.
+CONFIRM_PAUSE = 10.0
+#: The method that a task is resumed in after a backoff.
+RETRY = "retry_upload"
+_DEFERRED = (errors.DestinationBusyError, errors.RateLimitedError, errors.ServerBusyError)
+
+
+class UploadAttempt(GuardedUpload):
+    """One attempt of an upload task, or its continuation after a deferral."""
+
+    def begin(self, deadline: float, failures: int = 0, version: str | None = None) -> str:
+        """
+        Upload the file, or do what the record of the attempts before asks for, and return the job's id.
+
+        :param deadline: when the server must have accepted the file, in seconds since the epoch.
+        :param failures: the number of attempts of this upload that failed before a deferral.
+        :param version: the version of the file that those attempts sent.
+        """
+        self._accepted = Accepted.EARLIER
+        record = self._read()
+        numbers = self._state.airflow
+        # Airflow's own attempts never exceed max_tries, and a clear raises it.
+        if not self._state.lasts and numbers.try_number > numbers.max_tries + 1 and not self._harmless:
+            raise errors.OutcomeUnknownError(
+                "Airflow started the task again though no attempt was left, as after a restart of the scheduler",
+                subject=self._subject,
+                hint=UNKNOWN_HINT,
+            )
+        if record is None:
+            return self._upload(deadline, failures, version)
+        cleared = Cleared.since(record.airflow, numbers)
+        server = DatatileHook(self._task.datatile_conn_id).get_conn().server.address
+        differences = record.sent.moved_to(Sent(server, self._task.action, self._task.target_hash))
+        harmless = self._harmless and not differences
+        # A large file is only read when the comparison matters.
+        if not differences and comparison_matters(record.phase, cleared, harmless=harmless):
+            differences = self._compare_content(record.sent, cleared)
+        step = first_step(record.phase, cleared, differs=bool(differences), harmless=harmless)
+        if step is Step.UPLOAD:
+            if differences and record.job_id:
+                self._task.log.warning(
+                    "An earlier attempt was accepted as job %s, and the task has changed since:\n%s",
+                    record.job_id,
+                    "\n".join(differences),
+                )
+            return self._upload(deadline, failures, version)
+        if step is Step.RETURN:
+            self._task.log.info("An earlier attempt succeeded as job %s, and Airflow lost its result", record.job_id)
+            return self._succeeded(Job(record.job_id))
+        if step is Step.RESUME:
+            return self._resume(record)
+        if step is Step.REPORT_AGAIN:
+            unsure = "\nIf you have cleared this task, clear it once more: Airflow does not show it."
+            raise AirflowFailException(record.text + (unsure if cleared is Cleared.UNSURE else ""))
+        raise stop_error(step, record, differences)
+
+    def _read(self) -> Record | None:
+        try:
+            return self._state.read()
+        except ValueError as e:
+            raise errors.StateUnreadableError(
+                f"The task's state store has something else under the key datatile_upload: {e}",
+                subject=self._subject,
+                hint="Nothing was sent. Look in DATATILE's processing log for the file, then delete that key.",
+            ) from None
+
+    def _compare_content(self, before: Sent, cleared: Cleared) -> list[str]:
+        from datatile_provider.hooks.content import same_content
+        from datatile_provider.hooks.dataset import dataset_of
+
+        if not self._task.find_dataset(self._context, to_compare_after=cleared):
+            return []
+        try:
+            file = dataset_of(self._task.dataset)
+            same = same_content(file, before.size, before.version, before.sha256)
+        except errors.InvalidInputError as e:
+            # Files are often moved away after they were accepted.
+            self._task.log.warning("%s", e.report("the file is not compared with the accepted one"))
+            return []
+        return [] if same else [f"content: before {before.name!r} of {before.size:,} bytes, now {file.location}"]
+
+    def _upload(self, deadline: float, failures: int = 0, version: str | None = None) -> str:
+        from datatile_provider.hooks.content import Sha256
+        from datatile_provider.hooks.upload import Uploader
+
+        self._accepted = Accepted.NO
+        task, begun, content = self._task, time.time(), Sha256()
+        task.find_dataset(self._context)
+        # The time that a function takes to return the path does not count.
+        deadline += time.time() - begun
+        uploader = Uploader(
+            DatatileHook(task.datatile_conn_id),
+            task.action,
+            task.target_hash,
+            task.dataset,
+            callback_url=task.callback_url,
+            # After a backoff in the triggerer there is always one attempt, even after the deadline.
+            timeout=max(deadline - time.time(), 0.001),
+            resend_unknown=task.resend_unknown,
+            failures=failures,
+            version=version,
+            content=content,
+        )
+        server, upload = uploader.server, uploader.upload
+        sent = Sent(
+            server.address, upload.action.value, upload.target_hash, upload.name, upload.size, uploader.file.version
+        )
+        push_links(task, self._context, server)
+
+        def before() -> None:
+            started = pendulum.now("UTC").format("YYYY-MM-DD HH:mm:ss [UTC]")
+            self._text = f"{upload}\nstarted {started}\nProcessing log: {server.processing_log_url}"
+            self._state.write(Phase.SENDING, self._text, sent)
+            self._accepted = Accepted.MAYBE
+
+        while not (job := uploader.attempt(before)):
+            self._before_retry(uploader, deadline)
+            uploader.pause()
+        self.accept(job, self._text)
+        sent = replace(sent, sha256=content.hexdigest())
+        self._remember(lambda: self._state.write(Phase.ACCEPTED, self._text, sent, job.id))
+        self._push_job_id(job)
+        push_links(task, self._context, server, job.id)
+        return self._wait(job, sent.server)
+
+    def _before_retry(self, uploader: Uploader, deadline: float) -> None:
+        if isinstance(uploader.error, errors.OutcomeUnknownError):
+            return
+        self._accepted = Accepted.NO
+        self._state.forget()
+        delay = uploader.delay
+        if self._task.deferrable and isinstance(uploader.error, _DEFERRED) and delay > MAX_BACKOFF_IN_WORKER:
+            self._task.log.info("%s", uploader.error.report(f"deferred, next attempt in {math.ceil(delay)} s"))
+            self._task.defer(
+                trigger=DatatileRetryTrigger(until=time.time() + delay),
+                method_name=RETRY,
+                kwargs={"deadline": deadline, "failures": uploader.failures, "version": uploader.file.version},
+                timeout=timedelta(seconds=delay) + TRIGGER_TIMEOUT_MARGIN,
+            )
+
+    def _resume(self, record: Record) -> str:
+        self._task.log.info("Resuming job %s, which an earlier attempt started:\n%s", record.job_id, record.text)
+        job, server = Job(record.job_id), record.sent.server
+        self.accept(job, record.text)
+        hook = DatatileHook(self._task.datatile_conn_id)
+        try:
+            config = hook.get_conn().server
+            push_links(self._task, self._context, config, job.id)
+            job = hook.get_job(job.id, server=server)
+            if job.state.failed:
+                # One response is not enough to send the file again.
+                time.sleep(CONFIRM_PAUSE)
+                job = hook.get_job(job.id, server=server)
+        except errors.DatatileError as e:
+            # No error is a reason to send the file again.
+            self._task.log.warning("%s", e.report("resuming nevertheless"))
+            job = Job(record.job_id)
+        if job.state.failed and job.named:
+            self._task.log.warning("%s", job_error(config, job).report("sending the file again"))
+            self._state.forget()
+            self.job = None
+            return self._upload(time.time() + self._task.accept_timeout)
+        if job.state.failed and config.status_field:
+            raise job_error(config, job)
+        if job.state.failed:
+            # The response does not name the job. That is enough to fail, and not enough to send the file again.
+            raise errors.JobStatusUnclearError(
+                f"A response that does not name the job has the status {job.status!r}",
+                subject=f"job {job.id}",
+                server_message=job.message,
+                log_url=config.processing_log_url,
+            )
+        self._remember(lambda: self._state.advance(record.phase))
+        self._push_job_id(job)
+        return self._wait(job, server)
+
+    def _wait(self, job: Job, server: str) -> str:
+        task, self.job = self._task, job
+        if not task.wait_for_completion:
+            return self._done(job)
+        if task.deferrable:
+            defer_wait(
+                task,
+                self._context,
+                datatile_conn_id=task.datatile_conn_id,
+                job_id=job.id,
+                poll_interval=task.poll_interval,
+                timeout=task.timeout,
+                server=server,
+                kwargs={"text": self._text, "job_id": job.id},
+            )
+        hook = DatatileHook(task.datatile_conn_id)
+        return self._done(
+            hook.wait_for_job(job.id, poll_interval=task.poll_interval, timeout=task.timeout, server=server)
+        )
+
+    def complete(self, job: Job) -> str:
+        """Return the id of the job that the triggerer saw succeed."""
+        # An earlier process wrote the record. The next attempt reports a damaged one.
+        with contextlib.suppress(ValueError):
+            self._state.read()
+        self._task.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
+        return self._done(job)
+
+    def _done(self, job: Job) -> str:
+        self.job = job
+        if self.killed:
+            # As a success it would be sent again, not resumed, when a person clears it.
+            raise errors.UploadInterruptedError(f"The task was killed after the file was accepted as job {job.id}")
+        try:
+            self._state.advance(Phase.DONE)
+        except Exception as e:  # any store's
+            # As a success it would be resumed, not sent, when a person clears the task to send the next file.
+            raise errors.StateNotStoredError(
+                f"The file was accepted as job {job.id}. Airflow could not store that: {e}",
+                hint="The next attempt resumes the job; the file is not sent again.",
+            ) from e
+        return self._succeeded(job)
+
+    def _succeeded(self, job: Job) -> str:
+        self.job = job
+        if self._task.outlets:
+            from datatile_provider.assets.datatile import describe_outlets
+
+            describe_outlets(self._task.outlets, self._context, job, self._task.action)
+        return job.id
+
+    def _push_job_id(self, job: Job) -> None:
+        try:
+            self._context["ti"].xcom_push(key="job_id", value=job.id)
+        except Exception as e:  # any XCom backend's
+            if not self._state.lasts:
+                # The return value is an XCom too. Without it Airflow would retry, and so send the file again.
+                raise
+            self._task.log.error("The job id %s could not be stored as an XCom: %s", job.id, e)
+        if not self._state.lasts:
+            # Airflow 2 reads it from the task after any error from here on.
+            self._task.retries = 0

@@ -1,0 +1,144 @@
+"""Applies the failure policy to an upload task: what it raises, and what it stores for the next attempt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from datatile_provider.api import errors
+from datatile_provider.api.contract import UNKNOWN_HINT, Action, Job
+from datatile_provider.failure_policy import (
+    Accepted,
+    Airflow,
+    Failure,
+    StateChange,
+    decide,
+    failure_of,
+    is_retried,
+    next_steps,
+)
+from datatile_provider.operators.upload_state import Phase, UploadState
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from datatile_provider.operators.datatile import DatatileUploadOperator
+
+_PHASES = {StateChange.REPORTED: Phase.REPORTED, StateChange.WAIT_FAILED: Phase.WAIT_FAILED}
+
+
+class GuardedUpload:
+    """
+    What an upload task knows about its file and its job. Code that may fail runs within :meth:`decided`.
+
+    :param task: the task.
+    :param context: the task's context.
+    """
+
+    def __init__(self, task: DatatileUploadOperator, context: Context) -> None:
+        self.job: Job | None = None
+        self.killed = False
+        self._task, self._context = task, context
+        self._state = UploadState(context, task.retries or 0)
+        self._accepted = Accepted.NO
+        self._text = ""
+        self._harmless = task.resend_unknown or task.action == Action.RELOAD.value
+
+    @property
+    def _subject(self) -> str:
+        return f"{self._task.action} of {self._task.file_name!r} to {self._task.target_hash}"
+
+    @contextlib.contextmanager
+    def decided(self, *, show_cause: bool = False) -> Iterator[None]:
+        """
+        Turn an error into what the table of ``failure_policy`` says about it.
+
+        :param show_cause: show the error's own traceback too.
+        """
+        try:
+            yield
+        except BaseException as e:
+            found = self._decide(e)
+            if found is e:
+                raise
+            raise found from (e if show_cause else None)
+
+    def _decide(self, error: BaseException) -> BaseException:
+        if isinstance(error, errors.DatatileError):
+            failure = failure_of(error)
+        elif is_retried(error):
+            failure = Failure.OUTSIDE
+        else:
+            return error
+        rule = decide(failure, self._accepted, store=self._state.lasts, harmless=self._harmless)
+        if rule.airflow is Airflow.AS_RAISED:
+            return error
+        subject = ""
+        if not isinstance(error, errors.DatatileError):
+            error = self._ended_by(error)
+        elif self._accepted is Accepted.YES:
+            # A job's error names the job alone.
+            subject = f"{self._subject}\njob {self.job.id}" if self.job else self._subject
+        self.job = self.job and self.job.ended_by(error)
+        text = error.report(subject=subject, steps=next_steps(error, rule))
+        if rule.change is StateChange.FORGET:
+            self._state.forget()
+        elif rule.change is not StateChange.KEEP:
+            phase = _PHASES[rule.change]
+            self._remember(lambda: self._state.advance(phase, text if phase is Phase.REPORTED else None))
+        return rule.error(text)
+
+    def _ended_by(self, error: BaseException) -> errors.DatatileError:
+        """Return the error for an upload that was ended from outside."""
+        name = "execution_timeout" if isinstance(error, AirflowTaskTimeout) else f"{type(error).__name__} ({error})"
+        subject = self._text or self._subject
+        if self._accepted is Accepted.YES:
+            job = f" as job {self.job.id}" if self.job else ""
+            return errors.UploadInterruptedError(
+                f"The file was accepted{job}, then {name} ended the task", subject=subject
+            )
+        return errors.OutcomeUnknownError(
+            f"{name} ended the task while the file was sent", subject=subject, hint=UNKNOWN_HINT
+        )
+
+    def accept(self, job: Job | None, text: str = "") -> None:
+        """
+        Note that the server has accepted the file.
+
+        :param job: its job, if it is known.
+        :param text: the upload, for people.
+        """
+        self._accepted, self.job, self._text = Accepted.YES, job, text
+
+    def accepted_job_id(self) -> str:
+        """
+        Return the id of the job that this attempt has pushed as an XCom in an earlier process, or ``""``.
+
+        :raises OutcomeUnknownError: it can't be read, and Airflow would retry the task and so send the file again.
+        """
+        ti = self._context["ti"]
+        try:
+            job_id = ti.xcom_pull(task_ids=self._task.task_id, key="job_id", map_indexes=ti.map_index)
+        except Exception as e:  # any XCom backend's
+            if self._state.lasts:
+                raise
+            raise errors.OutcomeUnknownError(
+                f"The trigger failed, and the job id could not be read: {e}", subject=self._subject, hint=UNKNOWN_HINT
+            ) from None
+        if job_id:
+            self.accept(Job(job_id), self._text)
+        return job_id or ""
+
+    def recall_job(self) -> None:
+        """Note the job that this attempt has pushed as an XCom, if any; nothing if it can't be read."""
+        with contextlib.suppress(Exception):  # any XCom backend's
+            self.accepted_job_id()
+
+    def _remember(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as e:  # any store's; the server has the file, so the task must not fail as if it had not
+            self._task.log.error("Airflow could not store the state of the upload: %s", e)
