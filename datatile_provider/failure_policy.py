@@ -111,27 +111,27 @@ class Rule(NamedTuple):
         return kind(text)
 
 
-_FIX_AND_SEND = "This attempt stored nothing.\nAfter the fix, clear this task: it sends the file."
-_SEND = "This attempt stored nothing.\nTo send the file, clear this task."
-_COMPARE = "An earlier attempt has sent a file. Then clear this task: it compares the two."
-_REPLACE = (
+_FIX_AND_SEND_STEPS = "This attempt stored nothing.\nAfter the fix, clear this task: it sends the file."
+_SEND_STEPS = "This attempt stored nothing.\nTo send the file, clear this task."
+_COMPARE_STEPS = "An earlier attempt has sent a file. Then clear this task: it compares the two."
+_REPLACE_STEPS = (
     "The file was accepted, but its job did not succeed.\nReplace the file, then clear this task: it sends the file."
 )
-_RESUME = "The file was accepted.\nTo resume the wait, clear this task: the file is not sent again."
-_SENDS_AGAIN = "The file was accepted, and the job may continue.\nClearing this task sends the file again."
+_RESUME_STEPS = "The file was accepted.\nTo resume the wait, clear this task: the file is not sent again."
+_SENDS_AGAIN_STEPS = "The file was accepted, and the job may continue.\nClearing this task sends the file again."
 _MOVED = "The file was accepted.\nThen clear this task. Cleared before that, it sends the file to the new server."
-_CONTINUES = (
+_CONTINUES_STEPS = (
     "The job continues in DATATILE.\n"
     "It succeeds: mark this task success. It does not: clear this task, which sends the file again."
 )
-_REPLACE_THERE = (
+_REPLACE_THERE_STEPS = (
     "The file was accepted, but its job did not succeed.\n"
     "Replace the file, then clear {upload} and its downstream tasks."
 )
-_RESUME_SENSOR = (
+_RESUME_SENSOR_STEPS = (
     "The file was accepted, and the job may continue.\nTo resume the wait, clear only this sensor: it sends nothing."
 )
-_POLL_AGAIN = "To poll again, clear only this sensor: it sends nothing."
+_POLL_AGAIN_STEPS = "To poll again, clear only this sensor: it sends nothing."
 
 _F, _A, _S = Failure, Accepted, StateChange
 _UNSENT = _A.NO | _A.MAYBE
@@ -142,36 +142,36 @@ _IN_WAIT = _FINAL | _F.TRANSIENT | _F.UNKNOWN | _F.KILLED
 #: The first row that fits is used.
 RULES = (
     # The server has not accepted the file.
-    Rule(_F.TRANSIENT, _UNSENT, None, None, Airflow.RETRIES, _S.FORGET, _FIX_AND_SEND),
-    Rule(_FINAL, _UNSENT, None, None, Airflow.FAILS, _S.FORGET, _FIX_AND_SEND),
+    Rule(_F.TRANSIENT, _UNSENT, None, None, Airflow.RETRIES, _S.FORGET, _FIX_AND_SEND_STEPS),
+    Rule(_FINAL, _UNSENT, None, None, Airflow.FAILS, _S.FORGET, _FIX_AND_SEND_STEPS),
     Rule(_F.UNKNOWN, _UNSENT, None, True, Airflow.RETRIES, _S.FORGET),
     Rule(_F.UNKNOWN, _UNSENT | _A.EARLIER, None, None, Airflow.FAILS, _S.REPORTED),
     Rule(_F.RECORD, _A.EARLIER, None, None, Airflow.FAILS, _S.REPORTED),
-    Rule(_F.TRANSIENT, _A.EARLIER, None, None, Airflow.RETRIES, _S.KEEP, _COMPARE),
-    Rule(_FINAL, _A.EARLIER, None, None, Airflow.FAILS, _S.KEEP, _COMPARE),
+    Rule(_F.TRANSIENT, _A.EARLIER, None, None, Airflow.RETRIES, _S.KEEP, _COMPARE_STEPS),
+    Rule(_FINAL, _A.EARLIER, None, None, Airflow.FAILS, _S.KEEP, _COMPARE_STEPS),
     Rule(_F.OUTSIDE, _A.NO | _A.EARLIER, None, None, Airflow.AS_RAISED),
     Rule(_F.OUTSIDE, _A.MAYBE, True, None, Airflow.AS_RAISED),
     Rule(_F.OUTSIDE, _A.MAYBE, False, True, Airflow.AS_RAISED),
     Rule(_F.OUTSIDE, _A.MAYBE, False, False, Airflow.FAILS),
     # The server has accepted it.
-    Rule(_F.JOB, _A.YES, None, None, Airflow.FAILS, _S.REPORTED, _REPLACE),
+    Rule(_F.JOB, _A.YES, None, None, Airflow.FAILS, _S.REPORTED, _REPLACE_STEPS),
     Rule(_F.MOVED, _A.YES, None, None, Airflow.FAILS, _S.WAIT_FAILED, _MOVED),
-    Rule(_F.TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT, _S.WAIT_FAILED, _RESUME),
-    Rule(_F.TIMEOUT, _A.YES, False, None, Airflow.TIMES_OUT, _S.KEEP, _SENDS_AGAIN),
-    Rule(_F.EXECUTION_TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT_AND_RETRIES, _S.KEEP, _RESUME),
-    Rule(_F.EXECUTION_TIMEOUT, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _SENDS_AGAIN),
-    Rule(_IN_WAIT, _A.YES, True, None, Airflow.FAILS, _S.WAIT_FAILED, _RESUME),
-    Rule(_IN_WAIT, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _SENDS_AGAIN),
+    Rule(_F.TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT, _S.WAIT_FAILED, _RESUME_STEPS),
+    Rule(_F.TIMEOUT, _A.YES, False, None, Airflow.TIMES_OUT, _S.KEEP, _SENDS_AGAIN_STEPS),
+    Rule(_F.EXECUTION_TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT_AND_RETRIES, _S.KEEP, _RESUME_STEPS),
+    Rule(_F.EXECUTION_TIMEOUT, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _SENDS_AGAIN_STEPS),
+    Rule(_IN_WAIT, _A.YES, True, None, Airflow.FAILS, _S.WAIT_FAILED, _RESUME_STEPS),
+    Rule(_IN_WAIT, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _SENDS_AGAIN_STEPS),
     Rule(_F.NOT_STORED, _A.YES, True, None, Airflow.RETRIES),
     Rule(_F.OUTSIDE, _A.YES, True, None, Airflow.AS_RAISED),
-    Rule(_F.OUTSIDE, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _CONTINUES),
+    Rule(_F.OUTSIDE, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _CONTINUES_STEPS),
     # A sensor sends nothing, so Airflow may retry it.
-    Rule(_F.JOB, _A.WAITING, None, None, Airflow.FAILS, _S.KEEP, _REPLACE_THERE),
-    Rule(_F.TIMEOUT, _A.WAITING, None, None, Airflow.TIMES_OUT, _S.KEEP, _RESUME_SENSOR),
-    Rule(_F.EXECUTION_TIMEOUT, _A.WAITING, None, None, Airflow.TIMES_OUT_AND_RETRIES, _S.KEEP, _POLL_AGAIN),
+    Rule(_F.JOB, _A.WAITING, None, None, Airflow.FAILS, _S.KEEP, _REPLACE_THERE_STEPS),
+    Rule(_F.TIMEOUT, _A.WAITING, None, None, Airflow.TIMES_OUT, _S.KEEP, _RESUME_SENSOR_STEPS),
+    Rule(_F.EXECUTION_TIMEOUT, _A.WAITING, None, None, Airflow.TIMES_OUT_AND_RETRIES, _S.KEEP, _POLL_AGAIN_STEPS),
     Rule(_F.INVALID, _A.WAITING, None, None, Airflow.FAILS),
-    Rule(_FINAL, _A.WAITING, None, None, Airflow.FAILS, _S.KEEP, _POLL_AGAIN),
-    Rule(_F.TRANSIENT, _A.WAITING, None, None, Airflow.RETRIES, _S.KEEP, _POLL_AGAIN),
+    Rule(_FINAL, _A.WAITING, None, None, Airflow.FAILS, _S.KEEP, _POLL_AGAIN_STEPS),
+    Rule(_F.TRANSIENT, _A.WAITING, None, None, Airflow.RETRIES, _S.KEEP, _POLL_AGAIN_STEPS),
     Rule(_F.OUTSIDE, _A.WAITING, None, None, Airflow.AS_RAISED),
     # What no code raises. It fails, because it is not known to be safe.
     Rule(_ANY, ~_A(0), None, None, Airflow.FAILS),
@@ -225,4 +225,4 @@ def decide(failure: Failure, accepted: Accepted, *, store: bool, harmless: bool)
 
 def next_steps(error: errors.DatatileError, rule: Rule) -> str:
     """Return what a person can do after an error."""
-    return _SEND if rule.steps == _FIX_AND_SEND and not error.hint else rule.steps
+    return _SEND_STEPS if rule.steps == _FIX_AND_SEND_STEPS and not error.hint else rule.steps

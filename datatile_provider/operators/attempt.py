@@ -114,10 +114,10 @@ class UploadAttempt(GuardedUpload):
         from datatile_provider.hooks.upload import Uploader
 
         self._accepted = Accepted.NO
-        task, begun, content = self._task, time.time(), Sha256()
+        task, called, content = self._task, time.time(), Sha256()
         task.find_dataset(self._context)
         # The time that a function takes to return the path does not count.
-        deadline += time.time() - begun
+        deadline += time.time() - called
         uploader = Uploader(
             DatatileHook(task.datatile_conn_id),
             task.action,
@@ -138,8 +138,8 @@ class UploadAttempt(GuardedUpload):
         push_links(task, self._context, server)
 
         def before() -> None:
-            started = pendulum.now("UTC").format("YYYY-MM-DD HH:mm:ss [UTC]")
-            self._text = f"{upload}\nstarted {started}\nProcessing log: {server.processing_log_url}"
+            begun = pendulum.now("UTC").format("YYYY-MM-DD HH:mm:ss [UTC]")
+            self._text = f"{upload}\nstarted {begun}\nProcessing log: {server.processing_log_url}"
             self._state.write(Phase.SENDING, self._text, sent)
             self._accepted = Accepted.MAYBE
 

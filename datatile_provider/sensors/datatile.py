@@ -255,11 +255,11 @@ class DatatileJobSensor(BaseSensorOperator):
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
         failure = failure_of(error)
         rule = decide(failure, Accepted.WAITING, store=False, harmless=False)
-        upload = f"the upload task {self._upload_task_id!r}" if self._upload_task_id else "the upload's task"
+        words = f"the upload task {self._upload_task_id!r}" if self._upload_task_id else "the upload's task"
         subject = "" if failure is Failure.INVALID else f"job {self.job_id}"
         if subject and self._upload_task_id:
-            subject += f", from {upload}"
-        text = error.report(subject=subject, steps=rule.steps.format(upload=upload))
+            subject += f", from {words}"
+        text = error.report(subject=subject, steps=rule.steps.format(upload=words))
         if self.soft_fail or self.never_fail:
             # Airflow would only log that the task is skipped, not why.
             self.log.error("%s", text)

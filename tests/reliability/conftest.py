@@ -1,4 +1,4 @@
-"""Fixtures for the tests of faults, and the option that writes the table of faults."""
+"""Fixtures for the tests of faults, and the option that writes the tables of the docs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.support.faults import Fault, FaultProxy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-fault-table", action="store_true", help="write docs/faults.md")
+    parser.addoption(
+        "--write-tables", action="store_true", help="write the tables of docs/faults.md and docs/reliability.md"
+    )
 
 
 @pytest.fixture(scope="session")

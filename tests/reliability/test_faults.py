@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from datatile_provider.failure_policy import Accepted, Airflow, Failure, decide
 from tests.reliability.task import Run
 from tests.support.faults import Fault
 
@@ -185,7 +186,7 @@ def assert_fails_with_an_error(run: Run, wave: Path) -> None:
 def test_the_documented_table(table, request):
     assert len(table) == len(ACTIONS) * (len(UPLOAD_FAULTS) + len(POLL_FAULTS)), "run this file whole"
     written = rendered(table)
-    if request.config.getoption("--write-fault-table", False):
+    if request.config.getoption("--write-tables", False):
         TABLE.write_text(written, "utf-8")
     assert TABLE.read_text("utf-8") == written
 
@@ -202,6 +203,10 @@ def rendered(table: dict[tuple[str, str, str], str]) -> str:
             cells.append((name, create, reload))
         return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
+    def meaning(failure: Failure) -> str:
+        rule = decide(failure, Accepted.MAYBE, store=True, harmless=False)
+        return f"the task fails; Airflow {'does not retry' if rule.airflow is Airflow.FAILS else 'retries'} it"
+
     return f"""\
 # Failure modes
 
@@ -212,8 +217,8 @@ tested with the two that wait.
 | outcome | meaning |
 |---|---|
 | succeeds | the task succeeds, after retries if needed |
-| rejected | the task fails; Airflow does not retry it |
-| unknown | the task fails; Airflow does not retry it, because the server may hold the file |
+| rejected | {meaning(Failure.PERMANENT)} |
+| unknown | {meaning(Failure.UNKNOWN)}, because the server may hold the file |
 
 The number beside the outcome is that of accepted uploads. Two accepted uploads of a `reload` do no harm: the second one
 replaces the first. The error of a failed task names the file and the target. If the outcome is unknown, it also names
@@ -227,6 +232,6 @@ the time and the processing log.
 
 {rows("poll", POLL_FAULTS)}
 
-`pytest tests/reliability/test_faults.py --write-fault-table` writes this page. Without that option, the test compares
+`pytest tests/reliability/test_faults.py --write-tables` writes this page. Without that option, the test compares
 it.
 """

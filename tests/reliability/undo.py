@@ -79,7 +79,8 @@ def fix(number: str, bug: str, *changes: tuple[str, str, str]) -> Fix:
 
 STATES, CONTRACT, CLIENT = "api/states.py", "api/contract.py", "api/client.py"
 REJECTIONS, POLLING, RETRY = "api/rejections.py", "api/polling.py", "api/retry.py"
-UPLOAD_STATE, OPERATOR, DECORATOR = "operators/upload_state.py", "operators/datatile.py", "decorators/datatile.py"
+UPLOAD_STATE, ATTEMPT, DECORATOR = "operators/upload_state.py", "operators/attempt.py", "decorators/datatile.py"
+FIRST_STEP, POLICY = "operators/first_step.py", "failure_policy.py"
 HOOK, CONTENT, ASSETS = "hooks/datatile.py", "hooks/content.py", "assets/datatile.py"
 
 WITHOUT_SUCCESS_OF_REQUEST = (
@@ -111,10 +112,10 @@ FIXES = (
     fix(
         "1c",
         "one poll that may not be about the job is enough to send again",
-        (OPERATOR, "if _has_failed(job) and job.named:", "if _has_failed(job):"),
+        (ATTEMPT, "if job.state.failed and job.named:", "if job.state.failed:"),
         (
-            OPERATOR,
-            "time.sleep(CONFIRM_PAUSE)\n                job = hook.get_job(job.id, server=record.sent.server)",
+            ATTEMPT,
+            "time.sleep(CONFIRM_PAUSE)\n                job = hook.get_job(job.id, server=server)",
             "pass",
         ),
     ),
@@ -193,12 +194,7 @@ FIXES = (
     fix(
         "10a",
         "an attempt does not compare the record's server",
-        (OPERATOR, '            ("server", before.server, now.server),\n', ""),
-        (
-            UPLOAD_STATE,
-            "return (self.server, self.action, self.target) == (other.server, other.action, other.target)",
-            "return (self.action, self.target) == (other.action, other.target)",
-        ),
+        (UPLOAD_STATE, 'for name in ("server", "action", "target")]', 'for name in ("action", "target")]'),
         SAME_SERVER,
     ),
     fix("10b", "a wait continues at the server that the connection points to now", SAME_SERVER),
@@ -210,35 +206,40 @@ FIXES = (
     fix(
         "12",
         "a cleared task does not call its function again",
-        (DECORATOR, "return None if cleared is Cleared.NO else self._get_path(context)", "return None"),
+        (DECORATOR, "if to_compare_after is Cleared.NO:", "if to_compare_after:"),
     ),
     fix(
         "13a",
         "an attempt resumes a job, whatever the task is to upload now",
-        (UPLOAD_STATE, "return Step.CHANGED if differs else Step.RESUME", "return Step.RESUME"),
-        (UPLOAD_STATE, "if not differs:", "if True:"),
+        (FIRST_STEP, "(Step.CHANGED, Step.CHANGED, Step.CHANGED)", "(Step.RESUME, Step.RESUME, Step.RESUME)"),
+        (
+            FIRST_STEP,
+            "(Phase.WAIT_FAILED, True): (Step.CHANGED, Step.UPLOAD, Step.CHANGED)",
+            "(Phase.WAIT_FAILED, True): (Step.RESUME, Step.RESUME, Step.RESUME)",
+        ),
     ),
     fix(
         "13b",
         "an attempt that resumes a job writes its own file into the record",
         (
-            OPERATOR,
-            "self._remember(lambda: state.advance(record.phase))",
+            ATTEMPT,
+            "self._remember(lambda: self._state.advance(record.phase))",
             "from datatile_provider.hooks.dataset import dataset_of\n\n"
-            '        file = dataset_of(self._get_path(context) if hasattr(self, "_get_path") else self.dataset)\n'
+            "        self._task.find_dataset(self._context)\n"
+            "        file = dataset_of(self._task.dataset)\n"
             '        now = replace(record.sent, size=file.size, version=file.version, sha256="")\n'
-            "        self._remember(lambda: state.write(record.phase, record.text, now, record.job_id))",
+            "        self._remember(lambda: self._state.write(record.phase, record.text, now, record.job_id))",
         ),
     ),
     fix(
         "14a",
         "a clear with fewer retries is a retry",
-        (UPLOAD_STATE, "return cls.NO if same and not possible else cls.UNSURE", "return cls.NO"),
+        (FIRST_STEP, "return cls.NO if same and not possible else cls.UNSURE", "return cls.NO"),
     ),
     fix(
         "14b",
         "an append of unknown outcome is forgotten when the task becomes a reload",
-        (OPERATOR, "again = now.same_place(before) and self._may_send_again", "again = self._may_send_again"),
+        (ATTEMPT, "harmless = self._harmless and not differences", "harmless = self._harmless"),
     ),
     fix(
         "14c",
@@ -248,7 +249,7 @@ FIXES = (
     fix(
         "15a",
         "an error after the acceptance lets Airflow retry",
-        (OPERATOR, "if state.lasts or not job_id or not _would_be_retried(e):", "if True:"),
+        (POLICY, "Rule(_F.OUTSIDE, _A.YES, True, None,", "Rule(_F.OUTSIDE, _A.YES, None, None,"),
     ),
     fix(
         "15b",
@@ -260,8 +261,8 @@ FIXES = (
         "a connection that cannot be read ends a wait",
         (
             HOOK,
-            "return errors.ConnectionUnreadableError(",
-            "raise error\n        return errors.ConnectionUnreadableError(",
+            "raise errors.ConnectionUnreadableError(",
+            "raise\n            raise errors.ConnectionUnreadableError(",
         ),
     ),
     fix(

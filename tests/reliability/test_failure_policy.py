@@ -1,0 +1,352 @@
+"""The table of what an error means: each row, what must hold for all rows, and its copies in the docs."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout
+
+from datatile_provider import failure_policy
+from datatile_provider.api import errors
+from datatile_provider.api.contract import Action, Job
+from datatile_provider.api.retry import Retry
+from datatile_provider.failure_policy import RULES, Accepted, Airflow, Failure, Rule, StateChange, decide, failure_of
+from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.first_step import STEPS, Cleared, Step
+from datatile_provider.operators.guard import GuardedUpload
+from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
+from datatile_provider.sensors.datatile import DatatileJobSensor
+from tests.reliability.task import Instance, Store
+
+DOCS = Path(__file__).parents[2] / "docs"
+FAILS, RETRIES, AS_RAISED, TIMES_OUT = "fails", "retries", "as raised", "times out"
+KEEP, FORGET, REPORTED, WAIT_FAILED = "kept", "deleted", "reported", "wait_failed"
+BOTH = (False, True)
+
+#: What Airflow does and what happens to the record, with a state store and without, each for an upload that may be
+#: sent twice and for one that may not. One entry stands for all four.
+EXPECTED = {
+    (Failure.TRANSIENT, Accepted.NO): [(RETRIES, FORGET)],
+    (Failure.TRANSIENT, Accepted.MAYBE): [(RETRIES, FORGET)],
+    (Failure.TRANSIENT, Accepted.EARLIER): [(RETRIES, KEEP)],
+    (Failure.TRANSIENT, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.TRANSIENT, Accepted.WAITING): [(RETRIES, KEEP)],
+    (Failure.PERMANENT, Accepted.NO): [(FAILS, FORGET)],
+    (Failure.PERMANENT, Accepted.MAYBE): [(FAILS, FORGET)],
+    (Failure.PERMANENT, Accepted.EARLIER): [(FAILS, KEEP)],
+    (Failure.PERMANENT, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.PERMANENT, Accepted.WAITING): [(FAILS, KEEP)],
+    (Failure.INVALID, Accepted.NO): [(FAILS, FORGET)],
+    (Failure.INVALID, Accepted.EARLIER): [(FAILS, KEEP)],
+    (Failure.INVALID, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.INVALID, Accepted.WAITING): [(FAILS, KEEP)],
+    (Failure.UNKNOWN, Accepted.MAYBE): [(RETRIES, FORGET), (FAILS, REPORTED)] * 2,
+    (Failure.UNKNOWN, Accepted.EARLIER): [(FAILS, REPORTED)],
+    (Failure.RECORD, Accepted.EARLIER): [(FAILS, REPORTED)],
+    (Failure.JOB, Accepted.YES): [(FAILS, REPORTED)],
+    (Failure.JOB, Accepted.WAITING): [(FAILS, KEEP)],
+    (Failure.TIMEOUT, Accepted.YES): [(TIMES_OUT, WAIT_FAILED)] * 2 + [(TIMES_OUT, KEEP)] * 2,
+    (Failure.TIMEOUT, Accepted.WAITING): [(TIMES_OUT, KEEP)],
+    (Failure.EXECUTION_TIMEOUT, Accepted.YES): [(RETRIES, KEEP)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.EXECUTION_TIMEOUT, Accepted.WAITING): [(RETRIES, KEEP)],
+    (Failure.MOVED, Accepted.YES): [(FAILS, WAIT_FAILED)],
+    (Failure.MOVED, Accepted.WAITING): [(FAILS, KEEP)],
+    (Failure.KILLED, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.OUTSIDE, Accepted.NO): [(AS_RAISED, KEEP)],
+    (Failure.OUTSIDE, Accepted.EARLIER): [(AS_RAISED, KEEP)],
+    (Failure.OUTSIDE, Accepted.MAYBE): [(AS_RAISED, KEEP)] * 3 + [(FAILS, KEEP)],
+    (Failure.OUTSIDE, Accepted.YES): [(AS_RAISED, KEEP)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.OUTSIDE, Accepted.WAITING): [(AS_RAISED, KEEP)],
+}
+#: Without a state store there is nothing that could not be stored.
+EXPECTED_WITH_STORE = {(Failure.NOT_STORED, Accepted.YES): [(RETRIES, KEEP)]}
+DOES = {
+    Airflow.FAILS: FAILS,
+    Airflow.RETRIES: RETRIES,
+    Airflow.TIMES_OUT: TIMES_OUT,
+    Airflow.TIMES_OUT_AND_RETRIES: RETRIES,
+    Airflow.AS_RAISED: AS_RAISED,
+}
+
+
+def cases() -> list[tuple[Failure, Accepted, bool, bool, tuple[str, str]]]:
+    found = []
+    for (failure, accepted), outcomes in EXPECTED.items():
+        all_four = outcomes if len(outcomes) == 4 else outcomes * 4
+        for (store, harmless), outcome in zip(product((True, False), (True, False)), all_four, strict=True):
+            found.append((failure, accepted, store, harmless, outcome))
+    for (failure, accepted), [outcome] in EXPECTED_WITH_STORE.items():
+        found += [(failure, accepted, True, harmless, outcome) for harmless in BOTH]
+    return found
+
+
+def case_id(value: object) -> str:
+    return str(getattr(value, "name", value))
+
+
+@pytest.mark.parametrize(("failure", "accepted", "store", "harmless", "outcome"), cases(), ids=case_id)
+def test_a_row(failure, accepted, store, harmless, outcome):
+    rule = decide(failure, accepted, store=store, harmless=harmless)
+    assert (DOES[rule.airflow], rule.change.value.strip("`")) == outcome
+    assert rule is not RULES[-1]
+
+
+def test_each_row_is_used_by_a_case():
+    used = {RULES.index(decide(f, a, store=s, harmless=h)) for f, a, s, h, _ in cases()}
+    assert used == set(range(len(RULES) - 1))
+
+
+@pytest.mark.parametrize(
+    ("failure", "accepted", "store", "harmless"), list(product(Failure, Accepted, BOTH, BOTH)), ids=case_id
+)
+def test_airflow_never_sends_a_file_again_that_the_server_may_have(failure, accepted, store, harmless):
+    """Over all combinations, also those that no code raises."""
+    rule = decide(failure, accepted, store=store, harmless=harmless)
+    if rule.airflow in (Airflow.RETRIES, Airflow.TIMES_OUT_AND_RETRIES, Airflow.AS_RAISED):
+        # With a state store, the next attempt reads what this one has stored.
+        remembers = store and rule.change is StateChange.KEEP
+        nothing_sent = accepted in (Accepted.NO, Accepted.EARLIER, Accepted.WAITING)
+        assert remembers or nothing_sent or harmless or failure is Failure.TRANSIENT
+    if rule.change is StateChange.FORGET:
+        assert accepted in (Accepted.NO, Accepted.MAYBE)
+        assert harmless or failure is not Failure.UNKNOWN
+    if "the file is not sent again" in rule.steps:
+        assert store
+
+
+def test_each_error_has_a_kind():
+    for code, kind in errors.BY_CODE.items():
+        assert failure_of(kind(code)) in Failure
+    assert failure_of(errors.JobTimeoutError("")) is Failure.TIMEOUT
+    assert failure_of(errors.ExecutionTimeoutError("")) is Failure.EXECUTION_TIMEOUT
+    assert failure_of(errors.DatatileError("an event that can't be read")) is Failure.TRANSIENT
+
+
+# The rows applied to a task.
+
+ERRORS = {
+    Failure.TRANSIENT: errors.ServerUnreachableError,
+    Failure.PERMANENT: errors.TokenRefusedError,
+    Failure.INVALID: errors.InvalidInputError,
+    Failure.UNKNOWN: errors.OutcomeUnknownError,
+    Failure.RECORD: errors.TaskChangedError,
+    Failure.JOB: errors.JobFailedError,
+    Failure.TIMEOUT: errors.JobTimeoutError,
+    Failure.EXECUTION_TIMEOUT: errors.ExecutionTimeoutError,
+    Failure.MOVED: errors.ConnectionChangedError,
+    Failure.KILLED: errors.UploadInterruptedError,
+    Failure.NOT_STORED: errors.StateNotStoredError,
+    Failure.OUTSIDE: AirflowTaskTimeout,
+}
+RAISED = {FAILS: AirflowFailException, TIMES_OUT: AirflowSensorTimeout}
+RECORD = Record(
+    Phase.SENDING, "append of a wave", Sent("https://d.example.com/api/v2", "append", "f00d"), "", Numbers(0, 0, 1, -1)
+)
+
+
+@pytest.mark.parametrize(
+    ("failure", "accepted", "store", "harmless", "outcome"),
+    [case for case in cases() if case[1] is not Accepted.WAITING],
+    ids=case_id,
+)
+def test_a_row_applied_to_an_upload(failure, accepted, store, harmless, outcome):
+    task = DatatileUploadOperator(
+        task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav", resend_unknown=harmless
+    )
+    rows = Store()
+    rows.set("datatile_upload", RECORD.as_dict())
+    upload = GuardedUpload(task, {"ti": Instance(0), **({"task_state_store": rows} if store else {})})  # type: ignore[typeddict-item]
+    if store:
+        upload._state._known = RECORD
+    if accepted is Accepted.YES:
+        upload.accept(Job("job-7"))
+    upload._accepted = accepted
+    error = ERRORS[failure]("what happened")
+    with pytest.raises(BaseException) as caught, upload.decided():  # noqa: PT011
+        raise error
+    does, change = outcome
+    if does == AS_RAISED:
+        assert caught.value is error
+    elif failure is Failure.EXECUTION_TIMEOUT and does == RETRIES:
+        assert type(caught.value) is AirflowTaskTimeout
+    else:
+        assert type(caught.value) is RAISED.get(does, Airflow.RETRIES.value)
+        assert "what happened" in str(caught.value) or failure is Failure.OUTSIDE
+        assert "f00d" in str(caught.value) or accepted is not Accepted.YES
+    record = rows.get("datatile_upload")
+    if not store or change == KEEP:
+        assert record == RECORD.as_dict()
+    elif change == FORGET:
+        assert record is None
+    else:
+        assert record["phase"] == change
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"),
+    [(case[0], case[4]) for case in cases() if case[1] is Accepted.WAITING and case[0] is not Failure.OUTSIDE],
+    ids=case_id,
+)
+def test_a_row_applied_to_a_sensor(failure, outcome):
+    sensor = DatatileJobSensor(task_id="wait", job_id="job-7")
+    found = sensor._decided(ERRORS[failure]("what happened"))
+    does, _ = outcome
+    expected: Any = AirflowTaskTimeout if failure is Failure.EXECUTION_TIMEOUT else RAISED.get(does)
+    assert type(found) is (expected or Airflow.RETRIES.value)
+    assert ("job job-7" in str(found)) is (failure is not Failure.INVALID)
+
+
+# The tables in the docs.
+
+ERROR_NAMES = {
+    Failure.TRANSIENT: "transient",
+    Failure.PERMANENT: "permanent",
+    Failure.INVALID: "bad input",
+    Failure.UNKNOWN: "outcome unknown",
+    Failure.RECORD: "the record does not fit the task",
+    Failure.JOB: "the job failed or was cancelled",
+    Failure.TIMEOUT: "the job was not finished in time",
+    Failure.EXECUTION_TIMEOUT: "`execution_timeout` while deferred",
+    Failure.MOVED: "the connection has another server",
+    Failure.KILLED: "killed, and ended normally",
+    Failure.NOT_STORED: "the success could not be stored",
+    Failure.OUTSIDE: "from outside: `execution_timeout`, SIGTERM, XCom, hooks",
+}
+ACCEPTED_NAMES = {
+    Accepted.NO: "no",
+    Accepted.MAYBE: "being sent",
+    Accepted.EARLIER: "by an earlier attempt?",
+    Accepted.YES: "yes",
+    Accepted.WAITING: "a sensor's wait",
+}
+AIRFLOW_NAMES = {
+    Airflow.FAILS: "fails, no retry",
+    Airflow.RETRIES: "retries",
+    Airflow.TIMES_OUT: "times out, no retry",
+    Airflow.TIMES_OUT_AND_RETRIES: "times out, retries",
+    Airflow.AS_RAISED: "retries, as after any error",
+}
+CLEAR_NAMES = {
+    failure_policy._FIX_AND_SEND_STEPS: "sends the file",
+    failure_policy._COMPARE_STEPS: "compares the file",
+    failure_policy._REPLACE_STEPS: "sends the file",
+    failure_policy._RESUME_STEPS: "resumes the job",
+    failure_policy._SENDS_AGAIN_STEPS: "sends the file again",
+    failure_policy._MOVED: "resumes the job, if the server is the same",
+    failure_policy._CONTINUES_STEPS: "sends the file again",
+    failure_policy._REPLACE_THERE_STEPS: "clear the upload",
+    failure_policy._RESUME_SENSOR_STEPS: "resumes the wait",
+    failure_policy._POLL_AGAIN_STEPS: "polls again",
+}
+#: Where a rule has no steps of its own: the error's hint says it, or the next attempt decides.
+CLEAR_NAMES_WITHOUT_STEPS = {
+    Failure.UNKNOWN: "sends the file: look for the upload first",
+    Failure.RECORD: "sends the file: the error says what to check",
+    Failure.NOT_STORED: "resumes the job",
+    Failure.INVALID: "polls again",
+}
+
+
+def test_the_documented_tables(request):
+    page = (DOCS / "reliability.md").read_text("utf-8")
+    written = page
+    for name, rows in {"failed uploads": failed_uploads(), "first steps": first_steps(), "errors": rules()}.items():
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        begin, end = f"<!-- table: {name} -->\n", "\n<!-- end of table -->"
+        assert written.count(begin) == 1
+        before, rest = written.split(begin)
+        written = before + begin + table + end + rest.split(end, 1)[1]
+    if request.config.getoption("--write-tables", False):
+        (DOCS / "reliability.md").write_text(written, "utf-8")
+        page = written
+    assert page == written, "pytest tests/reliability/test_failure_policy.py --write-tables"
+
+
+def failed_uploads() -> list[tuple[str, ...]]:
+    """What the hook does after a failed attempt."""
+
+    def does(kind: type[errors.DatatileError], action: Action) -> str:
+        try:
+            Retry(action, deadline=60.0).after(kind("what happened"), 0.0)
+        except errors.DatatileError:
+            return "fails, no retry"
+        return "sent again" if kind is errors.OutcomeUnknownError else "retried"
+
+    kinds = {
+        "not accepted, transient": errors.TransientError,
+        "not accepted, permanent": errors.PermanentError,
+        "unknown": errors.OutcomeUnknownError,
+    }
+    rows = [("class", "`create`, `append`", "`reload`"), ("---",) * 3]
+    for name, kind in kinds.items():
+        create, append, reload = (does(kind, action) for action in (Action.CREATE, Action.APPEND, Action.RELOAD))
+        assert create == append
+        rows.append((name, create, reload))
+    return rows
+
+
+STEP_NAMES = {
+    Step.UPLOAD: "uploads",
+    Step.RESUME: "resumes the job",
+    Step.RETURN: "returns the job id, uploads nothing",
+    Step.UNKNOWN: "fails: *unknown*",
+    Step.CHANGED: "fails: names the job and the difference",
+    Step.UNSURE: "fails: asks for another clear",
+    Step.REPORT_AGAIN: "fails again with the same message",
+}
+
+
+def first_steps() -> list[tuple[str, ...]]:
+    columns = {
+        Cleared.NO: "Airflow's own retry",
+        Cleared.YES: "a person cleared the task",
+        Cleared.UNSURE: "it can't be told",
+    }
+    assert [*columns] == [*Cleared]
+    rows = [("phase of the record", "the task's upload", *columns.values()), ("---",) * 5]
+    rows.append(("no record", "any", *["uploads"] * 3))
+    for phase in Phase:
+        same, other = ([STEP_NAMES[step] for step in STEPS[phase, differs]] for differs in BOTH)
+        if same == other:
+            rows.append((f"`{phase.value}`", "any", *same))
+        else:
+            rows += [(f"`{phase.value}`", "the same", *same), (f"`{phase.value}`", "another", *other)]
+    return rows
+
+
+def rules() -> list[tuple[str, ...]]:
+    def names(members: Any, flags: Any) -> str:
+        return ", ".join(name for flag, name in members.items() if flag in flags)
+
+    def clear(rule: Rule) -> str:
+        if rule.steps:
+            return CLEAR_NAMES[rule.steps]
+        if rule.airflow is Airflow.AS_RAISED:
+            return "as a retry"
+        if rule.failure is Failure.OUTSIDE:
+            return CLEAR_NAMES_WITHOUT_STEPS[Failure.UNKNOWN]
+        return next(
+            (name for kind, name in CLEAR_NAMES_WITHOUT_STEPS.items() if kind in rule.failure), "sends the file"
+        )
+
+    yes_no = {None: "any", True: "yes", False: "no"}
+    rows = [
+        ("error", "file accepted", "state store", "may be sent twice", "Airflow", "record", "a clear"),
+        ("---",) * 7,
+    ]
+    rows += [
+        (
+            names(ERROR_NAMES, rule.failure),
+            names(ACCEPTED_NAMES, rule.accepted),
+            yes_no[rule.store],
+            yes_no[rule.harmless],
+            AIRFLOW_NAMES[rule.airflow],
+            rule.change.value if rule.store is not False else "none",
+            clear(rule),
+        )
+        for rule in RULES[:-1]
+    ]
+    return rows
