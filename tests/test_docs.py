@@ -25,8 +25,8 @@ import pytest
 from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import DAG
 
-from datatile_provider.api import contract, errors, rejections, states
-from datatile_provider.api.contract import Action, Server, Upload
+from datatile_provider.api import errors, parsing, rejections, states
+from datatile_provider.api.models import Action, ServerConfig, Upload
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
 from datatile_provider.failure_policy import Accepted, decide, failure_of, next_steps
@@ -136,7 +136,7 @@ class Reader:
         else:
             upload = Upload(Action.APPEND, "0f3a9c2b7d4e5f61", "wave.zsav", 1)
             response = Response(200, text.encode())
-            assert contract.read_upload(Server("https://datatile.example.com"), upload, response).id == "4711"
+            assert parsing.read_upload(ServerConfig("https://datatile.example.com"), upload, response).id == "4711"
 
     def _ini(self, text: str) -> None:
         settings = configparser.ConfigParser(interpolation=None)
@@ -271,7 +271,7 @@ def test_the_error_in_the_troubleshooting_is_what_the_package_writes() -> None:
     upload = Upload(Action.APPEND, "48245753705f6061", "wave2.sav", 586)
     response = Response(401, b'{"error": "Invalid token"}')
     with pytest.raises(errors.TokenRefusedError) as rejected:
-        contract.read_upload(Server("https://datatile.example.com"), upload, response)
+        parsing.read_upload(ServerConfig("https://datatile.example.com"), upload, response)
     (example,) = (block.text for block in blocks(TROUBLESHOOTING) if block.language == "text")
     rule = decide(failure_of(rejected.value), Accepted.MAYBE, store=True, harmless=False)
     assert example == f"{rejected.value.report(steps=next_steps(rejected.value, rule))}\n"
@@ -281,7 +281,7 @@ def test_the_error_in_the_readme_is_what_the_package_writes() -> None:
     upload = Upload(Action.APPEND, "0f3a9c2b7d4e5f61", "wave.zsav", 7606)
     response = Response(504, b"<h1>Gateway Timeout</h1>", at=datetime(2026, 1, 5, 6, 3, 10, tzinfo=timezone.utc))
     with pytest.raises(errors.OutcomeUnknownError) as unknown:
-        contract.read_upload(Server("https://datatile.example.com"), upload, response)
+        parsing.read_upload(ServerConfig("https://datatile.example.com"), upload, response)
     assert [block.text for block in blocks(README) if block.language == "text"] == [f"{unknown.value}\n"]
 
 

@@ -1,1 +1,1 @@
-"""DATATILE's Data Collector API, without Airflow: a pure contract and two thin clients over it."""
+"""DATATILE's Data Collector API, without Airflow: pure data and functions, and two thin clients over them."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
@@ -14,23 +11,22 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
-import certifi
 from yarl import URL
 
-from datatile_provider.api import contract, errors
-from datatile_provider.api.client import (
+from datatile_provider.api import errors, parsing
+from datatile_provider.api.models import Job
+from datatile_provider.api.responses import MAX_POLL_BYTES, Response
+from datatile_provider.api.settings import Settings
+from datatile_provider.api.tls import bundle_of, mtime_of, ssl_context
+from datatile_provider.api.transport import (
     CONNECT_TIMEOUT,
-    MAX_POLL_BYTES,
     POLL_TIMEOUT,
     address_with_proxy,
     no_response,
     proxy_of,
-    read_poll,
     reason,
 )
-from datatile_provider.api.contract import Job
-from datatile_provider.api.responses import Response
-from datatile_provider.api.settings import Settings, tls_context
+from datatile_provider.api.validation import check_job_id
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -221,7 +217,7 @@ class AsyncDatatileClient:
         :raises TransientError: no usable response now.
         :raises PermanentError: the server will not report it.
         """
-        url = self._settings.server.job_url(contract.check_job_id(job_id))
+        url = self._settings.server.job_url(check_job_id(job_id))
         deadline = None if left is None else time.monotonic() + left
         poll = self._shared.polls.get(url)
         self.age = 0.0
@@ -296,12 +292,12 @@ class AsyncDatatileClient:
                 poll.is_slow = poll.age >= SLOW
         finally:
             self._shared.queue.leave(poll)
-        return read_poll(server, job_id, response)
+        return parsing.read_job(server, job_id, response)
 
     async def _ask(self, url: str, limit: float) -> Response:
         settings = self._settings
         async with self._shared.session.get(
-            # The contract has quoted it already.
+            # It is quoted already.
             URL(url, encoded=True),
             headers={"token": settings.token},
             allow_redirects=False,
@@ -323,14 +319,14 @@ class AsyncDatatileClient:
 async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
     """Return a client over the running loop's session for that server; the last one to leave closes the session."""
     loop = asyncio.get_running_loop()
-    bundle = _bundle(settings.verify)
+    bundle = bundle_of(settings.verify)
     # A bundle that was replaced is loaded again.
-    key = (settings.server.url, settings.verify, bundle, _mtime(bundle))
+    key = (settings.server.url, settings.verify, bundle, mtime_of(bundle))
     async with _opening.setdefault(loop, asyncio.Lock()):
         shared = _sessions.setdefault(loop, {}).get(key)
         if shared is None:
             # Loading a CA bundle takes milliseconds, which would block the other waits.
-            context = await asyncio.to_thread(_ssl_context, bundle)
+            context = await asyncio.to_thread(ssl_context, bundle)
             # The queue limits the connections.
             connector = aiohttp.TCPConnector(limit=0, ssl=context, ttl_dns_cache=60)
             jar = aiohttp.DummyCookieJar()
@@ -343,31 +339,3 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
         if not shared.holders:
             _sessions[loop].pop(key, None)
             await shared.session.close()
-
-
-def _ssl_context(bundle: str | None) -> ssl.SSLContext:
-    if bundle is None:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    try:
-        return tls_context(bundle)
-    except OSError as e:
-        raise errors.InvalidInputError(f"The CA bundle {bundle} of the environment cannot be used ({e})") from e
-
-
-def _bundle(verify: bool | str) -> str | None:
-    """Return the CA bundle to check a server's certificate with; None if it is not checked."""
-    if isinstance(verify, str):
-        return verify
-    # As requests does, so that uploads and waits trust the same servers.
-    found = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return found or certifi.where() if verify else None
-
-
-def _mtime(bundle: str | None) -> int:
-    # Loading a bundle that can't be read raises the error.
-    with contextlib.suppress(OSError):
-        return os.stat(bundle).st_mtime_ns if bundle else 0
-    return 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
-import os
 import secrets
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,26 +14,18 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
-from urllib3.util import parse_url
 
-from datatile_provider.api import contract, errors
-from datatile_provider.api.contract import Job, Server, Upload
-from datatile_provider.api.multipart import Dataset, MultipartBody
-from datatile_provider.api.responses import MAX_RESPONSE_BYTES, Response, redact
+from datatile_provider.api import errors, parsing
+from datatile_provider.api.dataset import Dataset
+from datatile_provider.api.models import Action, Job, Upload
+from datatile_provider.api.multipart import MultipartBody
+from datatile_provider.api.responses import MAX_POLL_BYTES, MAX_RESPONSE_BYTES, Response
 from datatile_provider.api.settings import Settings
-
-#: Seconds to connect to the server: a server that is down should be noticed soon.
-CONNECT_TIMEOUT = 10.0
-#: The most seconds for a poll: one that hangs must not delay the wait's next poll for longer.
-POLL_TIMEOUT = 30.0
-#: The most bytes of the response to a poll that are read: parsing them blocks the triggerer's event loop.
-MAX_POLL_BYTES = 1 << 16
-# The reasons that versions of OpenSSL give when the response is plain HTTP.
-_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, certificate_error, no_response, reason
+from datatile_provider.api.validation import check_job_id
 
 
 class DatatileClient:
@@ -77,12 +67,12 @@ class DatatileClient:
         except OSError as e:
             if body.complete:
                 why = f"The whole file was sent, then no response came: {reason(e, self._settings.token)}"
-                raise contract.unknown_outcome(server, upload, why) from e
+                raise parsing.unknown_outcome(server, upload, why) from e
             sent = "Nothing was sent."
             if body.sent:
                 sent = f"{body.sent:,} of {len(body):,} bytes were sent, so the file was not accepted."
             raise self._failure(e, str(upload), sent) from e
-        return contract.read_upload(server, upload, response, whole_body_sent=body.complete)
+        return parsing.read_upload(server, upload, response, whole_body_sent=body.complete)
 
     def get_job(self, job_id: str) -> Job:
         """
@@ -92,7 +82,7 @@ class DatatileClient:
         :raises PermanentError: the server will not report it.
         """
         server = self._settings.server
-        url = server.job_url(contract.check_job_id(job_id))
+        url = server.job_url(check_job_id(job_id))
         try:
             response = self._ask(
                 "GET",
@@ -103,7 +93,7 @@ class DatatileClient:
             )
         except OSError as e:
             raise self._failure(e, f"job {job_id}") from e
-        return read_poll(server, job_id, response)
+        return parsing.read_job(server, job_id, response)
 
     def probe(self) -> None:
         """
@@ -118,15 +108,15 @@ class DatatileClient:
         nowhere = "connection-test"
         job_url = server.job_url(nowhere)
         for method, url in (
-            ("POST", server.upload_url(contract.Action.CREATE, nowhere)),
-            ("POST", server.upload_url(contract.Action.APPEND, nowhere)),
+            ("POST", server.upload_url(Action.CREATE, nowhere)),
+            ("POST", server.upload_url(Action.APPEND, nowhere)),
             ("GET", job_url),
         ):
             response = self._test(method, url)
-            contract.read_probe(server, url, response)
+            parsing.read_probe(server, url, response)
         # A client of its own, so that the made-up token is redacted as the real one is.
         stranger = DatatileClient(replace(self._settings, token=secrets.token_hex(20)))
-        contract.check_token_is_verified(server, job_url, response, stranger._test("GET", job_url))
+        parsing.check_token_is_verified(server, job_url, response, stranger._test("GET", job_url))
 
     def _test(self, method: str, url: str) -> Response:
         try:
@@ -179,116 +169,8 @@ class DatatileClient:
                 ).redact(settings.token)
 
     def _failure(self, error: OSError, subject: str, note: str = "") -> errors.DatatileError:
-        certificate = _certificate_error(error)
-        return no_response(
-            self._settings, subject, reason(error, self._settings.token), error, note, certificate=certificate
-        )
-
-
-def no_response(
-    settings: Settings, subject: str, why: str, error: BaseException, note: str = "", *, certificate: bool = False
-) -> errors.DatatileError:
-    """
-    Return the error for a request that got no response.
-
-    :param subject: the upload or the job.
-    :param why: the reason, for people.
-    :param error: what the HTTP library raised.
-    :param note: a sentence about what was sent.
-    :param certificate: whether the server's certificate could not be verified.
-    """
-    what = "\n".join(filter(None, [f"No response from {address_with_proxy(settings)}:\n{why}", note.rstrip(".")]))
-    if certificate:
-        return errors.UntrustedCertificateError(
-            what,
-            subject=subject,
-            hint="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
-        )
-    return errors.ServerUnreachableError(what, subject=subject, hint=connection_hint(error, settings))
-
-
-def read_poll(server: Server, job_id: str, response: Response) -> Job:
-    """
-    Return the job that was polled.
-
-    :param response: the response, as far as it was read: one byte over the limit shows that it is longer.
-    :raises DatatileError: as :func:`.contract.read_job`.
-    """
-    if len(response.body) > MAX_POLL_BYTES and 200 <= response.status < 300:
-        raise errors.UnexpectedResponseError(
-            f"The response has more than {MAX_POLL_BYTES:,} bytes, too many for a job's status",
-            subject=f"job {job_id}",
-            hint="Check the connection's api_path and job_path.",
-            status=response.status,
-        )
-    return contract.read_job(server, job_id, response)
-
-
-def proxy_of(settings: Settings) -> str | None:
-    """Return the URL of the proxy for a server: the connection's, or the environment's."""
-    url = settings.server.url
-    found = select_proxy(url, {**get_environ_proxies(url), **settings.proxies})
-    # The stubs of requests leave this one untyped.
-    return str(prepend_scheme_if_needed(found, "http")) if found else None  # type: ignore[no-untyped-call]
-
-
-def address_with_proxy(settings: Settings) -> str:
-    """Return the address of a server and of its proxy, without the proxy's user name and password."""
-    proxy = proxy_of(settings)
-    return settings.server.url + (f" through the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
-
-
-def connection_hint(error: BaseException, settings: Settings) -> str:
-    """Return what to check when a server can't be reached; ``""`` when it may just be down for a moment."""
-    chain = list(_chain(error))
-    if any(isinstance(e, (socket.gaierror, ConnectionRefusedError)) for e in chain) and proxy_of(settings):
-        return "Check the proxy: proxies in the connection's extra, or in the environment HTTP_PROXY and HTTPS_PROXY."
-    if any(isinstance(e, socket.gaierror) for e in chain):
-        return "Check the connection's host: its name can't be resolved."
-    if any(isinstance(e, ConnectionRefusedError) for e in chain):
-        return "Check the connection's host and port, and that the server is up."
-    # aiohttp's own SSLError has no reason.
-    if any(isinstance(e, ssl.SSLError) and getattr(e, "reason", None) in _NOT_TLS for e in chain):
-        return "Check the connection's schema and port: the server does not speak https there."
-    return ""
-
-
-def reason(error: BaseException, secret: str) -> str:
-    """
-    Return the innermost reason of a chain of exceptions, for a person.
-
-    :param secret: redacted in the result: libraries quote what they can't parse, and a server may echo the token.
-    """
-    seen = list(_chain(error))
-    last = next((e for e in reversed(seen) if str(e)), None)
-    if last is None:
-        return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
-    text = str(last)
-    if isinstance(last, OSError) and last.errno and not isinstance(last, ssl.SSLError):
-        # Without the "[Errno 111]", and without asyncio's "Connect call failed ('127.0.0.1', 443)".
-        text = os.strerror(last.errno) if last.errno > 0 else last.strerror or text
-    return redact(text.rstrip("."), secret)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    inner: BaseException | None = error
-    while inner and inner not in seen:
-        yield inner
-        seen.append(inner)
-        inner = _inner(inner)
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    found = getattr(error, "reason", None)
-    if isinstance(found, BaseException):
-        return found
-    # urllib3's ProtocolError has the reason among its arguments.
-    return next((arg for arg in error.args if isinstance(arg, BaseException)), error.__cause__)
-
-
-def _certificate_error(error: BaseException) -> bool:
-    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error))
+        why = reason(error, self._settings.token)
+        return no_response(self._settings, subject, why, error, note, certificate=certificate_error(error))
 
 
 @contextlib.contextmanager

@@ -288,6 +288,14 @@ class StateUnreadableError(PermanentError):
     code = "state-unreadable"
 
 
+#: What a person does about an upload of unknown outcome.
+UNKNOWN_HINT = (
+    "Look for this upload in DATATILE's processing log.\n"
+    "It is there: mark this task success. Clearing would double the data.\n"
+    "It is not there, or it failed: clear this task, which sends it again."
+)
+
+
 class OutcomeUnknownError(DatatileError):
     """The whole file was sent and no clear response came: the server may have it or not."""
 

@@ -8,10 +8,9 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job, Server
+from datatile_provider.api.models import Job, ServerConfig
 from datatile_provider.api.states import JobState
 
 #: Seconds for which a permanent error must last before it ends a wait: a new job may not be known on every server yet,
@@ -24,20 +23,6 @@ MAX_RETRY_AFTER = 300.0
 _PAUSE_INTERVALS = 5
 _BACKOFF_FACTOR = 1.6
 _JITTER = 0.1
-
-
-def seconds(name: str, value: float | timedelta) -> float:
-    """
-    Return a duration in seconds.
-
-    :param name: the parameter's name, for the message.
-    :param value: seconds or a ``timedelta``.
-    :raises InvalidInputError: it is not a duration over zero.
-    """
-    found = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < float("inf"):
-        raise errors.InvalidInputError(f"{name} must be a number of seconds or a timedelta, over zero. It is {value!r}")
-    return float(found)
 
 
 @dataclass(slots=True)
@@ -70,7 +55,7 @@ class Wait:
     :param rejected_since: when the server began to reject the polls, if that was in an earlier process.
     """
 
-    server: Server
+    server: ServerConfig
     job_id: str
     poll_interval: float
     timeout: float
@@ -212,7 +197,7 @@ class Wait:
             self.rejected_since = None
 
 
-def job_error(server: Server, job: Job) -> errors.JobError:
+def job_error(server: ServerConfig, job: Job) -> errors.JobError:
     """Return the error for a job that ended without success."""
     failed = job.state is JobState.FAILED
     return (errors.JobFailedError if failed else errors.JobCancelledError)(

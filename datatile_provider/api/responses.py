@@ -1,7 +1,7 @@
 """
 Reads the responses of a server: pure, and total over any bytes.
 
-Nothing here knows about uploads or jobs; :mod:`.contract` does.
+Nothing here knows about uploads or jobs; :mod:`.parsing` does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+import pendulum
+
 #: The largest response that a client reads, in bytes. A job's status is far smaller.
 MAX_RESPONSE_BYTES = 1 << 20
+#: The most bytes of the response to a poll that are read: parsing them blocks the triggerer's event loop.
+MAX_POLL_BYTES = 1 << 16
 _MAX_MESSAGE = 500
 _MAX_DEPTH = 8
 #: Keys under which APIs wrap the content of a response, as in ``{"data": {…}}``.
@@ -26,14 +30,10 @@ _MESSAGES = ("message", "error", "errors", "detail", "details", "reason", "descr
 _MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
 
 
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
 @dataclass(frozen=True, slots=True)
 class Response:
     """
-    An HTTP response, reduced to what the contract reads.
+    An HTTP response, reduced to what is read.
 
     :param status: the HTTP status code.
     :param body: the body, at most :data:`MAX_RESPONSE_BYTES` of it.
@@ -46,7 +46,7 @@ class Response:
     body: bytes = b""
     retry_after: str = ""
     location: str = ""
-    at: datetime = field(default_factory=_now)
+    at: datetime = field(default_factory=lambda: pendulum.now("UTC"))
 
     def redact(self, secret: str) -> Response:
         """Return this response with a secret masked, in case the server echoed it."""
@@ -73,10 +73,9 @@ def retry_after_seconds(response: Response) -> float | None:
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     try:
-        then = email.utils.parsedate_to_datetime(value)
-        if then.tzinfo is None:
-            then = then.replace(tzinfo=timezone.utc)
-        return max(0.0, (then - response.at).total_seconds())
+        # A date without a time zone is in UTC.
+        then = pendulum.instance(email.utils.parsedate_to_datetime(value), tz="UTC")
+        return max(0.0, (then - pendulum.instance(response.at)).total_seconds())
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action
+from datatile_provider.api.models import Action
 
 _FIRST_BACKOFF = 1.0
 _MAX_BACKOFF = 60.0

@@ -7,15 +7,16 @@ import functools
 import ipaddress
 import json
 import os
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from datatile_provider.api.contract import Server, is_web_address
 from datatile_provider.api.errors import InvalidInputError
+from datatile_provider.api.models import ServerConfig
 from datatile_provider.api.states import JobState, folded
+from datatile_provider.api.tls import tls_context
+from datatile_provider.api.validation import is_web_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Settings:
     :param max_upload_bytes: the largest file that is sent, in bytes; None for no limit.
     """
 
-    server: Server
+    server: ServerConfig
     token: str = field(repr=False)
     timeout: float = 120.0
     verify: bool | str = True
@@ -72,8 +73,8 @@ class Settings:
                 f"{where} has a token with spaces or special characters",
                 hint="Copy it again from DATATILE's Profile page, without spaces or line breaks around it.",
             )
-        default_server = Server(_server_url(where, host, schema, port, options.take("allow_http", _flag, False)))
-        server = Server(
+        default_server = ServerConfig(_server_url(where, host, schema, port, options.take("allow_http", _flag, False)))
+        server = ServerConfig(
             default_server.url,
             api_path=options.take("api_path", _path, default_server.api_path),
             job_path=options.take("job_path", _job_path, default_server.job_path),
@@ -240,17 +241,6 @@ def _verify(value: Any) -> bool | str:
 def _check_bundle(bundle: str, mtime_ns: int) -> None:
     """Make sure that a CA bundle can be loaded. Cached by the file's time, since loading takes tens of milliseconds."""
     tls_context(bundle)
-
-
-def tls_context(bundle: str) -> ssl.SSLContext:
-    """
-    Return a TLS context that trusts the certificate authorities of a CA bundle.
-
-    :param bundle: the path of a PEM file, or of a folder as ``c_rehash`` makes it.
-    :raises OSError: the bundle cannot be read, or is not a CA bundle.
-    """
-    is_folder = os.path.isdir(bundle)
-    return ssl.create_default_context(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
 
 
 def _web_address(value: Any) -> str:

@@ -19,7 +19,7 @@ from datatile_provider.api import responses
 from datatile_provider.api.responses import WRAPPERS, dig, word
 
 if TYPE_CHECKING:
-    from datatile_provider.api.contract import Server
+    from datatile_provider.api.models import ServerConfig
 
 
 class JobState(str, Enum):
@@ -111,7 +111,7 @@ class _Claim:
         return folded(self.word) in words
 
 
-def status_of(server: Server, job_id: str, value: Any) -> Status:
+def status_of(server: ServerConfig, job_id: str, value: Any) -> Status:
     """
     Return the status of a job, read from a response.
 
@@ -137,7 +137,7 @@ def status_of(server: Server, job_id: str, value: Any) -> Status:
     return Status(claim.state, claim.word, _text(claim.layer), claim.own, unclear, _hint([claim]) if unclear else "")
 
 
-def reports_failure(server: Server, job_id: str, value: Any) -> str:
+def reports_failure(server: ServerConfig, job_id: str, value: Any) -> str:
     """Return the status by which a response reports a failed or cancelled job or request, or ``""``."""
     found = [claim.word for claim in _claims(server, job_id, value) if claim.own or claim.near]
     if server.status_field:
@@ -145,7 +145,7 @@ def reports_failure(server: Server, job_id: str, value: Any) -> str:
     return next((w for w in found if w and state_of(server, w) in (JobState.FAILED, JobState.CANCELLED)), "")
 
 
-def state_of(server: Server, status: str) -> JobState:
+def state_of(server: ServerConfig, status: str) -> JobState:
     """Return the state that a status stands for: by the connection's ``status_map``, then by the usual words."""
     own = {folded(w): state for w, state in server.status_map.items()}
     return own.get(folded(status)) or _STATES.get(folded(status), JobState.UNKNOWN)
@@ -159,7 +159,7 @@ def folded(status: str) -> str:
     return "".join(c for c in text.casefold() if c.isalnum())
 
 
-def _configured(server: Server, job_id: str, value: Any) -> Status:
+def _configured(server: ServerConfig, job_id: str, value: Any) -> Status:
     field = server.status_field or ""
     at = dig(value, field)
     # {"done": true}: status_map may map "true".
@@ -189,7 +189,7 @@ def _unwrapped(claims: list[_Claim], value: Any) -> list[_Claim]:
     return inner if inner and all(claim.is_one_of(_SUCCESS_OF_REQUEST) for claim in outer) else near
 
 
-def _ambiguity(server: Server, claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any) -> str:
+def _ambiguity(server: ServerConfig, claim: _Claim, found: list[_Claim], claims: list[_Claim], value: Any) -> str:
     """Return why a final status may not be the job's, or ``""``."""
     says = f"The response has the status {claim.word!r}"
     # The statuses of the request's envelope are excluded already.
@@ -208,7 +208,7 @@ def _ambiguity(server: Server, claim: _Claim, found: list[_Claim], claims: list[
     return ""
 
 
-def _contradiction(server: Server, layer: Mapping[str, Any]) -> str:
+def _contradiction(server: ServerConfig, layer: Mapping[str, Any]) -> str:
     """Return what is beside a success and shows that the job is not finished or has failed, or ``""``."""
     for name, found in layer.items():
         if name in _PERCENTAGES and isinstance(found, (int, float)) and 0 <= found < 100 and found != 1:
@@ -219,7 +219,7 @@ def _contradiction(server: Server, layer: Mapping[str, Any]) -> str:
     return ""
 
 
-def _may_be_of_the_request(server: Server, claim: _Claim, value: Any, *, enveloped: bool) -> bool:
+def _may_be_of_the_request(server: ServerConfig, claim: _Claim, value: Any, *, enveloped: bool) -> bool:
     """Return whether a final status may be the request's: APIs use its word for both, and nothing beside it decides."""
     empty = ("error", "errors", "message")
     beside = {
@@ -261,7 +261,7 @@ def _no_status(job_id: str, value: Any) -> str:
 
 
 def _claims(
-    server: Server,
+    server: ServerConfig,
     job_id: str,
     value: Any,
     path: str = "",
@@ -302,7 +302,7 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
         yield from _objects(item)
 
 
-def _id_names(server: Server) -> tuple[str, ...]:
+def _id_names(server: ServerConfig) -> tuple[str, ...]:
     return (*JOB_IDS, (server.job_id_field or JOB_IDS[0]).rpartition(".")[2])
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
-from datatile_provider.api import contract
-from datatile_provider.api.contract import Job
 from datatile_provider.api.errors import InvalidInputError
+from datatile_provider.api.models import Action, Job, ServerConfig, Upload
+from datatile_provider.api.validation import check_hash
 from datatile_provider.hooks.datatile import DatatileHook
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def database_asset(
 def database_uri(server: str, database_hash: str) -> str:
     """Return the normalized URI of a database."""
     authority = server.partition("://")[2] or server
-    path = f"databases/{contract.check_hash(database_hash)}"
+    path = f"databases/{check_hash(database_hash)}"
     return sanitize_uri(urlsplit(f"{SCHEME}://{authority.rstrip('/')}/{path}")).geturl()
 
 
@@ -66,7 +66,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
     base, _, database_hash = uri.path.rpartition("/databases/")
     try:
-        contract.check_hash(database_hash)
+        check_hash(database_hash)
         host, port = uri.hostname, uri.port
     except ValueError as e:
         reason = e.what if isinstance(e, InvalidInputError) else e
@@ -135,7 +135,7 @@ def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action:
         logging.getLogger(__name__).error("The job could not be added to the events of the task's outlets: %s", e)
 
 
-def collect_lineage(hook: DatatileHook, server: contract.Server, upload: contract.Upload, dataset: DatasetLike) -> None:
+def collect_lineage(hook: DatatileHook, server: ServerConfig, upload: Upload, dataset: DatasetLike) -> None:
     """Report the file and the database of an accepted upload to Airflow's hook lineage collector."""
     # The server has accepted the file, so an error here must not fail the task.
     with contextlib.suppress(Exception):
@@ -146,5 +146,5 @@ def collect_lineage(hook: DatatileHook, server: contract.Server, upload: contrac
         if source:
             collector.add_input_asset(context=hook, uri=source)
         # The hash of a new database is not known yet.
-        if upload.action is not contract.Action.CREATE:
+        if upload.action is not Action.CREATE:
             collector.add_output_asset(context=hook, uri=database_uri(server.url, upload.target_hash))

@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from datatile_provider.api.dataset import BLOCK, Dataset, Readable, map_read_errors
 from datatile_provider.api.errors import DatasetUnreadableError
-from datatile_provider.api.multipart import BLOCK, Dataset, Readable, map_read_errors
 
 
 class Sha256:

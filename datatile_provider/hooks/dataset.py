@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from datatile_provider.api.dataset import Dataset, Readable
 from datatile_provider.api.errors import DatasetUnreadableError, InvalidInputError
-from datatile_provider.api.multipart import Dataset, Readable
 from datatile_provider.hooks.content import verified_by_content
 from datatile_provider.hooks.read_ahead import ReadAhead
 

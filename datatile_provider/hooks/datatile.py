@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from datatile_provider.api import contract, errors
-from datatile_provider.api.contract import Job
-from datatile_provider.api.polling import Wait, seconds
+from datatile_provider.api import errors
+from datatile_provider.api.models import Job, ServerConfig
+from datatile_provider.api.polling import Wait
+from datatile_provider.api.validation import check_job_id, seconds
 from datatile_provider.hooks.connection_retry import ConnectionRetry
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ class DatatileHook(BaseHook):
         started = time.time()
         now = _steady_clock(started, started)
         deadline = started + seconds("timeout", timeout)
-        settings = self.first_conn(server, job_id=contract.check_job_id(job_id), deadline=deadline)
+        settings = self.first_conn(server, job_id=check_job_id(job_id), deadline=deadline)
         wait = self.new_wait(settings.server, job_id, poll_interval, timeout, started)
         with metrics.waiting(wait):
             while True:
@@ -360,7 +361,7 @@ class DatatileHook(BaseHook):
 
     def new_wait(
         self,
-        server: contract.Server,
+        server: ServerConfig,
         job_id: str,
         poll_interval: float | timedelta,
         timeout: float | timedelta,
@@ -370,7 +371,7 @@ class DatatileHook(BaseHook):
         """Return a wait that logs to this hook's log; see :class:`Wait` for the parameters."""
         return Wait(
             server,
-            contract.check_job_id(job_id),
+            check_job_id(job_id),
             seconds("poll_interval", poll_interval),
             seconds("timeout", timeout),
             started,

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datatile_provider import metrics
-from datatile_provider.api import contract, errors
+from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Action, Job, Upload
-from datatile_provider.api.polling import seconds
+from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.retry import Retry
+from datatile_provider.api.validation import check_callback_url, check_hash, seconds
 from datatile_provider.assets.datatile import collect_lineage
 from datatile_provider.hooks.dataset import dataset_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from datatile_provider.api.contract import Server
+    from datatile_provider.api.models import ServerConfig
     from datatile_provider.hooks.content import Sha256
     from datatile_provider.hooks.dataset import DatasetLike
     from datatile_provider.hooks.datatile import DatatileHook
@@ -53,8 +53,8 @@ class Uploader:
         content: Sha256 | None = None,
     ) -> None:
         kind = Action.of(action)
-        contract.check_hash(target_hash)
-        self._hook, self._given, self._callback_url = hook, dataset, contract.check_callback_url(callback_url)
+        check_hash(target_hash)
+        self._hook, self._given, self._callback_url = hook, dataset, check_callback_url(callback_url)
         self._settings, self._token_renewed = hook.get_conn(), False
         self.file = dataset_of(dataset, self._settings.max_upload_bytes)
         self.upload = Upload(kind, target_hash, self.file.name, self.file.size)
@@ -68,7 +68,7 @@ class Uploader:
         hook.log.info("From %s to %s", self.file.location, self._settings.server.url)
 
     @property
-    def server(self) -> Server:
+    def server(self) -> ServerConfig:
         """The server that the file is sent to."""
         return self._settings.server
 

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
-    from datatile_provider.api.contract import Server
+    from datatile_provider.api.models import ServerConfig
 
 #: The attribute of a task that holds the URLs of its links in the task's process.
 _URLS = "_datatile_links"
@@ -47,7 +47,7 @@ class DatatileJobLink(_XComLink):
     xcom_key = "datatile_job_url"
 
 
-def addresses(server: Server, job_id: str = "") -> dict[str, str]:
+def addresses(server: ServerConfig, job_id: str = "") -> dict[str, str]:
     """
     Return the URLs of the links by their XCom key.
 
@@ -59,7 +59,7 @@ def addresses(server: Server, job_id: str = "") -> dict[str, str]:
     return {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
 
 
-def push_links(task: BaseOperator, context: Context, server: Server, job_id: str = "") -> None:
+def push_links(task: BaseOperator, context: Context, server: ServerConfig, job_id: str = "") -> None:
     """
     Push the URLs of the links now, so that they work while the task is running.
 

@@ -13,7 +13,8 @@ import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import UNKNOWN_HINT, Job
+from datatile_provider.api.errors import UNKNOWN_HINT
+from datatile_provider.api.models import Job
 from datatile_provider.api.polling import job_error
 from datatile_provider.failure_policy import Accepted
 from datatile_provider.hooks.datatile import DatatileHook

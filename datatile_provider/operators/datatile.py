@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from datatile_provider.api.contract import Job
-from datatile_provider.api.polling import seconds
+from datatile_provider.api.models import Job
+from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
 from datatile_provider.operators.attempt import RETRY, UploadAttempt

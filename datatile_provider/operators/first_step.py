@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import UNKNOWN_HINT
+from datatile_provider.api.errors import UNKNOWN_HINT
 from datatile_provider.operators.upload_state import Numbers, Phase, Record
 
 

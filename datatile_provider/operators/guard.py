@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import UNKNOWN_HINT, Action, Job
+from datatile_provider.api.errors import UNKNOWN_HINT
+from datatile_provider.api.models import Action, Job
 from datatile_provider.failure_policy import (
     Accepted,
     Airflow,

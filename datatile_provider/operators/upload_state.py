@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datatile_provider.api import contract
+from datatile_provider.api.validation import check_job_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -128,7 +128,7 @@ class Record:
                 Numbers(*(_checked(value["airflow"][name], int) for name in Numbers._fields)),
             )
             if found.phase in _WITH_JOB:
-                contract.check_job_id(found.job_id)
+                check_job_id(found.job_id)
         except (TypeError, KeyError, ValueError) as e:
             raise ValueError(f"not the record of an upload: {type(e).__name__}: {e}") from None
         return found

@@ -21,9 +21,10 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import StartTriggerArgs
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job
-from datatile_provider.api.polling import Wait, seconds
+from datatile_provider.api.models import Job
+from datatile_provider.api.polling import Wait
 from datatile_provider.api.states import JobState
+from datatile_provider.api.validation import seconds
 from datatile_provider.failure_policy import Accepted, Failure, decide, failure_of
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links

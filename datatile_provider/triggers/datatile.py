@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job
+from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 
 if TYPE_CHECKING:

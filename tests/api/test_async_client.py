@@ -15,7 +15,7 @@ import pytest
 from datatile_provider.api import async_client, errors
 from datatile_provider.api.async_client import connected
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Job
+from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import GARBAGE, MIB, TOKEN, Proxy, drip, drip_head, settings_for

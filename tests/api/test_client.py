@@ -14,8 +14,8 @@ import pytest
 from datatile_provider.api import client as client_module
 from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Action, Job, Upload
-from datatile_provider.api.multipart import Dataset
+from datatile_provider.api.dataset import Dataset
+from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.responses import MAX_RESPONSE_BYTES
 from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datatile_provider.api.dataset import BLOCK, Dataset
 from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError
-from datatile_provider.api.multipart import BLOCK, Dataset, MultipartBody
+from datatile_provider.api.multipart import MultipartBody
 from datatile_provider.hooks.dataset import dataset_of
 from tests.support.reading import one_line
 

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job, Server
-from datatile_provider.api.polling import FIRST_GAP, GRACE, MAX_RETRY_AFTER, Wait, seconds
+from datatile_provider.api.models import Job, ServerConfig
+from datatile_provider.api.polling import FIRST_GAP, GRACE, MAX_RETRY_AFTER, Wait
 from datatile_provider.api.states import JobState
+from datatile_provider.api.validation import seconds
 from tests.support.reading import one_line
 
-SERVER = Server("https://datatile.example.com")
+SERVER = ServerConfig("https://datatile.example.com")
 
 
 class Clock:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action
+from datatile_provider.api.models import Action
 from datatile_provider.api.retry import Retry
 
 waits = st.none() | st.floats(0, 500)

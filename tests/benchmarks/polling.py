@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from datatile_provider.api.contract import Server
+from datatile_provider.api.models import ServerConfig
 from datatile_provider.api.polling import Wait
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks/polling.md"
@@ -30,7 +30,9 @@ def simulate(job_seconds: float, poll_interval: float) -> tuple[float, float]:
     delays = polls = 0.0
     for sample in range(SAMPLES):
         end = job_seconds * (1 - SPREAD + 2 * SPREAD * (sample + 0.5) / SAMPLES)
-        wait = Wait(Server("https://datatile.example.com"), "7", poll_interval, 1e9, 0.0, lambda level, text: None)
+        wait = Wait(
+            ServerConfig("https://datatile.example.com"), "7", poll_interval, 1e9, 0.0, lambda level, text: None
+        )
         now = 0.0
         polls += 1
         while now < end:

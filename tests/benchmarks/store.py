@@ -16,7 +16,7 @@ from tests.benchmarks.report import Report
 from tests.benchmarks.sink import sink
 
 if TYPE_CHECKING:
-    from datatile_provider.api.multipart import Dataset
+    from datatile_provider.api.dataset import Dataset
 
 MIB = 1 << 20
 KEY = "wave.sav"
@@ -68,11 +68,11 @@ def by_disk(url: str, port: int) -> dict[str, float]:
 
 def _send(url: str, dataset: Dataset) -> None:
     from datatile_provider.api.client import DatatileClient
-    from datatile_provider.api.contract import Action, Server, Upload
+    from datatile_provider.api.models import Action, ServerConfig, Upload
     from datatile_provider.api.settings import Settings
 
     upload = Upload(Action.APPEND, "target", dataset.name, dataset.size)
-    DatatileClient(Settings(Server(url), "token")).upload(upload, dataset)
+    DatatileClient(Settings(ServerConfig(url), "token")).upload(upload, dataset)
 
 
 def main() -> None:

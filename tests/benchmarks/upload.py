@@ -28,11 +28,11 @@ FILES = "requests files="
 def ours(url: str, path: str, ca: str) -> dict[str, float]:
     """Send a file as the operator does."""
     from datatile_provider.api.client import DatatileClient
-    from datatile_provider.api.contract import Action, Server, Upload
+    from datatile_provider.api.models import Action, ServerConfig, Upload
     from datatile_provider.api.settings import Settings
     from datatile_provider.hooks.dataset import dataset_of
 
-    client = DatatileClient(Settings(Server(url), "token", verify=ca or True))
+    client = DatatileClient(Settings(ServerConfig(url), "token", verify=ca or True))
     dataset = dataset_of(path)
 
     def send() -> None:

@@ -10,7 +10,7 @@ import sys
 import tracemalloc
 from contextlib import nullcontext
 
-from datatile_provider.api.multipart import BLOCK, Dataset
+from datatile_provider.api.dataset import BLOCK, Dataset
 from datatile_provider.hooks.content import Sha256, sha256_of
 
 CONTENT = os.urandom(3 * BLOCK + 1)

@@ -14,8 +14,8 @@ import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec.implementations.memory import MemoryFileSystem
 
+from datatile_provider.api.dataset import Dataset
 from datatile_provider.api.errors import DatasetChangedError, DatasetUnreadableError, InvalidInputError
-from datatile_provider.api.multipart import Dataset
 from datatile_provider.hooks.dataset import dataset_of
 from tests.support.reading import one_line
 

@@ -16,7 +16,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, ObjectStoragePath
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job
+from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.hooks.upload import Uploader

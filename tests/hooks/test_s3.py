@@ -10,7 +10,7 @@ import pytest
 
 from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.contract import Action, Upload
+from datatile_provider.api.models import Action, Upload
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.dataset import dataset_of
 from datatile_provider.hooks.read_ahead import PART

@@ -10,8 +10,8 @@ import pytest
 from airflow.models import DagRun
 from airflow.providers.common.compat.sdk import DAG, Asset
 
-from datatile_provider.api.contract import Job
 from datatile_provider.api.errors import InvalidInputError
+from datatile_provider.api.models import Job
 from datatile_provider.assets.datatile import database_asset, file_uri, sanitize_uri
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor

@@ -8,7 +8,6 @@ import uuid
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, ObjectStoragePath, task
 
-from datatile_provider.operators import datatile as operators
 from tests.provider.scripted_server import ACCEPTED
 from tests.provider.tasks import OPERATOR_MODES
 
@@ -55,7 +54,7 @@ def test_values_that_are_not_a_path(run_function, sandbox, value):
 
 
 def test_the_function_is_called_once_when_the_upload_is_retried(run_function, script, survey, monkeypatch):
-    monkeypatch.setattr(operators, "MAX_BACKOFF_IN_WORKER", 0.1)
+    monkeypatch.setattr("datatile_provider.operators.attempt.MAX_BACKOFF_IN_WORKER", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), ACCEPTED))
     calls = []
 

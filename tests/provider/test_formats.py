@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job
+from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.upload_state import Phase, Record

@@ -11,7 +11,7 @@ import requests
 from airflow.models import DagRun
 from airflow.providers.common.compat.sdk import DAG
 
-from datatile_provider.api.contract import Server
+from datatile_provider.api.models import ServerConfig
 from datatile_provider.get_provider_info import get_provider_info
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.datatile import DatatileUploadOperator
@@ -91,14 +91,14 @@ def test_a_link_that_cannot_be_stored_is_logged_and_pushed_at_the_end(caplog):
             raise OSError("no space left")
 
     task = types.SimpleNamespace(log=logging.getLogger("task"))
-    push_links(task, {"ti": FullStore()}, Server("https://datatile.example.com"), "7")
+    push_links(task, {"ti": FullStore()}, ServerConfig("https://datatile.example.com"), "7")
     assert "no space left" in caplog.text
     # Airflow 3 pushes the links at the task's end; then they need no stored value.
     assert DatatileLogLink().get_link(task, ti_key=None) == "https://datatile.example.com/"
 
 
 def test_the_job_id_in_the_address():
-    server = Server("https://srv", log_url="https://srv/log?job={job_id}#top")
+    server = ServerConfig("https://srv", log_url="https://srv/log?job={job_id}#top")
     assert server.processing_log_url == "https://srv/log?job=#top"
     assert server.job_page_url("a&b") == "https://srv/log?job=a%26b#top"
-    assert server.job_page_url("") == Server("https://srv").job_page_url("7") == ""
+    assert server.job_page_url("") == ServerConfig("https://srv").job_page_url("7") == ""

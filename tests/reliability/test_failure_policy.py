@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 
 from datatile_provider import failure_policy
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action, Job
+from datatile_provider.api.models import Action, Job
 from datatile_provider.api.retry import Retry
 from datatile_provider.failure_policy import RULES, Accepted, Airflow, Failure, Rule, StateChange, decide, failure_of
 from datatile_provider.operators.datatile import DatatileUploadOperator

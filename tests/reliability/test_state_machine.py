@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Job
+from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.triggers.datatile import ended

@@ -77,7 +77,7 @@ def fix(number: str, bug: str, *changes: tuple[str, str, str]) -> Fix:
     return Fix(number, bug, tuple(Change(*change) for change in changes))
 
 
-STATES, CONTRACT, CLIENT = "api/states.py", "api/contract.py", "api/client.py"
+STATES, PARSING, CLIENT = "api/states.py", "api/parsing.py", "api/client.py"
 REJECTIONS, POLLING, RETRY = "api/rejections.py", "api/polling.py", "api/retry.py"
 UPLOAD_STATE, ATTEMPT, DECORATOR = "operators/upload_state.py", "operators/attempt.py", "decorators/datatile.py"
 FIRST_STEP, POLICY = "operators/first_step.py", "failure_policy.py"
@@ -138,13 +138,13 @@ FIXES = (
     fix(
         "4",
         "an upload's own status 'failed' is ignored",
-        (CONTRACT, "failure := states.reports_failure(server, job_id, value)", 'failure := ""'),
+        (PARSING, "failure := states.reports_failure(server, job_id, value)", 'failure := ""'),
     ),
     fix(
         "5",
         "a success before the last byte is sent again",
         (
-            CONTRACT,
+            PARSING,
             "    if doubt:\n",
             "    if not whole_body_sent:\n"
             '        raise errors.ServerError("The server responded early", subject=str(upload))\n'
@@ -163,7 +163,7 @@ FIXES = (
     fix(
         "6b",
         "the job that a redirect leads to is not read",
-        (CONTRACT, 'server.job_id_in(location) if accepted or response.status in (301, 302, 303) else ""', '""'),
+        (PARSING, 'server.job_id_in(location) if accepted or response.status in (301, 302, 303) else ""', '""'),
     ),
     fix("7", "an interim response (102, 103) is the last one", (CLIENT, "if not 101 < found[1] < 200:", "if True:")),
     fix(
@@ -184,7 +184,7 @@ FIXES = (
         "9",
         "a 2xx with an error inside is a rejection",
         (
-            CONTRACT,
+            PARSING,
             "    if doubt:\n",
             "    if responses.inner_error(value):\n"
             '        raise errors.PermanentError("The server rejected the upload", subject=str(upload))\n'

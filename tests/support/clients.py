@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from datatile_provider.api.contract import Action, Job, Server, Upload
-from datatile_provider.api.multipart import Dataset
+from datatile_provider.api.dataset import Dataset
+from datatile_provider.api.models import Action, Job, ServerConfig, Upload
 from datatile_provider.api.settings import Settings
 from tests.support.rawserver import TIMEOUT, GoneError, Peer
 
@@ -49,7 +49,7 @@ GARBAGE = {
 
 def settings_for(url: str, **kwargs: Any) -> Settings:
     """Return the settings of a server, with a short timeout."""
-    return Settings(Server(url), TOKEN, **{"timeout": 5.0, **kwargs})
+    return Settings(ServerConfig(url), TOKEN, **{"timeout": 5.0, **kwargs})
 
 
 def dataset_of_size(size: int) -> Dataset:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from datatile_provider.api import errors
-from datatile_provider.api.contract import Action, Job, Server, Upload
+from datatile_provider.api.models import Action, Job, ServerConfig, Upload
 from datatile_provider.api.responses import Response
 
-SERVER = Server("https://datatile.example.com")
+SERVER = ServerConfig("https://datatile.example.com")
 UPLOAD = Upload(Action.APPEND, "abc123", "wave.sav", 10)
 SUCCESS_WORDS = ["succeeded", "success", "successful", "completed", "complete", "finished", "done"]
 LONGEST_MESSAGE = 2_000

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from datatile_provider.api.contract import Server
+from datatile_provider.api.models import ServerConfig
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.form import OPTIONS
@@ -37,7 +37,7 @@ INPUT = {
 }
 TOKEN = "0f3a9c2b7d4e5f61"
 SETTINGS = Settings(
-    Server(
+    ServerConfig(
         "http://datatile.example.com:8080",
         api_path="api/v3",
         job_path="{api_path}/processing/{job_id}",
@@ -106,7 +106,7 @@ def test_the_form_has_the_fields_of_datatile_only(form, page, picture):
     expect(form.locator("[name=host]")).to_have_attribute("placeholder", "datatile.example.com")
     expect(form.locator("[name=password]")).to_have_attribute("placeholder", re.compile("Profile page"))
     expect(form.locator("[name=password]")).to_have_attribute("type", "password")
-    for label in ("Server", "API token", "Protocol", "Port", "Description"):
+    for label in ("ServerConfig", "API token", "Protocol", "Port", "Description"):
         expect(form.get_by_text(label, exact=True)).to_be_visible()
     expect(form.locator("[name=login]")).to_have_count(0)
     fill(form, connection_id="datatile_default")

@@ -7,10 +7,11 @@ from datetime import datetime, timezone
 
 import pytest
 
-from datatile_provider.api import contract, errors, responses
-from datatile_provider.api.contract import Action, Server
+from datatile_provider.api import errors, parsing, responses
+from datatile_provider.api.models import Action, ServerConfig
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
+from datatile_provider.api.validation import check_callback_url, check_hash, check_job_id
 from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, one_line, outcome, response_of
 
 
@@ -38,7 +39,7 @@ from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, one_line, outco
     ],
 )
 def test_job_ids_that_are_read(body, job_id):
-    assert outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)).id == job_id
+    assert outcome(parsing.read_upload, SERVER, UPLOAD, response_of(body)).id == job_id
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_job_ids_that_are_read(body, job_id):
     ],
 )
 def test_no_job_id(body):
-    error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))
+    error = outcome(parsing.read_upload, SERVER, UPLOAD, response_of(body))
     assert isinstance(error, errors.OutcomeUnknownError)
     for part in ("wave.sav", "abc123", SERVER.processing_log_url):
         assert part in one_line(error)
@@ -95,7 +96,7 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
     """The server may have accepted the file, with the job id in a field of unknown name."""
     for content in (body, {**body, "uploadNumber": "17"}, {**body, "job_id": "job-1"}):
         for whole_body_sent in (True, False):
-            error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(content), whole_body_sent=whole_body_sent)
+            error = outcome(parsing.read_upload, SERVER, UPLOAD, response_of(content), whole_body_sent=whole_body_sent)
             assert type(error) is errors.OutcomeUnknownError
             assert "no such variable" in one_line(error)
             assert ("job-1" in one_line(error)) is ("job_id" in content)
@@ -112,7 +113,7 @@ def test_a_200_with_an_error_inside_leaves_the_outcome_unknown(body):
     ids=["beside the id", "around it", "inside"],
 )
 def test_an_upload_response_with_a_job_and_a_failure_leaves_the_outcome_unknown(body, word):
-    error = outcome(contract.read_upload, SERVER, UPLOAD, response_of(json.dumps(body).replace("{}", word)))
+    error = outcome(parsing.read_upload, SERVER, UPLOAD, response_of(json.dumps(body).replace("{}", word)))
     assert type(error) is errors.OutcomeUnknownError
     assert word in one_line(error)
     assert "j1" in one_line(error)
@@ -120,7 +121,7 @@ def test_an_upload_response_with_a_job_and_a_failure_leaves_the_outcome_unknown(
 
 def test_the_failure_of_another_job_does_not_fail_the_upload():
     body = {"job_id": "j1", "status": "queued", "previous": {"id": "j0", "status": "failed"}}
-    assert outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)).id == "j1"
+    assert outcome(parsing.read_upload, SERVER, UPLOAD, response_of(body)).id == "j1"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_the_failure_of_another_job_does_not_fail_the_upload():
     ],
 )
 def test_states(body, state):
-    assert outcome(contract.read_job, SERVER, "7", response_of(body)).state is state
+    assert outcome(parsing.read_job, SERVER, "7", response_of(body)).state is state
 
 
 @pytest.mark.parametrize(
@@ -210,15 +211,15 @@ def test_states(body, state):
     ],
 )
 def test_a_final_status_that_is_not_clearly_the_jobs_does_not_end_the_wait(body, field):
-    error = outcome(contract.read_job, SERVER, "7", response_of(body))
+    error = outcome(parsing.read_job, SERVER, "7", response_of(body))
     if field is None:
         assert isinstance(error, errors.UnexpectedResponseError) or not error.state.finished
         return
     assert type(error) is errors.UnexpectedResponseError
     assert (json.dumps({"status_field": field})) in error.hint
     # The option that the hint names resolves it.
-    named = Server("https://x", status_field=field)
-    assert outcome(contract.read_job, named, "7", response_of(body)).state.finished
+    named = ServerConfig("https://x", status_field=field)
+    assert outcome(parsing.read_job, named, "7", response_of(body)).state.finished
 
 
 @pytest.mark.parametrize(
@@ -232,48 +233,48 @@ def test_a_final_status_that_is_not_clearly_the_jobs_does_not_end_the_wait(body,
     ],
 )
 def test_the_status_of_another_job_is_ignored(body):
-    error = outcome(contract.read_job, SERVER, "7", response_of(body))
+    error = outcome(parsing.read_job, SERVER, "7", response_of(body))
     assert type(error) is errors.UnexpectedResponseError
     assert "another" in one_line(error)
 
 
 def test_the_status_of_another_job_is_ignored_at_the_configured_path_too():
-    server = Server("https://x", status_field="data.status")
-    assert type(outcome(contract.read_job, server, "7", response_of({"data": {"job_id": "8", "status": "done"}}))) is (
+    server = ServerConfig("https://x", status_field="data.status")
+    assert type(outcome(parsing.read_job, server, "7", response_of({"data": {"job_id": "8", "status": "done"}}))) is (
         errors.UnexpectedResponseError
     )
-    mapped = Server("https://x", status_field="data.status", job_id_field="data.nr")
-    found = outcome(contract.read_job, mapped, "7", response_of({"data": {"id": "db", "nr": 7, "status": "failed"}}))
+    mapped = ServerConfig("https://x", status_field="data.status", job_id_field="data.nr")
+    found = outcome(parsing.read_job, mapped, "7", response_of({"data": {"id": "db", "nr": 7, "status": "failed"}}))
     assert (found.state, found.named) == (JobState.FAILED, True)
 
 
 def test_status_words_that_differ_only_in_punctuation_are_distinct():
     words = {"-1": JobState.FAILED, "0": JobState.RUNNING, "1": JobState.SUCCEEDED}
-    server = Server("https://x", status_map=words)
+    server = ServerConfig("https://x", status_map=words)
     for word, state in words.items():
-        assert outcome(contract.read_job, server, "7", response_of({"id": "7", "status": int(word)})).state is state
+        assert outcome(parsing.read_job, server, "7", response_of({"id": "7", "status": int(word)})).state is state
 
 
 def test_a_boolean_status_can_be_mapped():
-    server = Server(
+    server = ServerConfig(
         "https://x", status_field="done", status_map={"true": JobState.SUCCEEDED, "false": JobState.RUNNING}
     )
     for done, state in ((True, JobState.SUCCEEDED), (False, JobState.RUNNING)):
-        assert outcome(contract.read_job, server, "7", response_of({"job_id": "7", "done": done})).state is state
+        assert outcome(parsing.read_job, server, "7", response_of({"job_id": "7", "done": done})).state is state
 
 
 def test_a_uuid_is_compared_case_insensitively_and_another_id_is_not():
     uuid = "550e8400-e29b-41d4-a716-44665544abcd"
-    assert outcome(contract.read_job, SERVER, uuid, response_of({"id": uuid.upper(), "status": "done"})).named
+    assert outcome(parsing.read_job, SERVER, uuid, response_of({"id": uuid.upper(), "status": "done"})).named
     assert isinstance(
-        outcome(contract.read_job, SERVER, "job-a", response_of({"id": "JOB-A", "status": "done"})), Exception
+        outcome(parsing.read_job, SERVER, "job-a", response_of({"id": "JOB-A", "status": "done"})), Exception
     )
 
 
 def test_an_error_of_the_request_is_not_the_jobs_although_it_holds_the_job_id():
     """Otherwise two such polls would be enough to send the file again."""
-    server = Server("https://x", status_field="status")
-    found = outcome(contract.read_job, server, "7", response_of({"status": "error", "data": {"id": "7"}}))
+    server = ServerConfig("https://x", status_field="status")
+    found = outcome(parsing.read_job, server, "7", response_of({"status": "error", "data": {"id": "7"}}))
     assert (found.state, found.named) == (JobState.FAILED, False)
 
 
@@ -293,12 +294,12 @@ def test_an_error_of_the_request_is_not_the_jobs_although_it_holds_the_job_id():
     ],
 )
 def test_upload_responses_that_are_not_an_acceptance(body):
-    assert type(outcome(contract.read_upload, SERVER, UPLOAD, response_of(body))) is errors.OutcomeUnknownError
+    assert type(outcome(parsing.read_upload, SERVER, UPLOAD, response_of(body))) is errors.OutcomeUnknownError
 
 
 def test_json_in_latin_1_is_read():
     body = '{"id": "7", "status": "done", "message": "geprüft"}'.encode("latin-1")
-    assert outcome(contract.read_job, SERVER, "7", response_of(body)).message == "geprüft"
+    assert outcome(parsing.read_job, SERVER, "7", response_of(body)).message == "geprüft"
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_json_in_latin_1_is_read():
     ],
 )
 def test_whether_a_response_names_the_job(body, named):
-    found = outcome(contract.read_job, SERVER, "7", response_of(body))
+    found = outcome(parsing.read_job, SERVER, "7", response_of(body))
     assert (found.state, found.named) == (JobState.FAILED, named)
 
 
@@ -319,25 +320,25 @@ def test_whether_a_response_names_the_job(body, named):
     [b"", "done", '"done"', ["done"], 1, {}, {"status": None}, {"status": True}, {"status": {}}, "<h1>done</h1>"],
 )
 def test_no_status(body):
-    error = outcome(contract.read_job, SERVER, "7", response_of(body))
+    error = outcome(parsing.read_job, SERVER, "7", response_of(body))
     assert isinstance(error, errors.UnexpectedResponseError)
     assert "status_field" in one_line(error)
 
 
 def test_configured_status_words_and_fields():
-    server = Server(
+    server = ServerConfig(
         "https://x", status_field="info.phase", status_map={"Fertig": JobState.SUCCEEDED, "done": JobState.RUNNING}
     )
     body = {"status": "failed", "info": {"phase": "FERTIG"}}
-    assert contract.read_job(server, "7", response_of(body)).state is JobState.SUCCEEDED
-    assert contract.read_job(server, "7", response_of({"info": {"phase": "done"}})).state is JobState.RUNNING
+    assert parsing.read_job(server, "7", response_of(body)).state is JobState.SUCCEEDED
+    assert parsing.read_job(server, "7", response_of({"info": {"phase": "done"}})).state is JobState.RUNNING
     assert isinstance(
-        outcome(contract.read_job, server, "7", response_of({"status": "done"})), errors.UnexpectedResponseError
+        outcome(parsing.read_job, server, "7", response_of({"status": "done"})), errors.UnexpectedResponseError
     )
-    mapped = Server("https://x", job_id_field="response.number")
-    assert contract.read_upload(mapped, UPLOAD, response_of({"id": "no", "response": {"number": 9}})).id == "9"
+    mapped = ServerConfig("https://x", job_id_field="response.number")
+    assert parsing.read_upload(mapped, UPLOAD, response_of({"id": "no", "response": {"number": 9}})).id == "9"
     assert isinstance(
-        outcome(contract.read_upload, mapped, UPLOAD, response_of({"id": "no"})), errors.OutcomeUnknownError
+        outcome(parsing.read_upload, mapped, UPLOAD, response_of({"id": "no"})), errors.OutcomeUnknownError
     )
 
 
@@ -378,7 +379,7 @@ REDIRECTED, BUSY = errors.RedirectedError, errors.ServerBusyError
 def test_statuses(status, sent_whole, sent_in_part):
     for whole_body_sent, kind in ((True, sent_whole), (False, sent_in_part)):
         response = response_of("Say what?", status, retry_after="7")
-        error = outcome(contract.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole_body_sent)
+        error = outcome(parsing.read_upload, SERVER, UPLOAD, response, whole_body_sent=whole_body_sent)
         assert type(error) is kind
         assert error.status == status
         assert str(UPLOAD) in one_line(error)
@@ -408,7 +409,7 @@ def test_statuses(status, sent_whole, sent_in_part):
     ],
 )
 def test_statuses_of_a_poll(status, kind, text):
-    error = outcome(contract.read_job, SERVER, "7", response_of("Say what?", status))
+    error = outcome(parsing.read_job, SERVER, "7", response_of("Say what?", status))
     assert type(error) is kind
     assert text in one_line(error)
     assert "Say what?" in one_line(error)
@@ -438,7 +439,7 @@ def test_retry_after(value, seconds):
 
 @pytest.mark.parametrize("good", ["a", "0f3b", "A-b_c.d~e", "x" * 200])
 def test_hashes(good):
-    assert contract.check_hash(good) == good
+    assert check_hash(good) == good
 
 
 @pytest.mark.parametrize(
@@ -446,7 +447,7 @@ def test_hashes(good):
 )
 def test_bad_hashes(bad):
     with pytest.raises(errors.InvalidInputError, match="hash"):
-        contract.check_hash(bad)
+        check_hash(bad)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +455,7 @@ def test_bad_hashes(bad):
 )
 def test_bad_job_ids(bad):
     with pytest.raises(errors.InvalidInputError, match="job id"):
-        contract.check_job_id(bad)
+        check_job_id(bad)
 
 
 @pytest.mark.parametrize(
@@ -462,7 +463,7 @@ def test_bad_job_ids(bad):
 )
 def test_bad_callback_urls(bad):
     with pytest.raises(errors.InvalidInputError, match="callback URL"):
-        contract.check_callback_url(bad)
+        check_callback_url(bad)
 
 
 def test_actions():
@@ -474,7 +475,7 @@ def test_actions():
 
 
 def test_urls():
-    server = Server("https://x:8/base", api_path="api/v3", job_path="{api_path}/status?job={job_id}")
+    server = ServerConfig("https://x:8/base", api_path="api/v3", job_path="{api_path}/status?job={job_id}")
     assert server.upload_url(Action.RELOAD, "h") == "https://x:8/base/api/v3/upload/reload/h"
     assert server.job_url("a&b=ö") == "https://x:8/base/api/v3/status?job=a%26b%3D%C3%B6"
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from datatile_provider.api import contract, errors, responses
-from datatile_provider.api.contract import Job, Server
+from datatile_provider.api import errors, parsing, responses
+from datatile_provider.api.models import Job, ServerConfig
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
+from datatile_provider.api.validation import check_job_id
 from tests.support.reading import SERVER, SUCCESS_WORDS, UPLOAD, one_line, outcome, response_of
 
 SUCCEEDED = JobState.SUCCEEDED
@@ -46,7 +47,7 @@ any_response = st.builds(
 )
 fields = st.none() | st.sampled_from(["status", "data.status", "result.id", "id", "a.b.c"])
 servers = st.builds(
-    Server,
+    ServerConfig,
     st.just("https://datatile.example.com/base"),
     job_id_field=fields,
     status_field=fields,
@@ -56,11 +57,11 @@ servers = st.builds(
 
 @given(servers, any_response, st.booleans())
 def test_upload(server, response, whole_body_sent):
-    found = outcome(contract.read_upload, server, UPLOAD, response, whole_body_sent=whole_body_sent)
+    found = outcome(parsing.read_upload, server, UPLOAD, response, whole_body_sent=whole_body_sent)
     if isinstance(found, Job):
         assert whole_body_sent
         assert 200 <= response.status < 300
-        assert contract.check_job_id(found.id) == found.id
+        assert check_job_id(found.id) == found.id
     if 200 <= response.status < 300:
         # A 2xx response is never read as "not accepted".
         assert isinstance(found, (Job, errors.OutcomeUnknownError))
@@ -71,7 +72,7 @@ def test_upload(server, response, whole_body_sent):
 
 @given(servers, any_response)
 def test_job(server, response):
-    found = outcome(contract.read_job, server, "7", response)
+    found = outcome(parsing.read_job, server, "7", response)
     assert isinstance(found, (Job, errors.TransientError, errors.PermanentError))
     if isinstance(found, Job):
         assert found.id == "7"
@@ -81,7 +82,7 @@ def test_job(server, response):
 
 @given(any_response)
 def test_probe(response):
-    found = outcome(contract.read_probe, SERVER, "/jobs/x", response)
+    found = outcome(parsing.read_probe, SERVER, "/jobs/x", response)
     assert found is None or isinstance(found, (errors.TransientError, errors.PermanentError))
     if found is None:
         assert response.status in (400, 404, 409, 422, 429)
@@ -93,19 +94,19 @@ def test_probe(response):
 @example(Response(404, b"{}"), Response(401, b"{}"))
 @example(Response(429, b"{}"), Response(429, b"{}"))
 def test_only_the_same_response_shows_that_tokens_are_not_checked(yours, made_up):
-    found = outcome(contract.check_token_is_verified, SERVER, "/jobs/x", yours, made_up)
+    found = outcome(parsing.check_token_is_verified, SERVER, "/jobs/x", yours, made_up)
     busy = (errors.RateLimitedError, errors.ServerBusyError)
     assert isinstance(found, busy) == (made_up.status in (429, 503))
     if made_up.status not in (429, 503):
-        same = yours.status == made_up.status and outcome(contract.read_probe, SERVER, "/jobs/x", made_up) is None
+        same = yours.status == made_up.status and outcome(parsing.read_probe, SERVER, "/jobs/x", made_up) is None
         assert (type(found) is errors.NotDatatileError) == same
         assert same or found is None
 
 
 @given(trees, st.sampled_from([None, "status", "data.status"]))
 def test_success_is_a_known_word_in_the_status_field(value, status_field):
-    server = Server("https://x", status_field=status_field)
-    found = outcome(contract.read_job, server, "7", response_of(value))
+    server = ServerConfig("https://x", status_field=status_field)
+    found = outcome(parsing.read_job, server, "7", response_of(value))
     if not isinstance(found, Job) or found.state is not JobState.SUCCEEDED:
         return
     assert isinstance(value, dict)
@@ -124,7 +125,7 @@ def test_no_success_outside_a_json_object(value):
     for body in (json.dumps(value), f"<html><body>{value}</body></html>", str(value)):
         assume(not body.lstrip().startswith("{"))
         assert isinstance(
-            outcome(contract.read_job, SERVER, "7", response_of(body.encode("utf-8", "replace"))),
+            outcome(parsing.read_job, SERVER, "7", response_of(body.encode("utf-8", "replace"))),
             errors.UnexpectedResponseError,
         )
 
@@ -134,7 +135,7 @@ def test_no_success_outside_a_json_object(value):
     trees.filter(lambda v: not isinstance(v, dict) or not {"status", "state", "data", "result", "job"} & set(v)),
 )
 def test_success_of_an_envelope_is_not_the_jobs(word, data):
-    found = outcome(contract.read_job, SERVER, "7", response_of({"status": word, "data": data}))
+    found = outcome(parsing.read_job, SERVER, "7", response_of({"status": word, "data": data}))
     # Only a word that no API uses for the status of a request can be the job's status.
     assert (
         isinstance(found, errors.UnexpectedResponseError)
@@ -160,9 +161,9 @@ def test_token_is_redacted(token, status, ascii_only):
     for body in bodies:
         response = Response(status, body, location=f"https://x/{token}").redact(token)
         for found in (
-            outcome(contract.read_upload, SERVER, UPLOAD, response),
-            outcome(contract.read_job, SERVER, "7", response),
-            outcome(contract.read_probe, SERVER, "/", response),
+            outcome(parsing.read_upload, SERVER, UPLOAD, response),
+            outcome(parsing.read_job, SERVER, "7", response),
+            outcome(parsing.read_probe, SERVER, "/", response),
         ):
             assert token not in one_line(found)
             assert token not in repr(found)
@@ -172,7 +173,7 @@ def test_token_is_redacted(token, status, ascii_only):
 
 @given(st.text(max_size=30) | st.sampled_from(["%2e%2e", "a%2Fb", "..%2f", "7;x", "a:b@c", "…"]))
 def test_job_id_stays_in_its_path_segment(job_id):
-    if isinstance(outcome(contract.check_job_id, job_id), errors.InvalidInputError):
+    if isinstance(outcome(check_job_id, job_id), errors.InvalidInputError):
         return
     parts = urlsplit(SERVER.job_url(job_id))
     assert parts.path.startswith("/api/v2/jobs/")
@@ -196,18 +197,18 @@ def test_largest_response_is_read_quickly(piece):
     body = ("<html>" + piece * responses.MAX_RESPONSE_BYTES)[: responses.MAX_RESPONSE_BYTES].encode()
     started = time.process_time()
     for whole_body_sent in (body, body[6:]):
-        outcome(contract.read_upload, SERVER, UPLOAD, Response(500, whole_body_sent))
-        outcome(contract.read_job, SERVER, "7", Response(200, whole_body_sent))
+        outcome(parsing.read_upload, SERVER, UPLOAD, Response(500, whole_body_sent))
+        outcome(parsing.read_job, SERVER, "7", Response(200, whole_body_sent))
     assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("digits", [4_000, 5_000, 100_000])
 def test_very_long_numbers(digits):
     for body in ("9" * digits, f"<html>&#{'9' * digits};</html>", f'{{"id": {"9" * digits}}}'):
-        assert isinstance(outcome(contract.read_upload, SERVER, UPLOAD, response_of(body)), errors.OutcomeUnknownError)
+        assert isinstance(outcome(parsing.read_upload, SERVER, UPLOAD, response_of(body)), errors.OutcomeUnknownError)
 
 
 @pytest.mark.parametrize("name", ["message", "status", "error", "reason"])
 def test_very_long_texts_are_cut(name):
-    for read in (lambda r: contract.read_job(SERVER, "7", r), lambda r: contract.read_upload(SERVER, UPLOAD, r)):
+    for read in (lambda r: parsing.read_job(SERVER, "7", r), lambda r: parsing.read_upload(SERVER, UPLOAD, r)):
         outcome(read, response_of({"id": 1, "status": "failed", name: "long\n" * 10_000}))

@@ -1,0 +1,112 @@
+"""What both clients share: time limits, proxies, and the reason why a request got no response."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+
+from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+from urllib3.util import parse_url
+
+from datatile_provider.api import errors
+from datatile_provider.api.responses import redact
+from datatile_provider.api.settings import Settings
+
+#: Seconds to connect to the server: a server that is down should be noticed soon.
+CONNECT_TIMEOUT = 10.0
+#: The most seconds for a poll: one that hangs must not delay the wait's next poll for longer.
+POLL_TIMEOUT = 30.0
+# The reasons that versions of OpenSSL give when the response is plain HTTP.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
+def no_response(
+    settings: Settings, subject: str, why: str, error: BaseException, note: str = "", *, certificate: bool = False
+) -> errors.DatatileError:
+    """
+    Return the error for a request that got no response.
+
+    :param subject: the upload or the job.
+    :param why: the reason, for people.
+    :param error: what the HTTP library raised.
+    :param note: a sentence about what was sent.
+    :param certificate: whether the server's certificate could not be verified.
+    """
+    what = "\n".join(filter(None, [f"No response from {address_with_proxy(settings)}:\n{why}", note.rstrip(".")]))
+    if certificate:
+        return errors.UntrustedCertificateError(
+            what,
+            subject=subject,
+            hint="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
+        )
+    return errors.ServerUnreachableError(what, subject=subject, hint=connection_hint(error, settings))
+
+
+def proxy_of(settings: Settings) -> str | None:
+    """Return the URL of the proxy for a server: the connection's, or the environment's."""
+    url = settings.server.url
+    found = select_proxy(url, {**get_environ_proxies(url), **settings.proxies})
+    # The stubs of requests leave this one untyped.
+    return str(prepend_scheme_if_needed(found, "http")) if found else None  # type: ignore[no-untyped-call]
+
+
+def address_with_proxy(settings: Settings) -> str:
+    """Return the address of a server and of its proxy, without the proxy's user name and password."""
+    proxy = proxy_of(settings)
+    return settings.server.url + (f" through the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
+
+
+def connection_hint(error: BaseException, settings: Settings) -> str:
+    """Return what to check when a server can't be reached; ``""`` when it may just be down for a moment."""
+    chain = list(_chain(error))
+    if any(isinstance(e, (socket.gaierror, ConnectionRefusedError)) for e in chain) and proxy_of(settings):
+        return "Check the proxy: proxies in the connection's extra, or in the environment HTTP_PROXY and HTTPS_PROXY."
+    if any(isinstance(e, socket.gaierror) for e in chain):
+        return "Check the connection's host: its name can't be resolved."
+    if any(isinstance(e, ConnectionRefusedError) for e in chain):
+        return "Check the connection's host and port, and that the server is up."
+    # aiohttp's own SSLError has no reason.
+    if any(isinstance(e, ssl.SSLError) and getattr(e, "reason", None) in _NOT_TLS for e in chain):
+        return "Check the connection's schema and port: the server does not speak https there."
+    return ""
+
+
+def reason(error: BaseException, secret: str) -> str:
+    """
+    Return the innermost reason of a chain of exceptions, for a person.
+
+    :param secret: redacted in the result: libraries quote what they can't parse, and a server may echo the token.
+    """
+    seen = list(_chain(error))
+    last = next((e for e in reversed(seen) if str(e)), None)
+    if last is None:
+        return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+    text = str(last)
+    if isinstance(last, OSError) and last.errno and not isinstance(last, ssl.SSLError):
+        # Without the "[Errno 111]", and without asyncio's "Connect call failed ('127.0.0.1', 443)".
+        text = os.strerror(last.errno) if last.errno > 0 else last.strerror or text
+    return redact(text.rstrip("."), secret)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner and inner not in seen:
+        yield inner
+        seen.append(inner)
+        inner = _inner(inner)
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    found = getattr(error, "reason", None)
+    if isinstance(found, BaseException):
+        return found
+    # urllib3's ProtocolError has the reason among its arguments.
+    return next((arg for arg in error.args if isinstance(arg, BaseException)), error.__cause__)
+
+
+def certificate_error(error: BaseException) -> bool:
+    """Return whether the server's certificate could not be verified."""
+    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error))
