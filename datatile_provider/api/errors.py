@@ -43,9 +43,8 @@ next, and the section of ``docs/troubleshooting.md`` about it. Airflow's log vie
 
 from __future__ import annotations
 
-import copy
 import textwrap
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 _Error = TypeVar("_Error", bound="DatatileError")
 
@@ -129,17 +128,16 @@ class DatatileError(Exception):
         )
         return [part for part in parts if part]
 
-    def but(self: _Error, **changes: Any) -> _Error:
+    def extended(self: _Error, sentence: str) -> _Error:
         """
-        Return this error with some of its parts replaced.
+        Return a new error that says one more thing about what happened.
 
-        :param changes: parameters of the constructor.
+        :param sentence: it, without its full stop.
         """
-        found = copy.copy(self)
-        for name, value in changes.items():
-            setattr(found, name, value)
-        found.args = (found.what,)
-        return found
+        return type(self)(f"{self.what}.\n{sentence}", **{name: getattr(self, name) for name in _PARTS})
+
+
+_PARTS = ("subject", "server_message", "hint", "log_url", "status", "retry_after")
 
 
 def _wrap(text: str) -> list[str]:

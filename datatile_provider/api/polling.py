@@ -166,7 +166,7 @@ class Wait:
             self.rejected_since = None
         lasted = self.rejected_since is not None and now - self.rejected_since >= GRACE
         if lasted:
-            raise error.but(what=f"{error.what}.\nPolling went on for {GRACE:,.0f} s")
+            raise error.extended(f"Polling went on for {GRACE:,.0f} s")
         if not (rejected or isinstance(error, errors.TransientError)):
             raise error
         kind = error.title

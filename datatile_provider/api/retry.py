@@ -44,7 +44,7 @@ class Retry:
         left = self.deadline - now
         if left <= 0:
             attempts = f"{self.failures + 1} attempts" if self.failures else "1 attempt"
-            raise error.but(what=f"{error.what}. {attempts} within accept_timeout")
+            raise error.extended(f"{attempts} within accept_timeout")
         self.failures += 1
         # However long the server asks to wait, the last attempt is at the deadline.
         return min(delay, left)
