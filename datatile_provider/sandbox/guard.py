@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .options import is_loopback
+from datatile_provider.sandbox.options import is_loopback
 
 # A prefix instead of a list of paths, so that it covers paths that are added later.
 CONTROL_PREFIX = "/sandbox/"
@@ -13,7 +13,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?")
 
 
-def refusal(method: str, path: str, headers: Mapping[str, str]) -> str | None:
+def rejection_reason(method: str, path: str, headers: Mapping[str, str]) -> str | None:
     """
     Return why a request is rejected, or None.
 

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from aiohttp import BodyPartReader, web
 
-from . import pages
-from .guard import refusal
-from .jobs import Queue, receipt, response
-from .options import Options, is_loopback
-from .store import Job, RejectedError, Store
+from datatile_provider.sandbox import pages
+from datatile_provider.sandbox.guard import rejection_reason
+from datatile_provider.sandbox.jobs import Queue, receipt, response
+from datatile_provider.sandbox.options import Options, is_loopback
+from datatile_provider.sandbox.store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,9 @@ class Server:
             while (part := await parts.next()) is not None:
                 if not isinstance(part, BodyPartReader):
                     raise RejectedError(400, "Nested multipart parts are not supported")
+                if part.name == "dataset" and filename is not None:
+                    raise RejectedError(400, "There are several parts named dataset")
                 if part.name == "dataset":
-                    if filename is not None:
-                        raise RejectedError(400, "There are several parts named dataset")
                     filename = _filename(part)
                     await self._write(part, path)
                 elif part.name == self._options.callback_field:
@@ -194,7 +194,7 @@ class Server:
         return web.json_response(response(self._options, job))
 
     async def _set_word(self, request: web.Request) -> web.Response:
-        word = (await _body(request)).get("word")
+        word = (await _body(request)).get("status")
         job = self._store.find_job(request.match_info["job_id"])
         if word is not None and not isinstance(word, str):
             raise RejectedError(400, "word must be text, or null to report the state again")
@@ -226,7 +226,7 @@ async def _handle_rejections(
 async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    if reason := refusal(request.method, request.path, request.headers):
+    if reason := rejection_reason(request.method, request.path, request.headers):
         raise RejectedError(403, reason)
     return await handler(request)
 

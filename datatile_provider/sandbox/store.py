@@ -10,11 +10,12 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
 
-from .options import ROLES, Options, check_roles
+import pendulum
+
+from datatile_provider.sandbox.options import ROLES, Options, check_roles
 
 TARGETS = {"create": "folder", "reload": "database", "append": "database"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -103,7 +104,7 @@ class Callback:
 
 def now() -> str:
     """Return the current time in UTC, as ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return pendulum.now("UTC").isoformat(timespec="milliseconds")
 
 
 class Store:
