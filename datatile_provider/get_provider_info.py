@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from datatile_provider.hooks.form import HIDDEN_FIELDS, OPTIONS, PLACEHOLDERS, RELABELING
+from datatile_provider import __version__
+from datatile_provider.hooks.form import BEHAVIOUR, OPTIONS
 
 _DATABASES = [
     {
@@ -18,19 +19,13 @@ _DATABASES = [
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, for the entry point ``apache_airflow_provider``."""
-    from datatile_provider import __version__
-
     return {
         "package-name": "airflow-provider-datatile",
         "name": "DATATILE",
         "description": "Uploads survey files to DATATILE databases and waits until they are processed.",
         "versions": [__version__],
         "integrations": [
-            {
-                "integration-name": "DATATILE",
-                "external-doc-url": "https://datatile.eu/",
-                "tags": ["service"],
-            }
+            {"integration-name": "DATATILE", "external-doc-url": "https://datatile.eu/", "tags": ["service"]}
         ],
         "hooks": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.hooks.datatile"]}],
         "operators": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.operators.datatile"]}],
@@ -52,11 +47,7 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "datatile_provider.hooks.datatile.DatatileHook",
                 "hook-name": "DATATILE",
                 "conn-fields": OPTIONS,
-                "ui-field-behaviour": {
-                    "hidden-fields": HIDDEN_FIELDS,
-                    "relabeling": RELABELING,
-                    "placeholders": PLACEHOLDERS,
-                },
+                "ui-field-behaviour": BEHAVIOUR,
             }
         ],
     }

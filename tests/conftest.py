@@ -34,6 +34,10 @@ hypothesis.settings.load_profile("tests")
 DESELECTED = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-tables", action="store_true", help="write the tables of the docs that tests compare")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that are marked for other versions of Airflow."""
 

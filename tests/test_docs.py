@@ -27,11 +27,11 @@ from airflow.providers.common.compat.sdk import DAG
 
 from datatile_provider.api import errors, parsing, rejections, states
 from datatile_provider.api.models import Action, ServerConfig, Upload
+from datatile_provider.api.options import Options
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
 from datatile_provider.failure_policy import Accepted, decide, failure_of, next_steps
 from datatile_provider.hooks.datatile import DatatileHook
-from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
@@ -127,7 +127,7 @@ class Reader:
 
     def _json(self, text: str) -> None:
         value = json.loads(text)
-        if isinstance(value, dict) and ("conn_type" in value or set(value) <= set(OPTIONS)):
+        if isinstance(value, dict) and ("conn_type" in value or set(value) <= set(Options.model_fields)):
             host = {"conn_type": "datatile", "host": "datatile.example.com", "password": "token"}
             connection = value if "conn_type" in value else {**host, "extra": value}
             with pytest.MonkeyPatch.context() as environment:
@@ -323,14 +323,29 @@ def test_every_line_of_a_log_is_in_the_troubleshooting() -> None:
     assert _unquoted(logged, _quotes(*headings[headings.index("Messages in the log") :])) == []
 
 
-def test_the_tables_list_every_option_and_parameter() -> None:
+def test_the_tables_of_options_are_as_declared(request: pytest.FixtureRequest) -> None:
+    def declared(row: re.Match[str]) -> str:
+        field = Options.model_fields[row[1]]
+        text, _, default = str(field.description).rstrip(".").partition(" Empty: ")
+        default = default or f"`{field.default if isinstance(field.default, str) else json.dumps(field.default)}`"
+        return f"| `{row[1]}` | {default} | {text.partition('. ')[0].rstrip('.')} |"
+
+    page = DOCS / "connection.md"
+    row = re.compile(r"^\| `(\w+)` \|.*$", re.MULTILINE)
+    found = page.read_text("utf-8")
+    if request.config.getoption("--write-tables"):
+        page.write_text(row.sub(declared, found), "utf-8")
+    assert sorted(row.findall(found)) == sorted(Options.model_fields)
+    assert page.read_text("utf-8") == row.sub(declared, found)
+
+
+def test_the_tables_list_every_parameter() -> None:
     def first_cells(page: str) -> set[str]:
         return {name for cell in texts(DOCS / page, "td") for name in re.findall(r"^`(\w+)`", cell)}
 
     def own(operator: type) -> set[str]:
         return {name for name in inspect.signature(operator).parameters if name != "kwargs"}
 
-    assert set(OPTIONS) <= first_cells("connection.md")
     assert own(DatatileUploadOperator) <= first_cells("uploads.md")
     assert own(DatatileJobSensor) <= first_cells("waits.md")
 

@@ -50,33 +50,16 @@ class DatatileHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the connection form's fields for the extra, for Airflow before 3.2."""
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
-        from wtforms import BooleanField, IntegerField, StringField
-        from wtforms.validators import Optional
+        from datatile_provider.hooks.form import widgets
 
-        from datatile_provider.hooks.form import OPTIONS
-
-        def field(label: str, schema: Any, description: str) -> Any:
-            kind = schema["type"][0]
-            if kind == "boolean":
-                return BooleanField(label, description=description)
-            # Airflow accepts no class for other numbers: they are parsed from text.
-            made = IntegerField if kind == "integer" else StringField
-            return made(label, [Optional()], description=description, widget=BS3TextFieldWidget())
-
-        return {name: field(**option) for name, option in OPTIONS.items()}
+        return widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return which fields the connection form shows, and how, for Airflow before 3.2."""
-        from airflow import __version__
+        from datatile_provider.hooks.form import behaviour
 
-        from datatile_provider.hooks.form import HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
-
-        # The script of Airflow 2's form breaks at a click on "Test" when it has no editor for the extra.
-        shown = {"extra"} if __version__.startswith("2.") else set()
-        hidden = [name for name in HIDDEN_FIELDS if name not in shown]
-        return {"hidden_fields": hidden, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
+        return behaviour()
 
     def get_conn(self) -> Settings:
         """

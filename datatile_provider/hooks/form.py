@@ -2,70 +2,63 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from pydantic.fields import FieldInfo
 
-def _option(label: str, kind: str, description: str) -> dict[str, Any]:
-    return {"label": label, "schema": {"type": [kind, "null"]}, "description": description}
+from datatile_provider.api.options import Options
+
+# The form has a text field for any other type.
+_KINDS: dict[Any, str] = {float: "number", int | None: "integer", bool: "boolean"}
 
 
-#: The options of the connection's extra, as the provider info's ``conn-fields``. Each label resembles its key, because
-#: errors name the key.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "timeout": _option("Timeout", "number", "Seconds without progress after which a request times out. Empty: 120."),
-    "max_upload_bytes": _option(
-        "Max upload bytes", "integer", "Larger files are rejected before anything is sent. Empty: no limit."
-    ),
-    "processing_log_url": _option(
-        "Processing log URL",
-        "string",
-        "URL of the page that lists the jobs, for links, logs and errors. With {job_id} in it, links also open the job "
-        "itself. Empty: the server's start page.",
-    ),
-    "verify": _option(
-        "Verify the certificate",
-        "string",
-        "true, false, or the path of a CA bundle on the workers and triggerers. Empty: true.",
-    ),
-    "allow_http": _option(
-        "Allow HTTP",
-        "boolean",
-        "Allow plain http to a server on another machine. The token and the data are sent unencrypted.",
-    ),
-    "proxies": _option(
-        "Proxies",
-        "string",
-        'A JSON object: {"https": "http://proxy.example.com:3128"}. Empty: the proxies from the environment.',
-    ),
-    "api_path": _option("API path", "string", "Path of the API on the server. Empty: api/v2."),
-    "job_path": _option("Job path", "string", "Path of a job's status on the server. Empty: {api_path}/jobs/{job_id}."),
-    "job_id_field": _option(
-        "Job id field",
-        "string",
-        "Field of the upload's response with the job's id. Dots for nested fields: result.id. Empty: the usual names.",
-    ),
-    "status_field": _option(
-        "Status field",
-        "string",
-        "Field of the job's response with its status. Dots for nested fields: result.status. Empty: the usual names.",
-    ),
-    "status_map": _option(
-        "Status map",
-        "string",
-        "A JSON object that maps the server's statuses to QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED: "
-        '{"in line": "QUEUED"}. Empty: the usual words.',
-    ),
-    "callback_field": _option(
-        "Callback field", "string", "Form field of the upload that holds the callback URL. Empty: callback."
-    ),
+def _field(name: str, option: FieldInfo) -> dict[str, Any]:
+    empty = " Empty: {}.".format(json.dumps(option.default).strip('"')) if option.default else ""
+    return {
+        "label": option.title or name.replace("_", " ").capitalize(),
+        "schema": {"type": [_KINDS.get(option.annotation, "string"), "null"]},
+        "description": f"{option.description}{empty}".replace("`", ""),
+    }
+
+
+#: The options of the connection's extra, as the provider info's ``conn-fields``.
+OPTIONS = {name: _field(name, option) for name, option in Options.model_fields.items()}
+#: The other fields, as the provider info's ``ui-field-behaviour``.
+BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["login", "extra"],
+    "relabeling": {"host": "Server", "schema": "Protocol", "password": "API token"},
+    "placeholders": {
+        "host": "datatile.example.com",
+        "schema": "https if empty",
+        # Airflow 3.3.2 tests a saved connection with 0 for an empty port, and rejects that as another destination.
+        "port": "443 if empty; Airflow 3.3's Test button needs it filled in",
+        "password": "From your DATATILE Profile page; a new token invalidates the old one",
+    },
 }
 
-HIDDEN_FIELDS = ["login", "extra"]
-RELABELING = {"host": "Server", "schema": "Protocol", "password": "API token"}
-PLACEHOLDERS = {
-    "host": "datatile.example.com",
-    "schema": "https if empty",
-    # Airflow 3.3.2 sends an empty port as 0 when it tests a saved connection, and rejects that as another destination.
-    "port": "443 if empty; Airflow 3.3's Test button needs it filled in",
-    "password": "From your DATATILE Profile page; a new token invalidates the old one",
-}
+
+def widgets() -> dict[str, Any]:
+    """Return the options as the widgets of Airflow before 3.2."""
+    from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+    from wtforms import BooleanField, IntegerField, StringField
+    from wtforms.validators import Optional
+
+    def widget(label: str, schema: dict[str, Any], description: str) -> Any:
+        kind = schema["type"][0]
+        if kind == "boolean":
+            return BooleanField(label, description=description)
+        # Airflow accepts no class for other numbers: they are parsed from text.
+        made = IntegerField if kind == "integer" else StringField
+        return made(label, [Optional()], description=description, widget=BS3TextFieldWidget())
+
+    return {name: widget(**option) for name, option in OPTIONS.items()}
+
+
+def behaviour() -> dict[str, Any]:
+    """Return the other fields, for Airflow before 3.2."""
+    from airflow import __version__
+
+    # The script of Airflow 2's form breaks at a click on "Test" when it has no editor for the extra.
+    hidden = ["login"] if __version__.startswith("2.") else BEHAVIOUR["hidden-fields"]
+    return {"hidden_fields": hidden, "relabeling": BEHAVIOUR["relabeling"], "placeholders": BEHAVIOUR["placeholders"]}

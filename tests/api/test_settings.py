@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datatile_provider.api.errors import InvalidInputError
+from datatile_provider.api.options import Options
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
 from tests.support.reading import one_line
@@ -42,6 +43,8 @@ def test_defaults():
     assert (settings.timeout, settings.verify, settings.max_upload_bytes) == (120.0, True, None)
     assert TOKEN not in repr(settings)
     assert settings.token == TOKEN
+    # The options and the clients have the same defaults.
+    assert settings == Settings(type(settings.server)(settings.server.url), TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,8 @@ INVALID = {
     "status_map": [
         {"Done": "SUCCEEDED", "done!": "FAILED"},
         1,
-        "done",
+        TOKEN,
+        "\ud800",
         {"done": "OK"},
         {"done": 1},
         {"done": "UNKNOWN"},
@@ -162,11 +166,12 @@ INVALID = {
         "[" * 10_000,
     ],
     "callback_field": [1, "a b"],
-    "processing_log_url": [1, "srv/log", "ftp://srv", "javascript:alert(1)"],
+    "processing_log_url": [1, TOKEN, "srv/log", "ftp://srv", "javascript:alert(1)"],
     "timeout": [0, -1, True, "soon", TOKEN, "nan", 1e9, 10**400, [], {}],
-    "verify": [1, "/no/such/bundle", [], "maybe", __file__, "a\0b"],
+    "verify": [1, TOKEN, "/no/such/bundle", [], "maybe", __file__, "a\0b"],
     "proxies": [
         1,
+        TOKEN,
         "http://p",
         {"ftp": "http://p"},
         {"http": "p:1"},
@@ -178,6 +183,10 @@ INVALID = {
     "max_upload_bytes": [0, -5, 1.5, True, "1e9", TOKEN, "9" * 5_000, []],
 }
 ATTRIBUTES = {"processing_log_url": "log_url"}
+
+
+def test_every_option_has_valid_and_invalid_values():
+    assert VALID.keys() == INVALID.keys() == Options.model_fields.keys()
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [(n, *pair) for n, pairs in VALID.items() for pair in pairs])
@@ -208,7 +217,7 @@ def test_options_of_a_uri_connection():
 
 def test_a_bundle_is_loaded_once_for_each_version_of_it(monkeypatch, tmp_path):
     loaded: list[str] = []
-    monkeypatch.setattr("datatile_provider.api.settings.tls_context", loaded.append)
+    monkeypatch.setattr("datatile_provider.api.tls.tls_context", loaded.append)
     bundle = tmp_path / "bundle.pem"
     bundle.write_text("any")
     for _ in range(3):
@@ -221,6 +230,7 @@ def test_a_bundle_is_loaded_once_for_each_version_of_it(monkeypatch, tmp_path):
 
 def test_unknown_options():
     assert "Did you mean 'timeout'?" in rejection_of(extra={"timeuot": 5})
+    assert "unknown option '\\ud800'" in rejection_of(extra={"\ud800": 1})
     message = rejection_of(extra={"zzz": TOKEN})
     assert "'zzz'" in message
     assert all(name in message for name in VALID)

@@ -148,6 +148,24 @@ def test_the_form_offers_every_option_and_no_other(connect):
     assert set(known.split(", ")) == set(OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "kind", "end"),
+    [
+        ("timeout", "Timeout", "number", " Empty: 120."),
+        ("max_upload_bytes", "Max upload bytes", "integer", " Empty: no limit."),
+        ("allow_http", "Allow HTTP", "boolean", " sent unencrypted."),
+        ("verify", "Verify the certificate", "string", " Empty: true."),
+        ("status_map", "Status map", "string", " Empty: the usual words."),
+        ("job_path", "Job path", "string", " Empty: {api_path}/jobs/{job_id}."),
+    ],
+)
+def test_a_field_of_the_form(name, label, kind, end):
+    option = OPTIONS[name]
+    assert (option["label"], option["schema"]) == (label, {"type": [kind, "null"]})
+    assert option["description"].endswith(end)
+    assert "`" not in option["description"]
+
+
 PRINT_THE_FORM = """
 import json
 from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService

@@ -357,7 +357,7 @@ async def test_a_bundle_is_loaded_outside_the_event_loop(connect, monkeypatch, t
     bundle.write_text("any")
     threads: list[int] = []
     load = threads.append
-    monkeypatch.setattr("datatile_provider.api.settings.tls_context", lambda bundle: load(threading.get_ident()))
+    monkeypatch.setattr("datatile_provider.api.tls.tls_context", lambda bundle: load(threading.get_ident()))
     await connect("http://127.0.0.1:9", verify=str(bundle)).get_conn_async()
     assert len(threads) == 1
     assert threads[0] != threading.get_ident()

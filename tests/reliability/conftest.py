@@ -1,4 +1,4 @@
-"""Fixtures for the tests of faults, and the option that writes the tables of the docs."""
+"""Fixtures for the tests of faults."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from tests.reliability.task import Run, Task
 from tests.support.faults import Fault, FaultProxy
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--write-tables", action="store_true", help="write the tables of docs/faults.md and docs/reliability.md"
-    )
 
 
 @pytest.fixture(scope="session")

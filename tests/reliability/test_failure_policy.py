@@ -259,7 +259,7 @@ def test_the_documented_tables(request):
         assert written.count(begin) == 1
         before, rest = written.split(begin)
         written = before + begin + table + end + rest.split(end, 1)[1]
-    if request.config.getoption("--write-tables", False):
+    if request.config.getoption("--write-tables"):
         (DOCS / "reliability.md").write_text(written, "utf-8")
         page = written
     assert page == written, "pytest tests/reliability/test_failure_policy.py --write-tables"

@@ -186,7 +186,7 @@ def assert_fails_with_an_error(run: Run, wave: Path) -> None:
 def test_the_documented_table(table, request):
     assert len(table) == len(ACTIONS) * (len(UPLOAD_FAULTS) + len(POLL_FAULTS)), "run this file whole"
     written = rendered(table)
-    if request.config.getoption("--write-tables", False):
+    if request.config.getoption("--write-tables"):
         TABLE.write_text(written, "utf-8")
     assert TABLE.read_text("utf-8") == written
 

@@ -105,7 +105,7 @@ def _is_searched_for(around: list[ast.AST]) -> bool:
     for inner, node, outer in zip(around, around[1:], [*around[2:], None], strict=False):
         # A docstring, an attribute of a class, or the hint of a rejection.
         is_docstring = isinstance(node, ast.Expr) and inner is around[0]
-        is_attribute = isinstance(node, ast.Assign) and isinstance(outer, ast.ClassDef)
+        is_attribute = isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(outer, ast.ClassDef)
         is_hint = isinstance(node, ast.Call) and ast.unparse(node.func) == "Rejection" and inner in node.args[2:]
         name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
         name = name or getattr(node, "arg", "") or getattr(node, "name", "") or ""
