@@ -73,12 +73,11 @@ class DatatileHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return which fields the connection form shows, and how, for Airflow before 3.2."""
-        from airflow import __version__
-
         from datatile_provider.hooks.form import HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
+        from datatile_provider.version_compat import AIRFLOW_2
 
         # The script of Airflow 2's form breaks at a click on "Test" when it has no editor for the extra.
-        shown = {"extra"} if __version__.startswith("2.") else set()
+        shown = {"extra"} if AIRFLOW_2 else set()
         hidden = [name for name in HIDDEN_FIELDS if name not in shown]
         return {"hidden_fields": hidden, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
 
