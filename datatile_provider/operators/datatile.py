@@ -35,7 +35,9 @@ from datatile_provider.triggers.datatile import (
     airflow_error,
     defer_wait,
     job_of,
+    resume_arguments,
 )
+from datatile_provider.version_compat import AirflowTaskTerminated, resumed_method
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -261,8 +263,8 @@ class DatatileUploadOperator(BaseOperator):
         """Let Airflow 2 resume an accepted upload also after its ``execution_timeout``."""
         with self._hook_of_the_user(context):
             super().pre_execute(context)
-        # Only Airflow 2 has this attribute. It would end the task, retry it, and so send the file again.
-        if getattr(context["ti"], "next_method", None) not in (None, "", _RETRY):
+        # It would end the task, retry it, and so send the file again.
+        if resumed_method(context["ti"]) not in ("", _RETRY):
             self.execution_timeout = None
 
     def post_execute(self, context: Context, result: Any = None) -> None:
@@ -298,8 +300,6 @@ class DatatileUploadOperator(BaseOperator):
             raise airflow_error(unknown, may_retry=False) from None
         if not job_id:
             return super().resume_execution(next_method, next_kwargs, context)
-        from datatile_provider.version_compat import resume_arguments
-
         method, kwargs = resume_arguments(next_method, next_kwargs, job_id, self.timeout)
         if method != next_method:
             kwargs = {**(kwargs or {}), "job_id": job_id}
@@ -627,9 +627,8 @@ def _would_be_retried(error: BaseException) -> bool:
     """Return whether Airflow would retry the task after an error."""
     if isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred)):
         return False
-    # By its name, as its module differs between versions.
-    ends = isinstance(error, (AirflowTaskTimeout, SystemExit, KeyboardInterrupt, asyncio.CancelledError))
-    return ends or isinstance(error, Exception) or type(error).__name__ == "AirflowTaskTerminated"
+    ends = (AirflowTaskTimeout, AirflowTaskTerminated, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
+    return isinstance(error, (Exception, *ends))
 
 
 def _name(error: BaseException) -> str:
