@@ -84,30 +84,3 @@ def stats() -> Any:
         in_triggerer = "airflow.jobs.triggerer_job_runner" in sys.modules
         module = "airflow.observability.stats" if in_triggerer else "airflow.sdk.observability.stats"
     return import_module(module).Stats
-
-
-def resume_arguments(
-    next_method: str, next_kwargs: dict[str, Any] | None, job_id: str, timeout: float
-) -> tuple[str, dict[str, Any] | None]:
-    """
-    Return what to resume a deferred task with, so that a trigger timeout means the same on every version.
-
-    Airflow 2 would treat it as a broken trigger and retry, and 3.0 would not let a sensor skip.
-
-    :param next_method: the method that Airflow resumes the task with.
-    :param next_kwargs: its arguments.
-    :param job_id: the job that the trigger waited for.
-    :param timeout: the wait's timeout in seconds.
-    """
-    # "Trigger timeout", on Airflow 2 "Trigger/execution timeout".
-    if next_method != "__fail__" or "timeout" not in str((next_kwargs or {}).get("error")):
-        return next_method, next_kwargs
-    from datatile_provider.api import errors
-    from datatile_provider.triggers.datatile import ended
-
-    error = errors.JobTimeoutError(
-        f"The job was not finished within {timeout:,.10g} s. No triggerer reported its status",
-        subject=f"job {job_id}",
-        hint="Make sure that a triggerer runs. The job may have succeeded: look in DATATILE's processing log.",
-    )
-    return "execute_complete", {"event": ended(error)}
