@@ -221,8 +221,8 @@ class DatatileHook(BaseHook):
         :raises OutcomeUnknownError: the server may have the file.
         """
         from datatile_provider.api.retry import Retry
-        from datatile_provider.assets.datatile import collect_lineage
         from datatile_provider.hooks.dataset import dataset_of
+        from datatile_provider.hooks.lineage import collect_lineage
 
         kind = Action.of(action)
         contract.check_hash(target_hash)

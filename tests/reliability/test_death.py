@@ -162,7 +162,7 @@ def test_without_a_store_a_timeout_before_the_response_leaves_the_outcome_unknow
         raise end("in between")
 
     sandbox, _, arguments, _ = accepted
-    monkeypatch.setattr("datatile_provider.assets.datatile.collect_lineage", collect)
+    monkeypatch.setattr("datatile_provider.hooks.lineage.collect_lineage", collect)
     outcome = run_without_store(arguments)
     assert type(outcome.error) is AirflowFailException
     assert "OUTCOME UNKNOWN" in str(outcome.error)
