@@ -7,7 +7,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datatile_provider.api import contract
-from datatile_provider.state_store import StateStore
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -229,6 +228,8 @@ class UploadState:
     """
 
     def __init__(self, context: Context, retries: int) -> None:
+        from datatile_provider.state_store import StateStore
+
         # An expired record would let a task that is cleared later send its file again.
         self._store = StateStore(context, _KEY, never_expires=True, retry_for=STORE_TIMEOUT)
         self.airflow = Numbers.of(context, retries)

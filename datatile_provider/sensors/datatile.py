@@ -27,7 +27,6 @@ from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
-from datatile_provider.state_store import StateStore
 from datatile_provider.triggers.datatile import (
     TRIGGER_TIMEOUT_MARGIN,
     DatatileJobTrigger,
@@ -235,6 +234,8 @@ class DatatileJobSensor(BaseSensorOperator):
     # one. A failing store must not end the wait.
 
     def _recall(self, context: Context, started: float) -> _Seen:
+        from datatile_provider.state_store import StateStore
+
         store = StateStore(context, _SEEN)
         if not store.lasts:
             # How long a permanent error has lasted is unknown: assume since the start.
@@ -248,6 +249,8 @@ class DatatileJobSensor(BaseSensorOperator):
         return _Seen()
 
     def _remember(self, context: Context, seen: _Seen) -> None:
+        from datatile_provider.state_store import StateStore
+
         with contextlib.suppress(Exception):
             StateStore(context, _SEEN).set({"version": _SEEN_VERSION, **asdict(seen)})
 
