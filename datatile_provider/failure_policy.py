@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from datatile_provider.api import errors
+from datatile_provider.version_compat import AirflowTaskTerminated
 
 
 class Failure(Flag):
@@ -206,9 +207,8 @@ def is_retried(error: BaseException) -> bool:
     """Return whether Airflow retries the task after an error that is not one of this package."""
     if isinstance(error, (AirflowFailException, AirflowSensorTimeout, AirflowSkipException, TaskDeferred)):
         return False
-    ends = (Exception, AirflowTaskTimeout, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
-    # By its name, as its module differs between versions of Airflow.
-    return isinstance(error, ends) or type(error).__name__ == "AirflowTaskTerminated"
+    ends = (AirflowTaskTimeout, AirflowTaskTerminated, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
+    return isinstance(error, (Exception, *ends))
 
 
 def decide(failure: Failure, accepted: Accepted, *, store: bool, harmless: bool) -> Rule:

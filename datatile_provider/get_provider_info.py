@@ -10,9 +10,9 @@ from datatile_provider.hooks.form import BEHAVIOUR, OPTIONS
 _DATABASES = [
     {
         "schemes": ["datatile"],
-        "handler": "datatile_provider.assets.datatile.sanitize_uri",
+        "handler": "datatile_provider.assets.uris.sanitize_uri",
         "factory": "datatile_provider.assets.datatile.database_asset",
-        "to_openlineage_converter": "datatile_provider.assets.datatile.convert_asset_to_openlineage",
+        "to_openlineage_converter": "datatile_provider.assets.uris.convert_asset_to_openlineage",
     }
 ]
 

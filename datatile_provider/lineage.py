@@ -16,7 +16,7 @@ from airflow.providers.openlineage.extractors import OperatorLineage
 
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
-from datatile_provider.assets.datatile import database_uri, file_uri, openlineage_name
+from datatile_provider.assets.uris import database_uri, file_uri, openlineage_name
 from datatile_provider.hooks.datatile import DatatileHook
 
 if TYPE_CHECKING:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 from datatile_provider.api import errors
 from datatile_provider.api.polling import Wait
+from datatile_provider.version_compat import stats
 
 #: How a job or the wait for it ended, by the error that the wait raised.
 _JOB_ENDS: dict[type, str] = {
@@ -89,17 +87,4 @@ def job_ended(wait: Wait, error: errors.DatatileError | None = None) -> None:
 def _emit(kind: str, name: str, *args: Any, **kwargs: Any) -> None:
     # The server may have accepted the file: a metric must not fail the task.
     with suppress(Exception):
-        getattr(_stats(), kind)(f"datatile.{name}", *args, **kwargs)
-
-
-@cache
-def _stats() -> Any:
-    """Return the ``Stats`` that Airflow has initialized in this process."""
-    modules = ["airflow.sdk.observability.stats", "airflow.observability.stats", "airflow.stats"]
-    # Airflow 3.2 and later initialize the Task SDK's in tasks, and Airflow core's in the triggerer.
-    if "airflow.jobs.triggerer_job_runner" in sys.modules:
-        del modules[0]
-    for module in modules:
-        with suppress(ImportError):
-            return import_module(module).Stats
-    raise ImportError(", ".join(modules))
+        getattr(stats(), kind)(f"datatile.{name}", *args, **kwargs)

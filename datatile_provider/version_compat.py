@@ -1,14 +1,29 @@
-"""What differs between the Airflow versions that this package supports."""
+"""What differs between the Airflow versions that this package supports. No other module asks for the version."""
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from airflow import __version__
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
+
+#: The installed Airflow's major and minor version.
+AIRFLOW_VERSION = tuple(int(part) for part in __version__.split(".")[:2])
+AIRFLOW_2 = AIRFLOW_VERSION < (3, 0)
+#: Whether the triggerer renders a trigger's templates and can store XComs.
+TRIGGERER_RENDERS = AIRFLOW_VERSION >= (3, 3)
+
+if AIRFLOW_VERSION >= (3, 2):
+    from airflow.sdk.exceptions import AirflowTaskTerminated as AirflowTaskTerminated
+else:
+    from airflow.exceptions import AirflowTaskTerminated as AirflowTaskTerminated  # type: ignore[no-redef]
 
 
 def first_poke_time(context: Context, retries: int) -> datetime | None:
@@ -21,39 +36,51 @@ def first_poke_time(context: Context, retries: int) -> datetime | None:
     :param retries: the sensor's ``retries``.
     """
     ti: Any = context["ti"]
-    if hasattr(ti, "get_first_reschedule_date"):
-        found: datetime | None = ti.get_first_reschedule_date(context)
-        return found
-    # Airflow 2 computes it in the same way, and has no public name for it.
-    first_attempt = (ti.max_tries or 0) - retries + 1
-    found = import_module("airflow.sensors.base")._orig_start_date(
-        ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_attempt
-    )
+    found: datetime | None
+    if AIRFLOW_2:
+        # Airflow 3 computes it in the same way. Airflow 2 has no public name for it.
+        first_attempt = (ti.max_tries or 0) - retries + 1
+        found = import_module("airflow.sensors.base")._orig_start_date(
+            ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_attempt
+        )
+    else:
+        found = ti.get_first_reschedule_date(context)
     return found
 
 
-def resume_arguments(
-    next_method: str, next_kwargs: dict[str, Any] | None, job_id: str, timeout: float
-) -> tuple[str, dict[str, Any] | None]:
+def resumed_method(ti: Any) -> str:
     """
-    Return what to resume a deferred task with, so that a trigger timeout means the same on every version.
+    Return the method that Airflow 2 is about to resume a deferred task with.
 
-    Airflow 2 would treat it as a broken trigger and retry, and 3.0 would not let a sensor skip.
+    :return: ``""`` for a task that starts, and on Airflow 3, which does not say it.
+    """
+    return (ti.next_method or "") if AIRFLOW_2 else ""
 
-    :param next_method: the method that Airflow resumes the task with.
-    :param next_kwargs: its arguments.
-    :param job_id: the job that the trigger waited for.
-    :param timeout: the wait's timeout in seconds.
+
+def trigger_timed_out(next_method: str, next_kwargs: dict[str, Any] | None) -> bool:
+    """
+    Return whether Airflow resumes a deferred task because its trigger timed out.
+
+    Airflow 2 would treat that as a broken trigger and retry, and 3.0 would not let a sensor skip.
     """
     # "Trigger timeout", on Airflow 2 "Trigger/execution timeout".
-    if next_method != "__fail__" or "timeout" not in str((next_kwargs or {}).get("error")):
-        return next_method, next_kwargs
-    from datatile_provider.api import errors
-    from datatile_provider.triggers.datatile import ended
+    return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error"))
 
-    error = errors.JobTimeoutError(
-        f"The job was not finished within {timeout:,.10g} s. No triggerer reported its status",
-        subject=f"job {job_id}",
-        hint="Make sure that a triggerer runs. The job may have succeeded: look in DATATILE's processing log.",
-    )
-    return "execute_complete", {"event": ended(error)}
+
+async def push_xcom(ti: Any, key: str, value: Any) -> None:
+    """Store an XCom from the triggerer, where ``TRIGGERER_RENDERS``."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    await XCom.aset(key, value, **where)
+
+
+@cache
+def stats() -> Any:
+    """Return the ``Stats`` that Airflow has initialized in this process."""
+    module = "airflow.stats"
+    if AIRFLOW_VERSION >= (3, 2):
+        # Tasks initialize the Task SDK's, and the triggerer Airflow core's.
+        in_triggerer = "airflow.jobs.triggerer_job_runner" in sys.modules
+        module = "airflow.observability.stats" if in_triggerer else "airflow.sdk.observability.stats"
+    return import_module(module).Stats

@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import (
 from datatile_provider.api import errors
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.first_step import Cleared
+from datatile_provider.version_compat import AIRFLOW_VERSION
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -42,8 +43,9 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
     custom_operator_name = "@task.datatile_upload"
     overwrite_rtif_after_execution = True
-    # Airflow 3.0 reads this attribute of every decorated task after the file was sent, and its base class has none.
-    xcom_push = getattr(DecoratedOperator, "xcom_push", None)
+    if AIRFLOW_VERSION == (3, 0):
+        # Airflow reads this attribute of every decorated task after the file was sent, and its base class has none.
+        xcom_push = None
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
         placeholder = f"(what {getattr(python_callable, '__name__', 'the function')} returns)"

@@ -57,8 +57,8 @@ def widgets() -> dict[str, Any]:
 
 def behaviour() -> dict[str, Any]:
     """Return the other fields, for Airflow before 3.2."""
-    from airflow import __version__
+    from datatile_provider.version_compat import AIRFLOW_2
 
     # The script of Airflow 2's form breaks at a click on "Test" when it has no editor for the extra.
-    hidden = ["login"] if __version__.startswith("2.") else BEHAVIOUR["hidden-fields"]
+    hidden = ["login"] if AIRFLOW_2 else BEHAVIOUR["hidden-fields"]
     return {"hidden_fields": hidden, "relabeling": BEHAVIOUR["relabeling"], "placeholders": BEHAVIOUR["placeholders"]}

@@ -14,8 +14,8 @@ from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.retry import Retry
 from datatile_provider.api.validation import check_callback_url, check_hash, seconds
-from datatile_provider.assets.datatile import collect_lineage
 from datatile_provider.hooks.dataset import dataset_of
+from datatile_provider.hooks.lineage import collect_lineage
 
 if TYPE_CHECKING:
     from datetime import timedelta

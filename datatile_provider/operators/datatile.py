@@ -15,7 +15,8 @@ from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
 from datatile_provider.operators.attempt import RETRY, UploadAttempt
-from datatile_provider.triggers.datatile import job_of
+from datatile_provider.triggers.datatile import job_of, resume_arguments
+from datatile_provider.version_compat import resumed_method
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -156,8 +157,8 @@ class DatatileUploadOperator(BaseOperator):
         """Let Airflow 2 resume an accepted upload also after its ``execution_timeout``."""
         with self._hook_of_the_user(context):
             super().pre_execute(context)
-        # Only Airflow 2 has this attribute. It would end the task, retry it, and so send the file again.
-        if getattr(context["ti"], "next_method", None) not in (None, "", RETRY):
+        # Otherwise Airflow 2 would end the task, retry it, and so send the file again.
+        if resumed_method(context["ti"]) not in ("", RETRY):
             self.execution_timeout = None
 
     def post_execute(self, context: Context, result: Any = None) -> None:
@@ -180,8 +181,6 @@ class DatatileUploadOperator(BaseOperator):
         """Resume the task; a failed trigger must not make an older Airflow send an accepted file again."""
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
-        from datatile_provider.version_compat import resume_arguments
-
         with self._decided(context) as attempt:
             job_id = attempt.accepted_job_id()
             if not job_id:

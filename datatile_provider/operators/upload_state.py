@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,6 @@ _KEY = "datatile_upload"
 _VERSION = 1
 #: Seconds for which a call of the store is retried while Airflow's API server does not respond.
 STORE_TIMEOUT = 120.0
-_PAUSE = 3.0
 
 
 class Phase(str, Enum):
@@ -148,13 +146,6 @@ class Record:
 _SENT = {"server": str, "action": str, "target": str, "name": str, "size": int, "version": str, "sha256": str}
 
 
-def _never_expire() -> Any:
-    # Airflow would delete the record after 30 days, and a task that is cleared later would send its file again.
-    from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-    return NEVER_EXPIRE
-
-
 def _checked(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{value!r}")
@@ -170,15 +161,17 @@ class UploadState:
     """
 
     def __init__(self, context: Context, retries: int) -> None:
-        self._store: Any = context.get("task_state_store")
-        self._retention = {"retention": _never_expire()} if self._store is not None else {}
+        from datatile_provider.state_store import StateStore
+
+        # An expired record would let a task that is cleared later send its file again.
+        self._store = StateStore(context, _KEY, never_expires=True, retry_for=STORE_TIMEOUT)
         self.airflow = Numbers.of(context, retries)
         self._known: Record | None = None
 
     @property
     def lasts(self) -> bool:
         """Whether the next attempt can read what this one writes."""
-        return self._store is not None
+        return self._store.lasts
 
     def read(self) -> Record | None:
         """
@@ -186,7 +179,7 @@ class UploadState:
 
         :raises ValueError: what is stored is not a record.
         """
-        value = self._with_retries(lambda: self._store.get(_KEY)) if self._store is not None else None
+        value = self._store.get()
         self._known = Record.of(value) if value is not None else None
         return self._known
 
@@ -203,25 +196,12 @@ class UploadState:
         self._write(replace(known, phase=phase, text=text, airflow=self.airflow))
 
     def _write(self, record: Record) -> None:
-        if self._store is not None and record != self._known:
-            self._with_retries(lambda: self._store.set(_KEY, record.as_dict(), **self._retention))
+        if record != self._known:
+            self._store.set(record.as_dict())
         self._known = record
 
     def forget(self) -> None:
         """Delete the record: the server does not have this upload."""
-        if self._store is not None and self._known is not None:
-            self._with_retries(lambda: self._store.delete(_KEY))
+        if self._known is not None:
+            self._store.delete()
         self._known = None
-
-    @staticmethod
-    def _with_retries(call: Any) -> Any:
-        from airflow.sdk.exceptions import AirflowRuntimeError
-
-        deadline = time.monotonic() + STORE_TIMEOUT
-        while True:
-            try:
-                return call()
-            except AirflowRuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_PAUSE)

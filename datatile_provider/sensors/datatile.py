@@ -34,7 +34,9 @@ from datatile_provider.triggers.datatile import (
     DatatileJobTrigger,
     defer_wait,
     job_of,
+    resume_arguments,
 )
+from datatile_provider.version_compat import first_poke_time
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -160,8 +162,6 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, with the same behaviour of timeouts and ``never_fail`` on every version."""
-        from datatile_provider.version_compat import resume_arguments
-
         resumed = resume_arguments(next_method, next_kwargs, str(self.job_id), self.timeout)
         try:
             return super().resume_execution(*resumed, context)
@@ -207,8 +207,6 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def _begin(self, hook: DatatileHook, job_id: str, context: Context) -> Wait | None:
         """Return the wait, continued if the sensor was rescheduled; None when the connection must be read later."""
-        from datatile_provider.version_compat import first_poke_time
-
         earlier = first_poke_time(context, self.retries or 0) if self.reschedule else None
         started = earlier.timestamp() if earlier else self._begun or time.time()
         seen = self._recall(context, started) if earlier else _Seen()
@@ -233,12 +231,14 @@ class DatatileJobSensor(BaseSensorOperator):
     # one. A failing store must not end the wait.
 
     def _recall(self, context: Context, started: float) -> _Seen:
-        store: Any = context.get("task_state_store")
-        if store is None:
+        from datatile_provider.state_store import StateStore
+
+        store = StateStore(context, _SEEN)
+        if not store.lasts:
             # How long a permanent error has lasted is unknown: assume since the start.
             return _Seen(rejected_since=started)
         with contextlib.suppress(Exception):
-            found = store.get(_SEEN)
+            found = store.get()
             since, server = found["rejected_since"], found["server"]
             return _Seen(
                 str(found["status"]), None if since is None else float(since), None if server is None else str(server)
@@ -246,10 +246,10 @@ class DatatileJobSensor(BaseSensorOperator):
         return _Seen()
 
     def _remember(self, context: Context, seen: _Seen) -> None:
-        store: Any = context.get("task_state_store")
-        if store is not None:
-            with contextlib.suppress(Exception):
-                store.set(_SEEN, {"version": _SEEN_VERSION, **asdict(seen)})
+        from datatile_provider.state_store import StateStore
+
+        with contextlib.suppress(Exception):
+            StateStore(context, _SEEN).set({"version": _SEEN_VERSION, **asdict(seen)})
 
     def _decided(self, error: errors.DatatileError) -> BaseException:
         """Return what Airflow gets for an error, from the table of ``failure_policy``."""

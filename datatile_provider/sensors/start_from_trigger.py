@@ -6,10 +6,7 @@ import re
 import sys
 from typing import Any
 
-import airflow
-
-#: Whether the triggerer renders a trigger's templates and can store XComs (Airflow 3.3 and later).
-TRIGGERER_RENDERS = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+from datatile_provider.version_compat import TRIGGERER_RENDERS
 
 
 def job_id_for_triggerer(sensor: Any) -> tuple[str, str]:

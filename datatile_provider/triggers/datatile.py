@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from datatile_provider.api import errors
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
+from datatile_provider.version_compat import push_xcom, trigger_timed_out
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -117,13 +118,6 @@ class DatatileJobTrigger(BaseTrigger):
             event = {"version": FORMAT, "job": job.as_dict()}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own
 
-    async def _push(self, key: str, value: Any) -> None:
-        from airflow.sdk.execution_time.xcom import XCom
-
-        ti: Any = self.task_instance
-        where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
-        await XCom.aset(key, value, **where)
-
     async def _push_links(self) -> None:
         """Store the addresses of the task's links, as there is no worker that does."""
         from datatile_provider.hooks.datatile import DatatileHook
@@ -132,19 +126,19 @@ class DatatileJobTrigger(BaseTrigger):
         try:
             server = (await DatatileHook(self.datatile_conn_id).get_conn_async()).server
             for key, url in addresses(server, self.job_id).items():
-                await self._push(key, url)
+                await push_xcom(self.task_instance, key, url)
         except Exception as e:  # any XCom backend's; an error of the connection is reported by the wait
             self.log.warning("The task's links could not be stored: %s", e)
 
     async def _returned(self, job: Job) -> bool:
         """Push the task's return value, if the triggerer may end the task; otherwise a worker does both."""
         # `dag.test()` has no triggerer that could end it.
-        if not self.ends_task or self.task_instance is None or getattr(self, "trigger_id", None) is None:
+        if not self.ends_task or self.task_instance is None or self.trigger_id is None:
             return False
         if self.do_xcom_push:
             try:
                 # Airflow 3.3.2 stores an event's own `xcoms=` as JSON text.
-                await self._push("return_value", job.as_dict())
+                await push_xcom(self.task_instance, "return_value", job.as_dict())
             except Exception as e:  # any XCom backend's
                 self.log.warning("The triggerer could not store the return value, so a worker ends the task: %s", e)
                 return False
@@ -224,6 +218,27 @@ def defer_wait(
         kwargs=kwargs,
         timeout=timedelta(seconds=timeout) + TRIGGER_TIMEOUT_MARGIN,
     )
+
+
+def resume_arguments(
+    next_method: str, next_kwargs: dict[str, Any] | None, job_id: str, timeout: float
+) -> tuple[str, dict[str, Any] | None]:
+    """
+    Return what to resume a deferred task with, so that a trigger timeout means the same on every version.
+
+    :param next_method: the method that Airflow resumes the task with.
+    :param next_kwargs: its arguments.
+    :param job_id: the job that the trigger waited for.
+    :param timeout: the wait's timeout in seconds.
+    """
+    if not trigger_timed_out(next_method, next_kwargs):
+        return next_method, next_kwargs
+    error = errors.JobTimeoutError(
+        f"The job was not finished within {timeout:,.10g} s. No triggerer reported its status",
+        subject=f"job {job_id}",
+        hint="Make sure that a triggerer runs. The job may have succeeded: look in DATATILE's processing log.",
+    )
+    return "execute_complete", {"event": ended(error)}
 
 
 def ended(error: errors.DatatileError) -> dict[str, Any]:

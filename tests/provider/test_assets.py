@@ -12,7 +12,8 @@ from airflow.providers.common.compat.sdk import DAG, Asset
 
 from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.api.models import Job
-from datatile_provider.assets.datatile import database_asset, file_uri, sanitize_uri
+from datatile_provider.assets.datatile import database_asset
+from datatile_provider.assets.uris import file_uri, sanitize_uri
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks

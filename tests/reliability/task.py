@@ -82,6 +82,7 @@ class Instance:
     """The part of a task instance that operators use."""
 
     map_index = -1
+    next_method: str | None = None
 
     def __init__(self, max_tries: int) -> None:
         self.max_tries = max_tries

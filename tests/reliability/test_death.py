@@ -15,6 +15,7 @@ from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
+from datatile_provider.version_compat import AirflowTaskTerminated
 from tests.reliability.task import Instance, Outcome, Task
 from tests.support.faults import FaultProxy
 from tests.support.reading import one_line
@@ -115,10 +116,6 @@ def test_a_connection_that_is_deleted_after_acceptance(accepted, monkeypatch):
 
 
 # Airflow before 3.3: no state store, so nothing is kept between attempts.
-
-
-class AirflowTaskTerminated(BaseException):
-    """Airflow's own class of this name is in different modules, depending on the version."""
 
 
 class TaskWithoutStore(Task):

@@ -74,7 +74,7 @@ SHORT_WAITS = {
     "datatile_provider.operators.attempt.MAX_BACKOFF_IN_WORKER": 0.0,
     "datatile_provider.hooks.connection_retry._PAUSE": 0.02,
     "datatile_provider.operators.upload_state.STORE_TIMEOUT": 0.02,
-    "datatile_provider.operators.upload_state._PAUSE": 0.005,
+    "datatile_provider.state_store._PAUSE": 0.005,
 }
 #: Where a plan must succeed, a few rejected polls on a slow machine must not last longer than the grace period.
 LONG_GRACE = {"datatile_provider.api.polling.GRACE": 5.0}
