@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .options import Options
-from .server import Server
-from .store import Store
+from datatile_provider.sandbox.options import Options
+from datatile_provider.sandbox.server import Server
+from datatile_provider.sandbox.store import Store
 
 __all__ = ["Options", "Sandbox"]
 

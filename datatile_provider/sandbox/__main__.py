@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from . import Options, Sandbox
-from .options import ROLES
+from datatile_provider.sandbox import Options, Sandbox
+from datatile_provider.sandbox.options import ROLES
 
 BANNER = """\
 DATATILE sandbox: {url}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .options import is_loopback
+from datatile_provider.sandbox.options import is_loopback
 
 # A prefix instead of a list of paths, so that it covers paths that are added later.
 CONTROL_PREFIX = "/sandbox/"

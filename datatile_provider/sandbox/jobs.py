@@ -16,9 +16,9 @@ from typing import Any
 
 import aiohttp
 
-from . import reader
-from .options import Options
-from .store import Job, RejectedError, Store
+from datatile_provider.sandbox import reader
+from datatile_provider.sandbox.options import Options
+from datatile_provider.sandbox.store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 

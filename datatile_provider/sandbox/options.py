@@ -66,6 +66,11 @@ class Options:
     callback_field: str = "callback"
 
     def __post_init__(self) -> None:
+        self._check_server()
+        self._check_responses()
+        check_roles(self.roles)
+
+    def _check_server(self) -> None:
         if not is_loopback(self.host):
             raise ValueError(f"host: {self.host!r} is not a loopback address")
         for name in ("token", "folder"):
@@ -79,16 +84,16 @@ class Options:
             raise ValueError(f"port: must be 0 to 65535, not {self.port}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key: must be given together")
+
+    def _check_responses(self) -> None:
         if self.job_path.count("{job_id}") != 1 or re.search(r"[{}]", self.job_path.replace("{job_id}", "")):
             raise ValueError(f"job_path: must contain {{job_id}} once and no other braces, not {self.job_path!r}")
         for name in ("job_id_field", "status_field", "callback_field"):
             if not all(getattr(self, name).split(".")):
                 raise ValueError(f"{name}: must be a field name, not {getattr(self, name)!r}")
-        if f"{self.job_id_field}.".startswith(f"{self.status_field}.") or f"{self.status_field}.".startswith(
-            f"{self.job_id_field}."
-        ):
+        outer, inner = sorted((f"{self.job_id_field}.", f"{self.status_field}."))
+        if inner.startswith(outer):
             raise ValueError("job_id_field and status_field: one cannot be inside the other")
-        check_roles(self.roles)
         unknown = set(self.state_words) - set(STATES)
         if unknown or not all(isinstance(word, str) for word in self.state_words.values()):
             raise ValueError(f"state_words: must map {', '.join(STATES)} to text, not {dict(self.state_words)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from .store import Database, Folder, Job, Store, mails
+from datatile_provider.sandbox.store import Database, Folder, Job, Store, mails
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 72rem; margin: 0 auto;

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
 
-from . import pages
-from .guard import refusal
-from .jobs import Queue, receipt, response
-from .options import Options, is_loopback
-from .store import Job, RejectedError, Store
+from datatile_provider.sandbox import pages
+from datatile_provider.sandbox.guard import refusal
+from datatile_provider.sandbox.jobs import Queue, receipt, response
+from datatile_provider.sandbox.options import Options, is_loopback
+from datatile_provider.sandbox.store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 
@@ -113,19 +113,8 @@ class Server:
         """Write the file to ``path``, and return its name and the callback URL."""
         if request.content_type != "multipart/form-data":
             raise RejectedError(400, "The request is not multipart/form-data")
-        filename = callback = None
         try:
-            parts = await request.multipart()
-            while (part := await parts.next()) is not None:
-                if not isinstance(part, BodyPartReader):
-                    raise RejectedError(400, "Nested multipart parts are not supported")
-                if part.name == "dataset":
-                    if filename is not None:
-                        raise RejectedError(400, "There are several parts named dataset")
-                    filename = _filename(part)
-                    await self._write(part, path)
-                elif part.name == self._options.callback_field:
-                    callback = _callback((await part.read()).decode())
+            filename, callback = await self._read_parts(await request.multipart(), path)
             # An upload is accepted only after the last byte of the request.
             while not request.content.at_eof():
                 await request.content.readany()
@@ -137,6 +126,20 @@ class Server:
             raise RejectedError(400, "The connection was lost during the upload") from None
         if filename is None:
             raise RejectedError(400, "The part named dataset, which holds the file, is missing")
+        return filename, callback
+
+    async def _read_parts(self, parts: MultipartReader, path: Path) -> tuple[str | None, str | None]:
+        filename = callback = None
+        while (part := await parts.next()) is not None:
+            if not isinstance(part, BodyPartReader):
+                raise RejectedError(400, "Nested multipart parts are not supported")
+            if part.name == "dataset":
+                if filename is not None:
+                    raise RejectedError(400, "There are several parts named dataset")
+                filename = _filename(part)
+                await self._write(part, path)
+            elif part.name == self._options.callback_field:
+                callback = _callback((await part.read()).decode())
         return filename, callback
 
     async def _write(self, part: BodyPartReader, path: Path) -> None:

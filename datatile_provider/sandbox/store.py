@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
 
-from .options import ROLES, Options, check_roles
+from datatile_provider.sandbox.options import ROLES, Options, check_roles
 
 TARGETS = {"create": "folder", "reload": "database", "append": "database"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
