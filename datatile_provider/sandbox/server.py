@@ -18,7 +18,7 @@ from datatile_provider.sandbox import pages
 from datatile_provider.sandbox.guard import refusal
 from datatile_provider.sandbox.jobs import Queue, receipt, response
 from datatile_provider.sandbox.options import Options, is_loopback
-from datatile_provider.sandbox.store import Job, RejectedError, Store
+from datatile_provider.sandbox.store import Job, RejectedError, Store, mails
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +156,14 @@ class Server:
         return web.json_response(response(self._options, self._store.find_job(request.match_info["job_id"])))
 
     async def _drive_page(self, request: web.Request) -> web.Response:
-        return _html(pages.drive(self._store))
+        return _page("drive.html", store=self._store)
 
     async def _log_page(self, request: web.Request) -> web.Response:
-        return _html(pages.processing_log(self._store))
+        return _page("processing_log.html", store=self._store)
 
     async def _job_page(self, request: web.Request) -> web.Response:
-        return _html(pages.job(self._store, self._store.find_job(request.match_info["job_id"])))
+        job = self._store.find_job(request.match_info["job_id"])
+        return _page("job.html", store=self._store, job=job, mails=mails(job))
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(self._store.snapshot())
@@ -214,10 +215,10 @@ async def _handle_rejections(
     except web.HTTPNotFound:
         if not _wants_page(request):
             raise
-        return _html(pages.error("Page not found", f"The sandbox has no page at {request.path}."), 404)
+        return _page("error.html", 404, title="Page not found", text=f"The sandbox has no page at {request.path}.")
     except RejectedError as error:
         if _wants_page(request):
-            return _html(pages.error("Request rejected", f"{error}."), error.status)
+            return _page("error.html", error.status, title="Request rejected", text=f"{error}.")
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         response = web.json_response({"error": str(error)}, status=error.status, headers=headers)
         if not request.content.at_eof():
@@ -239,8 +240,8 @@ def _wants_page(request: web.Request) -> bool:
     return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
 
 
-def _html(page: str, status: int = 200) -> web.Response:
-    return web.Response(text=page, content_type="text/html", status=status)
+def _page(template: str, status: int = 200, **context: Any) -> web.Response:
+    return web.Response(text=pages.render(template, **context), content_type="text/html", status=status)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

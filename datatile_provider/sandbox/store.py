@@ -10,9 +10,10 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
+
+import pendulum
 
 from datatile_provider.sandbox.options import ROLES, Options, check_roles
 
@@ -45,6 +46,8 @@ class RejectedError(Exception):
 
 @dataclasses.dataclass
 class Folder:
+    """A folder of the Drive."""
+
     hash: str
     name: str
     can_edit: bool = True
@@ -52,6 +55,8 @@ class Folder:
 
 @dataclasses.dataclass
 class Database:
+    """A database; ``updated_at`` is ISO 8601 in UTC, as all times of the state."""
+
     hash: str
     name: str
     folder: str
@@ -63,6 +68,8 @@ class Database:
 
 @dataclasses.dataclass
 class Transition:
+    """The start of a job's state, with a message for the user."""
+
     state: str
     time: str
     message: str
@@ -70,6 +77,12 @@ class Transition:
 
 @dataclasses.dataclass
 class Job:
+    """
+    A job. ``hash`` is its upload's target, and ``size`` is in bytes.
+
+    ``word`` is reported instead of its state.
+    """
+
     job_id: str
     action: str
     hash: str
@@ -93,6 +106,8 @@ class Job:
 
 @dataclasses.dataclass
 class Callback:
+    """A callback that was sent; ``status`` is the response's HTTP status, or None with an ``error``."""
+
     job_id: str
     url: str
     state: str
@@ -103,7 +118,7 @@ class Callback:
 
 def now() -> str:
     """Return the current time in UTC, as ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return pendulum.now("UTC").isoformat(timespec="milliseconds")
 
 
 class Store:
@@ -136,23 +151,23 @@ class Store:
         self.save()
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the state as plain data."""
-        return {
-            "token": self.token,
-            "root": self.root,
-            "folder": self.folder,
+        """Return the state as plain data, with what follows from it."""
+        jobs = self.jobs.values()
+        return self._saved() | {
             "roles": list(self.roles),
-            "folders": [dataclasses.asdict(folder) for folder in self.folders.values()],
-            "databases": [dataclasses.asdict(database) for database in self.databases.values()],
-            "jobs": [dataclasses.asdict(job) | {"state": job.state} for job in self.jobs.values()],
-            "mails": [mail for job in self.jobs.values() for mail in mails(job)],
-            "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
-            "uploads": [upload(job) for job in self.jobs.values()],
+            "jobs": [dataclasses.asdict(job) | {"state": job.state} for job in jobs],
+            "mails": [mail for job in jobs for mail in mails(job)],
+            "uploads": [upload(job) for job in jobs],
         }
 
     def save(self) -> None:
         """Write the file atomically."""
-        kept = {
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(self._saved()), "utf-8")
+        os.replace(new, self._file)
+
+    def _saved(self) -> dict[str, Any]:
+        return {
             "token": self.token,
             "root": self.root,
             "folder": self.folder,
@@ -161,9 +176,6 @@ class Store:
             "jobs": [dataclasses.asdict(job) for job in self.jobs.values()],
             "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
         }
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(kept), "utf-8")
-        os.replace(new, self._file)
 
     def check_token(self, token: str | None) -> None:
         """

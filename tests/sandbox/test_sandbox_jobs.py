@@ -10,6 +10,7 @@ import time
 
 import pytest
 import requests
+from markupsafe import escape
 
 from datatile_provider.sandbox import Sandbox
 
@@ -168,7 +169,7 @@ def test_pages(user):
     assert job["database"] in pages["/"].text
     log = pages["/processing-log"].text
     assert log.index(f'id="job-{failed["job_id"]}"') < log.index(f'id="job-{job["job_id"]}"')
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;co&quot;.csv" in log
+    assert str(escape(name)) in log
     assert "line 2 has 1 values" in pages[f"/processing-log/{failed['job_id']}"].text
 
 
