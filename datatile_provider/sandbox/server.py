@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import BodyPartReader, MultipartReader, web
 
 from datatile_provider.sandbox import pages
-from datatile_provider.sandbox.guard import refusal
+from datatile_provider.sandbox.guard import rejection
 from datatile_provider.sandbox.jobs import Queue, receipt, response
 from datatile_provider.sandbox.options import Options, is_loopback
 from datatile_provider.sandbox.store import Job, RejectedError, Store, mails
@@ -58,7 +58,7 @@ class Server:
                 web.post("/sandbox/permissions", self._set_permission),
                 web.post("/sandbox/roles", self._set_roles),
                 web.post("/sandbox/jobs/{job_id}/cancel", self._cancel),
-                web.post("/sandbox/jobs/{job_id}/state", self._set_word),
+                web.post("/sandbox/jobs/{job_id}/status", self._set_status),
             ]
         )
         # After an early rejection, the server keeps reading for a short time, so that the client can read the response.
@@ -197,12 +197,12 @@ class Server:
         job = await self.queue.cancel(request.match_info["job_id"])
         return web.json_response(response(self._options, job))
 
-    async def _set_word(self, request: web.Request) -> web.Response:
-        word = (await _body(request)).get("word")
+    async def _set_status(self, request: web.Request) -> web.Response:
+        status = (await _body(request)).get("status")
         job = self._store.find_job(request.match_info["job_id"])
-        if word is not None and not isinstance(word, str):
-            raise RejectedError(400, "word must be text, or null to report the state again")
-        self._store.set_word(job, word)
+        if status is not None and not isinstance(status, str):
+            raise RejectedError(400, "status must be text, or null to report the state again")
+        self._store.set_status(job, status)
         return web.json_response(response(self._options, job))
 
 
@@ -230,7 +230,7 @@ async def _handle_rejections(
 async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    if reason := refusal(request.method, request.path, request.headers):
+    if reason := rejection(request.method, request.path, request.headers):
         raise RejectedError(403, reason)
     return await handler(request)
 

@@ -80,7 +80,7 @@ class Job:
     """
     A job. ``hash`` is its upload's target, and ``size`` is in bytes.
 
-    ``word`` is reported instead of its state.
+    ``fixed_status`` is reported instead of its state.
     """
 
     job_id: str
@@ -92,7 +92,7 @@ class Job:
     database: str | None = None
     rows: int | None = None
     total_rows: int | None = None
-    word: str | None = None
+    fixed_status: str | None = None
     transitions: list[Transition] = dataclasses.field(default_factory=list)
 
     @property
@@ -310,9 +310,9 @@ class Store:
         """Give the user these roles and no others."""
         self.roles = check_roles(roles)
 
-    def set_word(self, job: Job, word: str | None) -> None:
-        """Report this word as the job's status, whatever its state; ``None`` reports the state again."""
-        job.word = word
+    def set_status(self, job: Job, status: str | None) -> None:
+        """Report this status for the job, whatever its state; ``None`` reports the state again."""
+        job.fixed_status = status
         self.save()
 
     def add_callback(self, job_id: str, url: str, state: str, status: int | None, error: str | None) -> None:

@@ -121,11 +121,11 @@ def test_cancel(start):
 
 def test_a_status_set_by_a_test(user):
     job_id = user.run("create", user.sandbox.folder, ("a.csv", CSV))["job_id"]
-    url = f"{user.sandbox.url}/sandbox/jobs/{job_id}/state"
-    changed = requests.post(url, json={"word": "pondering"}, headers=BY_A_TEST, timeout=5)
+    url = f"{user.sandbox.url}/sandbox/jobs/{job_id}/status"
+    changed = requests.post(url, json={"status": "pondering"}, headers=BY_A_TEST, timeout=5)
     assert changed.json()["status"] == "pondering"
     assert user.job(job_id)["status"] == "pondering"
-    user.sandbox.set_word(job_id, None)
+    user.sandbox.set_status(job_id, None)
     assert user.job(job_id)["status"] == "succeeded"
 
 
