@@ -1,5 +1,5 @@
 """
-An embedded DATATILE server, to demonstrate and test DAGs without an account.
+The sandbox: a fake DATATILE server, to demonstrate and test DAGs without an account.
 
 ``python -m datatile_provider.sandbox`` runs it as a process; :class:`Sandbox` runs it inside a Python process.
 """
@@ -17,16 +17,16 @@ from typing import Any, TypeVar
 
 from datatile_provider.sandbox.options import Options
 from datatile_provider.sandbox.server import Server
-from datatile_provider.sandbox.store import Store
+from datatile_provider.sandbox.store import RejectedError, Store
 
-__all__ = ["Options", "Sandbox"]
+__all__ = ["Options", "RejectedError", "Sandbox"]
 
 T = TypeVar("T")
 
 
 class Sandbox:
     """
-    A DATATILE server in its own thread. It listens on this machine only.
+    The sandbox in its own thread, until the ``with`` block ends. It listens on this machine only.
 
     .. code-block:: python
 
@@ -37,7 +37,7 @@ class Sandbox:
     :raises ValueError: an option is invalid; the message names it.
     """
 
-    #: The server's URL, without a trailing slash.
+    #: The sandbox's URL, without a trailing slash.
     url: str
 
     def __init__(self, **options: Any) -> None:
@@ -46,7 +46,7 @@ class Sandbox:
 
     def __enter__(self) -> Sandbox:
         """
-        Start the server.
+        Start the sandbox.
 
         :raises OSError: the port is in use, or a file cannot be read or written.
         """
@@ -90,7 +90,7 @@ class Sandbox:
 
     @property
     def connection(self) -> dict[str, Any]:
-        """The Airflow connection to this server; as JSON, a value for ``AIRFLOW_CONN_…``."""
+        """The Airflow connection to this sandbox; as JSON, a value for ``AIRFLOW_CONN_…``."""
         extra = {"processing_log_url": f"{self.url}/processing-log/{{job_id}}"}
         return {"conn_type": "datatile", "host": self.url, "password": self.token, "extra": extra}
 
@@ -119,7 +119,13 @@ class Sandbox:
         return list(self.state()["callbacks"])
 
     def add_database(self, name: str = "Database", rows: int = 0, variables: Sequence[str] = ()) -> str:
-        """Create a database without an upload, and return its hash."""
+        """
+        Create a database without an upload, and return its hash.
+
+        :param name: the database's name.
+        :param rows: the number of its rows.
+        :param variables: the names of its variables.
+        """
         return self._call(self._store.add_database, name, rows, variables)
 
     def regenerate_token(self) -> str:
@@ -127,23 +133,45 @@ class Sandbox:
         return self._call(self._store.regenerate_token)
 
     def set_permission(self, target_hash: str, can_edit: bool) -> None:
-        """Set whether the user may edit a folder or database."""
+        """
+        Set whether the user may edit a folder or database.
+
+        :param target_hash: the hash of the folder or database.
+        :param can_edit: whether the user may edit it.
+        :raises RejectedError: there is no such folder or database.
+        """
         self._call(self._store.set_permission, target_hash, can_edit)
 
     def set_roles(self, *roles: str) -> None:
-        """Give the user these roles (``database-creator``, ``data-collector``) and no others."""
+        """
+        Give the user these roles and no others.
+
+        :param roles: ``database-creator``, ``data-collector``, both or none.
+        :raises ValueError: a role is unknown.
+        """
         self._call(self._store.set_roles, roles)
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a job, as a user does in the Drive."""
+        """
+        Cancel a job, as a user does in the Drive.
+
+        :param job_id: the job's id.
+        :raises RejectedError: there is no such job, or it is finished.
+        """
         self._run(self._server.queue.cancel(job_id))
 
-    def set_word(self, job_id: str, word: str | None) -> None:
-        """Report this word as the job's status, whatever its state; ``None`` reports the state again."""
-        self._call(lambda: self._store.set_word(self._store.find_job(job_id), word))
+    def set_status(self, job_id: str, status: str | None) -> None:
+        """
+        Report a status for a job, whatever its state.
+
+        :param job_id: the job's id.
+        :param status: the status in responses; None reports the job's state again.
+        :raises RejectedError: there is no such job.
+        """
+        self._call(lambda: self._store.set_status(self._store.find_job(job_id), status))
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function in the server's thread, the only one that may access the store."""
+        """Call a function in the sandbox's thread, the only one that may access the store."""
 
         async def call() -> T:
             return function(*arguments)

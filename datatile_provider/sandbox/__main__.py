@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     default = {field.name: field.default for field in dataclasses.fields(Options)}
     command = argparse.ArgumentParser(
         prog="python -m datatile_provider.sandbox",
-        description="A DATATILE server on this machine, for demos and tests.",
+        description="The sandbox: a fake DATATILE server on this machine, for demos and tests.",
         argument_default=argparse.SUPPRESS,
     )
     add = command.add_argument
@@ -95,7 +95,7 @@ def state_words(text: str) -> dict[str, str]:
 
 
 def stop(signum: int, frame: FrameType | None) -> NoReturn:
-    """Exit, which closes the server."""
+    """Exit, which closes the sandbox."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(0)

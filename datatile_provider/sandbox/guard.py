@@ -13,7 +13,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?")
 
 
-def rejection_reason(method: str, path: str, headers: Mapping[str, str]) -> str | None:
+def rejection(method: str, path: str, headers: Mapping[str, str]) -> str | None:
     """
     Return why a request is rejected, or None.
 

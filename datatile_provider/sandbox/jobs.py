@@ -184,8 +184,8 @@ def response(options: Options, job: Job) -> dict[str, Any]:
 def receipt(options: Options, job: Job) -> dict[str, Any]:
     """Return the API's response to an upload: the job's id and status."""
     body: dict[str, Any] = {}
-    word = job.word if job.word is not None else options.state_words.get(job.state, job.state.lower())
-    for field, value in ((options.job_id_field, job.job_id), (options.status_field, word)):
+    status = options.state_words.get(job.state, job.state.lower()) if job.fixed_status is None else job.fixed_status
+    for field, value in ((options.job_id_field, job.job_id), (options.status_field, status)):
         *outer, name = field.split(".")
         inner = body
         for step in outer:

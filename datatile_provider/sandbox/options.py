@@ -66,34 +66,37 @@ class Options:
     callback_field: str = "callback"
 
     def __post_init__(self) -> None:
-        for valid, message in self._checks():
-            if not valid:
-                raise ValueError(message)
+        self._check_server()
+        self._check_responses()
         check_roles(self.roles)
 
-    def _checks(self) -> Iterator[tuple[bool, str]]:
-        """Yield each condition that must hold, and the error if it does not."""
-        yield is_loopback(self.host), f"host: {self.host!r} is not a loopback address"
+    def _check_server(self) -> None:
+        if not is_loopback(self.host):
+            raise ValueError(f"host: {self.host!r} is not a loopback address")
         for name in ("token", "folder"):
             value = getattr(self, name)
             valid = value is None or re.fullmatch(r"[A-Za-z0-9_-]+", value) is not None
             yield valid, f"{name}: must consist of letters, digits, - and _, not {value!r}"
         for name in ("port", "processing_seconds", "max_upload_bytes", "uploads_per_minute"):
-            value = getattr(self, name)
-            yield 0 <= value < float("inf"), f"{name}: must be zero or more, not {value}"
-        yield self.port <= 65_535, f"port: must be 0 to 65535, not {self.port}"
-        yield (self.tls_cert is None) == (self.tls_key is None), "tls_cert and tls_key: must be given together"
-        valid = self.job_path.count("{job_id}") == 1 and not re.search(r"[{}]", self.job_path.replace("{job_id}", ""))
-        yield valid, f"job_path: must contain {{job_id}} once and no other braces, not {self.job_path!r}"
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: must be zero or more, not {getattr(self, name)}")
+        if self.port > 65_535:
+            raise ValueError(f"port: must be 0 to 65535, not {self.port}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key: must be given together")
+
+    def _check_responses(self) -> None:
+        if self.job_path.count("{job_id}") != 1 or re.search(r"[{}]", self.job_path.replace("{job_id}", "")):
+            raise ValueError(f"job_path: must contain {{job_id}} once and no other braces, not {self.job_path!r}")
         for name in ("job_id_field", "status_field", "callback_field"):
-            value = getattr(self, name)
-            yield all(value.split(".")), f"{name}: must be a field name, not {value!r}"
-        fields = f"{self.job_id_field}.", f"{self.status_field}."
-        valid = not any(a.startswith(b) for a, b in (fields, fields[::-1]))
-        yield valid, "job_id_field and status_field: one cannot be inside the other"
-        words = self.state_words
-        valid = set(words) <= set(STATES) and all(isinstance(word, str) for word in words.values())
-        yield valid, f"state_words: must map {', '.join(STATES)} to text, not {dict(words)}"
+            if not all(getattr(self, name).split(".")):
+                raise ValueError(f"{name}: must be a field name, not {getattr(self, name)!r}")
+        outer, inner = sorted((f"{self.job_id_field}.", f"{self.status_field}."))
+        if inner.startswith(outer):
+            raise ValueError("job_id_field and status_field: one cannot be inside the other")
+        unknown = set(self.state_words) - set(STATES)
+        if unknown or not all(isinstance(word, str) for word in self.state_words.values()):
+            raise ValueError(f"state_words: must map {', '.join(STATES)} to text, not {dict(self.state_words)}")
 
 
 def check_roles(roles: object) -> tuple[str, ...]:

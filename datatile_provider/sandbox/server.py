@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
 
 from datatile_provider.sandbox import pages
-from datatile_provider.sandbox.guard import rejection_reason
+from datatile_provider.sandbox.guard import rejection
 from datatile_provider.sandbox.jobs import Queue, receipt, response
 from datatile_provider.sandbox.options import Options, is_loopback
-from datatile_provider.sandbox.store import Job, RejectedError, Store
+from datatile_provider.sandbox.store import Job, RejectedError, Store, mails
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Server:
                 web.post("/sandbox/permissions", self._set_permission),
                 web.post("/sandbox/roles", self._set_roles),
                 web.post("/sandbox/jobs/{job_id}/cancel", self._cancel),
-                web.post("/sandbox/jobs/{job_id}/state", self._set_word),
+                web.post("/sandbox/jobs/{job_id}/status", self._set_status),
             ]
         )
         # After an early rejection, the server keeps reading for a short time, so that the client can read the response.
@@ -113,19 +113,8 @@ class Server:
         """Write the file to ``path``, and return its name and the callback URL."""
         if request.content_type != "multipart/form-data":
             raise RejectedError(400, "The request is not multipart/form-data")
-        filename = callback = None
         try:
-            parts = await request.multipart()
-            while (part := await parts.next()) is not None:
-                if not isinstance(part, BodyPartReader):
-                    raise RejectedError(400, "Nested multipart parts are not supported")
-                if part.name == "dataset" and filename is not None:
-                    raise RejectedError(400, "There are several parts named dataset")
-                if part.name == "dataset":
-                    filename = _filename(part)
-                    await self._write(part, path)
-                elif part.name == self._options.callback_field:
-                    callback = _callback((await part.read()).decode())
+            filename, callback = await self._read_parts(await request.multipart(), path)
             # An upload is accepted only after the last byte of the request.
             while not request.content.at_eof():
                 await request.content.readany()
@@ -137,6 +126,20 @@ class Server:
             raise RejectedError(400, "The connection was lost during the upload") from None
         if filename is None:
             raise RejectedError(400, "The part named dataset, which holds the file, is missing")
+        return filename, callback
+
+    async def _read_parts(self, parts: MultipartReader, path: Path) -> tuple[str | None, str | None]:
+        filename = callback = None
+        while (part := await parts.next()) is not None:
+            if not isinstance(part, BodyPartReader):
+                raise RejectedError(400, "Nested multipart parts are not supported")
+            if part.name == "dataset":
+                if filename is not None:
+                    raise RejectedError(400, "There are several parts named dataset")
+                filename = _filename(part)
+                await self._write(part, path)
+            elif part.name == self._options.callback_field:
+                callback = _callback((await part.read()).decode())
         return filename, callback
 
     async def _write(self, part: BodyPartReader, path: Path) -> None:
@@ -153,13 +156,14 @@ class Server:
         return web.json_response(response(self._options, self._store.find_job(request.match_info["job_id"])))
 
     async def _drive_page(self, request: web.Request) -> web.Response:
-        return _html(pages.drive(self._store))
+        return _page("drive.html", store=self._store)
 
     async def _log_page(self, request: web.Request) -> web.Response:
-        return _html(pages.processing_log(self._store))
+        return _page("processing_log.html", store=self._store)
 
     async def _job_page(self, request: web.Request) -> web.Response:
-        return _html(pages.job(self._store, self._store.find_job(request.match_info["job_id"])))
+        job = self._store.find_job(request.match_info["job_id"])
+        return _page("job.html", store=self._store, job=job, mails=mails(job))
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(self._store.snapshot())
@@ -193,12 +197,12 @@ class Server:
         job = await self.queue.cancel(request.match_info["job_id"])
         return web.json_response(response(self._options, job))
 
-    async def _set_word(self, request: web.Request) -> web.Response:
-        word = (await _body(request)).get("status")
+    async def _set_status(self, request: web.Request) -> web.Response:
+        status = (await _body(request)).get("status")
         job = self._store.find_job(request.match_info["job_id"])
-        if word is not None and not isinstance(word, str):
-            raise RejectedError(400, "word must be text, or null to report the state again")
-        self._store.set_word(job, word)
+        if status is not None and not isinstance(status, str):
+            raise RejectedError(400, "status must be text, or null to report the state again")
+        self._store.set_status(job, status)
         return web.json_response(response(self._options, job))
 
 
@@ -211,10 +215,10 @@ async def _handle_rejections(
     except web.HTTPNotFound:
         if not _wants_page(request):
             raise
-        return _html(pages.error("Page not found", f"The sandbox has no page at {request.path}."), 404)
+        return _page("error.html", 404, title="Page not found", text=f"The sandbox has no page at {request.path}.")
     except RejectedError as error:
         if _wants_page(request):
-            return _html(pages.error("Request rejected", f"{error}."), error.status)
+            return _page("error.html", error.status, title="Request rejected", text=f"{error}.")
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         response = web.json_response({"error": str(error)}, status=error.status, headers=headers)
         if not request.content.at_eof():
@@ -226,7 +230,7 @@ async def _handle_rejections(
 async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    if reason := rejection_reason(request.method, request.path, request.headers):
+    if reason := rejection(request.method, request.path, request.headers):
         raise RejectedError(403, reason)
     return await handler(request)
 
@@ -236,8 +240,8 @@ def _wants_page(request: web.Request) -> bool:
     return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
 
 
-def _html(page: str, status: int = 200) -> web.Response:
-    return web.Response(text=page, content_type="text/html", status=status)
+def _page(template: str, status: int = 200, **context: Any) -> web.Response:
+    return web.Response(text=pages.render(template, **context), content_type="text/html", status=status)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class RejectedError(Exception):
 
 @dataclasses.dataclass
 class Folder:
+    """A folder of the Drive."""
+
     hash: str
     name: str
     can_edit: bool = True
@@ -53,6 +55,8 @@ class Folder:
 
 @dataclasses.dataclass
 class Database:
+    """A database; ``updated_at`` is ISO 8601 in UTC, as all times of the state."""
+
     hash: str
     name: str
     folder: str
@@ -64,6 +68,8 @@ class Database:
 
 @dataclasses.dataclass
 class Transition:
+    """The start of a job's state, with a message for the user."""
+
     state: str
     time: str
     message: str
@@ -71,6 +77,12 @@ class Transition:
 
 @dataclasses.dataclass
 class Job:
+    """
+    A job. ``hash`` is its upload's target, and ``size`` is in bytes.
+
+    ``fixed_status`` is reported instead of its state.
+    """
+
     job_id: str
     action: str
     hash: str
@@ -80,7 +92,7 @@ class Job:
     database: str | None = None
     rows: int | None = None
     total_rows: int | None = None
-    word: str | None = None
+    fixed_status: str | None = None
     transitions: list[Transition] = dataclasses.field(default_factory=list)
 
     @property
@@ -94,6 +106,8 @@ class Job:
 
 @dataclasses.dataclass
 class Callback:
+    """A callback that was sent; ``status`` is the response's HTTP status, or None with an ``error``."""
+
     job_id: str
     url: str
     state: str
@@ -137,23 +151,23 @@ class Store:
         self.save()
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the state as plain data."""
-        return {
-            "token": self.token,
-            "root": self.root,
-            "folder": self.folder,
+        """Return the state as plain data, with what follows from it."""
+        jobs = self.jobs.values()
+        return self._saved() | {
             "roles": list(self.roles),
-            "folders": [dataclasses.asdict(folder) for folder in self.folders.values()],
-            "databases": [dataclasses.asdict(database) for database in self.databases.values()],
-            "jobs": [dataclasses.asdict(job) | {"state": job.state} for job in self.jobs.values()],
-            "mails": [mail for job in self.jobs.values() for mail in mails(job)],
-            "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
-            "uploads": [upload(job) for job in self.jobs.values()],
+            "jobs": [dataclasses.asdict(job) | {"state": job.state} for job in jobs],
+            "mails": [mail for job in jobs for mail in mails(job)],
+            "uploads": [upload(job) for job in jobs],
         }
 
     def save(self) -> None:
         """Write the file atomically."""
-        kept = {
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(self._saved()), "utf-8")
+        os.replace(new, self._file)
+
+    def _saved(self) -> dict[str, Any]:
+        return {
             "token": self.token,
             "root": self.root,
             "folder": self.folder,
@@ -162,9 +176,6 @@ class Store:
             "jobs": [dataclasses.asdict(job) for job in self.jobs.values()],
             "callbacks": [dataclasses.asdict(callback) for callback in self.callbacks],
         }
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(kept), "utf-8")
-        os.replace(new, self._file)
 
     def check_token(self, token: str | None) -> None:
         """
@@ -299,9 +310,9 @@ class Store:
         """Give the user these roles and no others."""
         self.roles = check_roles(roles)
 
-    def set_word(self, job: Job, word: str | None) -> None:
-        """Report this word as the job's status, whatever its state; ``None`` reports the state again."""
-        job.word = word
+    def set_status(self, job: Job, status: str | None) -> None:
+        """Report this status for the job, whatever its state; ``None`` reports the state again."""
+        job.fixed_status = status
         self.save()
 
     def add_callback(self, job_id: str, url: str, state: str, status: int | None, error: str | None) -> None:

@@ -7,7 +7,7 @@ import socket
 import pytest
 import requests
 
-from datatile_provider.sandbox.guard import rejection_reason
+from datatile_provider.sandbox.guard import rejection
 
 PORT = 8400
 #: Each with whether the sandbox allows it.
@@ -66,7 +66,7 @@ CHANGES = (
     "/sandbox/permissions",
     "/sandbox/roles",
     "/sandbox/jobs/1/cancel",
-    "/sandbox/jobs/1/state",
+    "/sandbox/jobs/1/status",
 )
 #: What an HTML form can send, and a script without a CORS preflight.
 FORMS = {
@@ -82,20 +82,20 @@ def with_port(text: str, port: int = PORT) -> str:
 
 @pytest.mark.parametrize(("host", "is_allowed"), HOSTS.items())
 def test_only_loopback_hosts_are_allowed(host, is_allowed):
-    found = rejection_reason("GET", "/", {"Host": with_port(host)})
+    found = rejection("GET", "/", {"Host": with_port(host)})
     assert (found is None) == is_allowed
     assert is_allowed or "Host header" in found
 
 
 def test_a_request_without_a_host_is_rejected():
-    assert "Host header" in rejection_reason("GET", "/", {})
+    assert "Host header" in rejection("GET", "/", {})
 
 
 @pytest.mark.parametrize(("pair", "is_allowed"), ORIGINS.items())
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 def test_only_pages_of_the_same_origin_are_allowed(method, pair, is_allowed):
     origin, host = map(with_port, pair)
-    found = rejection_reason(method, "/", {"Host": host, "Origin": origin})
+    found = rejection(method, "/", {"Host": host, "Origin": origin})
     assert (found is None) == is_allowed
 
 
@@ -104,12 +104,10 @@ def test_a_change_needs_a_header_that_no_form_can_send(path):
     headers = {"Host": "localhost"}
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         for missing in ({}, {"X-Requested-With": ""}):
-            assert "X-Requested-With" in rejection_reason(method, path, headers | missing)
-        assert rejection_reason(method, path, headers | {"X-Requested-With": "curl"}) is None
-    assert "Origin" in rejection_reason(
-        "POST", path, headers | {"X-Requested-With": "x", "Origin": "http://evil.example"}
-    )
-    assert "Host" in rejection_reason("POST", path, {"Host": "evil.example", "X-Requested-With": "x"})
+            assert "X-Requested-With" in rejection(method, path, headers | missing)
+        assert rejection(method, path, headers | {"X-Requested-With": "curl"}) is None
+    assert "Origin" in rejection("POST", path, headers | {"X-Requested-With": "x", "Origin": "http://evil.example"})
+    assert "Host" in rejection("POST", path, {"Host": "evil.example", "X-Requested-With": "x"})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_a_change_needs_a_header_that_no_form_can_send(path):
     [("GET", "/"), ("GET", "/sandbox/state"), ("HEAD", "/sandbox/state"), ("POST", "/api/v2/upload/create/surveys")],
 )
 def test_reading_and_uploading_need_no_extra_header(method, path):
-    assert rejection_reason(method, path, {"Host": "localhost"}) is None
+    assert rejection(method, path, {"Host": "localhost"}) is None
 
 
 class TestRunningSandbox:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import requests
+from markupsafe import escape
 
 from datatile_provider.sandbox import Sandbox
 
@@ -120,11 +121,11 @@ def test_cancel(start):
 
 def test_a_status_set_by_a_test(user):
     job_id = user.run("create", user.sandbox.folder, ("a.csv", CSV))["job_id"]
-    url = f"{user.sandbox.url}/sandbox/jobs/{job_id}/state"
+    url = f"{user.sandbox.url}/sandbox/jobs/{job_id}/status"
     changed = requests.post(url, json={"status": "pondering"}, headers=BY_A_TEST, timeout=5)
     assert changed.json()["status"] == "pondering"
     assert user.job(job_id)["status"] == "pondering"
-    user.sandbox.set_word(job_id, None)
+    user.sandbox.set_status(job_id, None)
     assert user.job(job_id)["status"] == "succeeded"
 
 
@@ -168,7 +169,7 @@ def test_pages(user):
     assert job["database"] in pages["/"].text
     log = pages["/processing-log"].text
     assert log.index(f'id="job-{failed["job_id"]}"') < log.index(f'id="job-{job["job_id"]}"')
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;co&quot;.csv" in log
+    assert str(escape(name)) in log
     assert "line 2 has 1 values" in pages[f"/processing-log/{failed['job_id']}"].text
 
 

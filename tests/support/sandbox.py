@@ -109,13 +109,13 @@ class SandboxProcess:
             )
         return str(response["job_id"])
 
-    def hold(self, job_id: str, word: str = "running") -> None:
+    def hold(self, job_id: str, status: str = "running") -> None:
         """Report this status for a job, until it is released."""
-        self._post(f"sandbox/jobs/{job_id}/state", json={"status": word})
+        self._post(f"sandbox/jobs/{job_id}/status", json={"status": status})
 
     def release(self, job_id: str) -> None:
         """Report the job's real status again."""
-        self._post(f"sandbox/jobs/{job_id}/state", json={"status": None})
+        self._post(f"sandbox/jobs/{job_id}/status", json={"status": None})
 
     def _post(self, path: str, **request: Any) -> dict[str, Any]:
         response = self._http.post(f"{self.url}/{path}", timeout=30, **request)
