@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 #: The name of each role in DATATILE, by its name on the command line.
@@ -75,8 +75,8 @@ class Options:
             raise ValueError(f"host: {self.host!r} is not a loopback address")
         for name in ("token", "folder"):
             value = getattr(self, name)
-            valid = value is None or re.fullmatch(r"[A-Za-z0-9_-]+", value) is not None
-            yield valid, f"{name}: must consist of letters, digits, - and _, not {value!r}"
+            if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+                raise ValueError(f"{name}: must consist of letters, digits, - and _, not {value!r}")
         for name in ("port", "processing_seconds", "max_upload_bytes", "uploads_per_minute"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: must be zero or more, not {getattr(self, name)}")

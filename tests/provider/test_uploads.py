@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from datatile_provider.operators import datatile as operators
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from tests.provider.scripted_server import ACCEPTED, TOKEN
 from tests.provider.tasks import OPERATOR_MODES, OPERATOR_WAITS
@@ -99,7 +98,7 @@ def test_a_server_that_is_busy_for_a_while(run, script, survey, busy):
 
 
 def test_a_deferred_retry_takes_no_worker_slot(run, script, survey, monkeypatch, caplog):
-    monkeypatch.setattr(operators, "MAX_BACKOFF_IN_WORKER", 0.1)
+    monkeypatch.setattr("datatile_provider.operators.attempt.MAX_BACKOFF_IN_WORKER", 0.1)
     server = script(uploads=((409, {"error": "in progress"}), (429, b""), ACCEPTED))
     upload = {"action": "create", "target_hash": "f00d", "dataset": str(survey), "poll_interval": 0.05}
     outcome = run(DatatileUploadOperator, **upload, **OPERATOR_WAITS["wait_deferred"])

@@ -226,7 +226,7 @@ class Uploads(RuleBasedStateMachine):
             "triggers.datatile",
         ):
             self.patch.setattr(f"datatile_provider.{module}.time", clock)
-        self.patch.setattr("datatile_provider.operators.upload_state.time", clock)
+        self.patch.setattr("datatile_provider.state_store.time", clock)
         self._connect()
 
     def _connect(self) -> None:
