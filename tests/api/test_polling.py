@@ -195,14 +195,17 @@ def test_the_grace_period_restarts_after_another_result(between):
     clock = Clock()
     rejection = errors.NotFoundError("no", status=404)
     for _ in range(5):
-        clock.update(rejection, rejection, after=GRACE * 0.4)
-        clock.update(between)
+        assert clock.update(rejection, rejection, after=GRACE * 0.4) is None
+        assert clock.update(between) is None
+    clock.update(rejection, after=0)
+    with pytest.raises(errors.NotFoundError):
+        clock.update(rejection, after=GRACE)
 
 
 def test_a_transient_error_long_after_a_rejection_does_not_end_the_wait():
     clock = Clock()
     clock.update(errors.NotFoundError("no", status=404))
-    clock.update(errors.TransientError("Reset"), after=2 * GRACE)
+    assert clock.update(errors.TransientError("Reset"), after=2 * GRACE) is None
 
 
 def test_rejections_of_two_kinds_share_one_grace_period():
@@ -255,11 +258,19 @@ def test_polls_are_frequent_at_first_and_slow_down():
 def test_delays(poll_interval, timeout, results):
     """Each delay is within bounds and at least the server's Retry-After, and the last poll is at the deadline."""
     clock = Clock(poll_interval, timeout)
+    rejected_since = None
     for result in results:
+        rejected = isinstance(result, errors.NotFoundError)
+        rejected_since = (clock.now if rejected_since is None else rejected_since) if rejected else None
         try:
             clock.update(result, after=0.0)
-        except (errors.JobTimeoutError, errors.NotFoundError):
+        except errors.JobTimeoutError:
+            assert clock.now >= 5_000 + timeout
             return
+        except errors.NotFoundError:
+            assert clock.now - rejected_since >= GRACE
+            return
+        assert clock.now < 5_000 + timeout
         delay = clock.wait.delay(clock.now)
         left = 5_000 + timeout - clock.now
         retry_after = 0.0 if isinstance(result, str) else result.retry_after or 0.0

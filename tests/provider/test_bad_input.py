@@ -140,6 +140,7 @@ def test_airflow_3_0_does_not_find_a_connection_whose_extra_is_not_an_object(eve
     server, outcomes = everything_with(extra=extra)
     for outcome in outcomes.values():
         assert outcome.state == "failed"
+        assert outcome.errors
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
     assert server.connections == 0
 
@@ -156,7 +157,7 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
     server, outcomes = everything_with(conn_id="elsewhere")
     for outcome in outcomes.values():
         # Airflow raises the same error while its API server is down, so it is retried.
-        assert (outcome.state, outcome.attempts) == ("failed", 3)
+        assert (outcome.state, outcome.attempts, len(outcome.errors)) == ("failed", 3, 3)
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
         assert all("elsewhere" in one_line(error) for error in outcome.errors)
     assert server.connections == 0

@@ -118,6 +118,9 @@ def test_any_event_is_a_success_or_raises_an_airflow_exception(run, survey, oper
                 assert job_id == event["job"]["id"] == "job-f00d"
 
             context["ti"].xcom_push(key="job_id", value="job-f00d")
+            assert self.execute_complete(context, event={"job": JOB}) == (
+                JOB if operator is DatatileJobSensor else "job-f00d"
+            )
             for malformed in MALFORMED:
                 with pytest.raises(AirflowException):
                     self.execute_complete(context, event=malformed)

@@ -226,5 +226,7 @@ async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:
     async def first() -> Any:
         async for event in trigger.run():
             return json.loads(json.dumps(event.payload))
+        # Airflow then fails the task.
+        raise AssertionError(f"{path} ended without an event")
 
     return await asyncio.wait_for(first(), 30)

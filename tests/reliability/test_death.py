@@ -82,18 +82,22 @@ def test_a_changed_and_cleared_task_uploads_to_the_new_target(accepted):
 
 
 def test_an_xcom_backend_that_fails_after_acceptance(accepted, monkeypatch):
+    pushed = []
+
     def fail(self, key, value):
+        pushed.append(value)
         raise OSError("no space left")
 
     sandbox, task, _, _ = accepted
     monkeypatch.setattr(Instance, "xcom_push", fail)
     outcome = task.run()
+    (upload,) = sandbox.uploads()
+    assert upload["job_id"] in pushed
     if HAS_STATE_STORE:
-        assert (outcome.state, outcome.errors) == ("success", [])
+        assert (outcome.state, outcome.errors, outcome.result) == ("success", [], upload["job_id"])
     else:
         # Pushing the task's return value fails too, and Airflow would retry the task.
         assert_accepted_once(sandbox, outcome)
-    assert len(sandbox.uploads()) == 1
 
 
 def test_a_connection_that_is_deleted_after_acceptance(accepted, monkeypatch):
@@ -130,13 +134,16 @@ class TaskWithoutStore(Task):
 
 
 class FailingEvents(dict):
+    reads = 0
+
     def __getitem__(self, outlet):
+        self.reads += 1
         raise RuntimeError("the event could not be described")
 
 
-def run_without_store(arguments: dict) -> Outcome:
+def run_without_store(arguments: dict, events: dict | None = None) -> Outcome:
     task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=2)
-    task.events = FailingEvents()
+    task.events = FailingEvents() if events is None else events
     return task.run()
 
 
@@ -175,20 +182,21 @@ def test_without_a_store_a_timeout_before_the_response_leaves_the_outcome_unknow
 def test_an_outlet_event_that_cannot_be_described_is_not_a_failure(accepted):
     sandbox, _, arguments, targets = accepted
     arguments |= {"outlets": [Asset(uri=f"datatile://datatile.example.com/databases/{targets[0]}")]}
-    outcome = run_without_store(arguments)
-    assert (outcome.state, outcome.errors) == ("success", [])
-    assert len(sandbox.uploads()) == 1
+    events = FailingEvents()
+    outcome = run_without_store(arguments, events)
+    (upload,) = sandbox.uploads()
+    assert (outcome.state, outcome.errors, outcome.result) == ("success", [], upload["job_id"])
+    assert events.reads == 1
 
 
 def test_without_a_store_a_deferred_wait_that_fails_is_not_retried(accepted, monkeypatch):
     sandbox, _, arguments, _ = accepted
-    arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 5}
+    arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 0.3}
 
     def time_out(self, state, error):
         raise AirflowTaskTimeout("in between")
 
     monkeypatch.setattr(DatatileUploadOperator, "_ended", time_out)
-    arguments["timeout"] = 0.3
     assert_accepted_once(sandbox, run_without_store(arguments))
 
 
@@ -266,7 +274,8 @@ def test_without_a_store_an_attempt_beyond_max_tries_fails_with_an_error(accepte
         assert sandbox.uploads() == []
         task.clear()
         outcome = task.run()
-    assert outcome.state == "success"
+    (upload,) = sandbox.uploads()
+    assert (outcome.state, outcome.result) == ("success", upload["job_id"])
 
 
 @pytest.mark.needs_airflow("<3")

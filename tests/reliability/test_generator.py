@@ -639,6 +639,7 @@ class Execution:
         trigger = getattr(import_module(module), name)(**arguments)
         async for event in trigger.run():
             return json.loads(json.dumps(event.payload))
+        raise AssertionError(f"{path} ended without an event")
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         if error:
