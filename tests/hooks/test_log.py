@@ -13,9 +13,10 @@ import pytest
 
 from datatile_provider.api import errors, polling
 from datatile_provider.hooks.datatile import DatatileHook, Progress
-from tests.support.clients import TOKEN, finished, scripted
-from tests.support.rawserver import RawServer
+from tests.support.clients import finished
+from tests.support.rawserver import TOKEN, RawServer
 from tests.support.reading import one_line
+from tests.support.scripted import scripted
 
 
 class TestLog:
@@ -37,7 +38,7 @@ class TestLog:
     def test_log_of_a_wait(self, connect, lines):
         """Each status once, however often it is polled."""
         words = ("queued", "queued", "running", "running", "running", "succeeded")
-        responses = [(200, json.dumps({"job_id": "7", "status": word}).encode(), "") for word in words]
+        responses = [(200, json.dumps({"job_id": "7", "status": word}).encode()) for word in words]
         requests: list[str] = []
         with RawServer(scripted(*responses, requests=requests)) as server:
             connect(server.url).wait_for_job("7", poll_interval=0.01, timeout=10)
@@ -51,7 +52,7 @@ class TestLog:
         echo = json.dumps({"message": f"you sent {TOKEN}", "status": "failed", "job_id": "7"}).encode()
         responses = [(status, echo, f"Location: http://x/{TOKEN}") for status in (503, 429, 302)]
         raised = []
-        with RawServer(scripted(*responses, (401, echo, ""), requests=[])) as server:
+        with RawServer(scripted(*responses, (401, echo))) as server:
             hook = connect(server.url)
             for call in (
                 lambda: hook.upload("append", "abc", wave),
@@ -61,7 +62,7 @@ class TestLog:
                 with pytest.raises(errors.DatatileError) as caught:
                     call()
                 raised.append(caught.value)
-        with RawServer(scripted((200, echo, ""), requests=[])) as server:
+        with RawServer(scripted((200, echo))) as server:
             hook = connect(server.url)
             with pytest.raises(errors.OutcomeUnknownError) as unknown:
                 hook.upload("append", "abc", wave)

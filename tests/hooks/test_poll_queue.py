@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from datatile_provider.triggers.datatile import DatatileRetryTrigger
+from tests.support.clock import SetClock
 
 
 async def wait_time(trigger: DatatileRetryTrigger) -> float:
@@ -21,8 +21,7 @@ async def wait_time(trigger: DatatileRetryTrigger) -> float:
 @pytest.mark.parametrize(("set_by", "shortest"), [(-3600, 0.25), (0, 0.25), (3600, 0)])
 async def test_it_does_not_sleep_longer_when_the_clock_is_set_back(monkeypatch, set_by, shortest):
     _, kwargs = DatatileRetryTrigger(until=time.time() + 0.3).serialize()
-    clock = SimpleNamespace(time=lambda: time.time() + set_by)
-    monkeypatch.setattr("datatile_provider.triggers.datatile.time", clock)
+    monkeypatch.setattr("datatile_provider.triggers.datatile.time", SetClock(set_by))
     assert shortest <= await asyncio.wait_for(wait_time(DatatileRetryTrigger(**kwargs)), 2) < 1
 
 

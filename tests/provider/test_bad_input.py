@@ -15,8 +15,8 @@ from airflow.providers.common.compat.sdk import (
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.scripted_server import TOKEN
-from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.provider.modes import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.support.rawserver import TOKEN
 from tests.support.reading import one_line
 
 
@@ -46,7 +46,7 @@ def everything_with(run_dag, script, connect, survey):
             upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
             add_tasks(DatatileUploadOperator, OPERATOR_MODES, datatile_conn_id=conn_id, **upload)
             add_tasks(DatatileJobSensor, SENSOR_MODES, datatile_conn_id=conn_id, job_id="job-7", poke_interval=0.05)
-        outcomes = {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+        outcomes = run_dag(dag).unmapped
         assert len(outcomes) == 6
         return server, outcomes
 

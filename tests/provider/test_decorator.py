@@ -9,8 +9,8 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, ObjectStoragePath, task
 
 from datatile_provider.operators import datatile as operators
-from tests.provider.scripted_server import ACCEPTED
-from tests.provider.tasks import OPERATOR_MODES
+from tests.provider.modes import OPERATOR_MODES
+from tests.support.scripted import ACCEPTED
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def run_function(run_dag):
     def run_function(function, *args, **options):
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
             task.datatile_upload(function, **{"retries": 2, "retry_delay": 0, **options})(*args)
-        ((outcome,),) = run_dag(dag).values()
+        (outcome,) = run_dag(dag).unmapped.values()
         return outcome
 
     return run_function

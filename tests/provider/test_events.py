@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from datatile_provider.triggers.datatile import DatatileJobTrigger
-from tests.provider.scripted_server import TOKEN
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES
+from tests.support.rawserver import TOKEN
 
 RUNNING = (200, {"status": "running"})
 JOB = {"id": "job-f00d", "state": "SUCCEEDED", "status": "done", "message": "", "details": {}}

@@ -15,9 +15,9 @@ from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.reliability.task import Instance, Outcome, Task
 from tests.support.faults import FaultProxy
 from tests.support.reading import one_line
+from tests.support.task import Instance, Outcome, Task
 from tests.support.versions import HAS_STATE_STORE
 
 
@@ -34,7 +34,7 @@ def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):
         push(self, key, value)
 
     with Sandbox() as sandbox, FaultProxy(sandbox.url) as proxy:
-        connect(sandbox, proxy)
+        connect(sandbox, host=proxy.url)
         arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(wave)}
         task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=1)
         with monkeypatch.context() as patch:
@@ -50,7 +50,7 @@ def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):
 def accepted(wave, connect):
     """An append, and its sandbox, in which jobs take long. Yields sandbox, task, arguments and targets."""
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
-        connect(sandbox, proxy)
+        connect(sandbox, host=proxy.url)
         targets = [sandbox.add_database("Study"), sandbox.add_database("Other")]
         arguments = {"action": "append", "target_hash": targets[0], "dataset": str(wave), "poll_interval": 0.05}
         yield sandbox, Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), 1), arguments, targets

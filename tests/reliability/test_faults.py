@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from tests.reliability.task import Run
+from tests.reliability.run import Run
 from tests.support.faults import Fault
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"

@@ -61,7 +61,7 @@ from tests.reliability.model_server import (
     ModelServer,
     Script,
 )
-from tests.reliability.task import FailingStore, Instance
+from tests.support.task import FailingStore, Instance
 
 #: Shorter waits, by the dotted name of the constant.
 SHORT_WAITS = {

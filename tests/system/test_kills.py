@@ -204,11 +204,11 @@ def test_a_response_with_the_token(lab, echoed):
 
 def test_the_token_is_in_no_file(lab, echoed):
     """Neither of a task whose server repeats it, nor of one that was killed and retried."""
-    task, _, target, _ = killed_while_held(lab, "after", "both")
+    task, _, target, _ = killed_while_held(lab, "before", "both")
 
     assert (task.state, task.try_number) == ("success", 2)
     assert "attempt=2.log" in lab.airflow.files_with(target)
-    lab.assert_token_is_in_no_file(target, echoed[2])
+    lab.assert_token_is_in_no_file(echoed[2])
 
 
 def final_states(lab, file):
