@@ -11,9 +11,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
-import sys
-import types
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import metadata
@@ -36,11 +33,12 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.support.airflow import free_port
-from tests.support.fixtures import plain_environment
+from tests.support.dags import DagOutcome, dag_folder, run_dag
+from tests.support.fixtures import connect, plain_environment
 from tests.support.messages import is_long, matches, messages, sentences
 from tests.support.pages import Block, Shell, blocks, texts
 
-__all__ = ["plain_environment"]
+__all__ = ["connect", "dag_folder", "plain_environment", "run_dag"]
 
 log = logging.getLogger(__name__)
 pytestmark = pytest.mark.needs_airflow(">=3.3")
@@ -56,18 +54,6 @@ LINE_LENGTH = 120
 WAVES = ROOT / "example_dags" / "data"
 #: The number of blocks that are not run, by page.
 NOT_RUN = {"README.md": 1, "quickstart.md": 1, "reliability.md": 1, "troubleshooting.md": 1}
-# `dag.test()` needs the DAG in a file in the DAG folder; this file returns the DAG of the running test.
-DAG_FILE = "from airflow.sdk import DAG\nimport docs_dag_under_test\ndag = docs_dag_under_test.dag\n"
-
-
-@pytest.fixture(scope="module")
-def dag_folder() -> Path:
-    """The DAG folder of an Airflow with a migrated metadata database."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=120)
-    folder = Path(os.environ["AIRFLOW_HOME"]) / "dags"
-    folder.mkdir(exist_ok=True)
-    (folder / "docs_under_test.py").write_text(DAG_FILE)
-    return folder
 
 
 @pytest.fixture
@@ -84,7 +70,7 @@ class Reader:
     :param run_dag: runs a DAG.
     """
 
-    def __init__(self, shell: Shell, real: dict[str, str], run_dag: Callable[[DAG], str]) -> None:
+    def __init__(self, shell: Shell, real: dict[str, str], run_dag: Callable[[DAG], DagOutcome]) -> None:
         self._shell = shell
         self._real = real
         self._run_dag = run_dag
@@ -115,7 +101,7 @@ class Reader:
             patch.setattr(DAG, "__enter__", record)
             exec(compile(text, "page", "exec"), self._names)
         for dag in entered:
-            assert self._run_dag(dag) == "success", dag.dag_id
+            assert self._run_dag(dag).state == "success", dag.dag_id
 
     def _bash(self, text: str) -> None:
         for requirement in re.findall(r"^\s*pip install (.+)$", text, re.MULTILINE):
@@ -152,17 +138,12 @@ class Reader:
 
 
 @pytest.fixture
-def run_dag(dag_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[DAG], str]:
-    def run_dag(dag: DAG) -> str:
-        monkeypatch.setitem(sys.modules, "docs_dag_under_test", types.SimpleNamespace(dag=dag))
-        return str(dag.test().state)
-
-    return run_dag
-
-
-@pytest.fixture
 def reader(
-    server: Sandbox, run_dag: Callable[[DAG], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Sandbox,
+    run_dag: Callable[[DAG], DagOutcome],
+    connect: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Reader]:
     data = tmp_path / "data"
     today = datetime.now(timezone.utc)
@@ -190,7 +171,7 @@ def reader(
     home = tmp_path / "home"
     home.mkdir()
     shell = Shell(home, {**os.environ, "NO_PROXY": "127.0.0.1"})
-    monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps(server.connection))
+    connect(server)
     monkeypatch.setenv("AIRFLOW_VAR_TRACKER_DATABASE", database)
     yield Reader(shell, real, run_dag)
     shell.close()
@@ -373,8 +354,12 @@ def test_the_page_lists_every_metric() -> None:
 
 def test_every_benchmark_is_shown() -> None:
     page = (DOCS / "performance.md").read_text()
-    results = {path.stem for path in (DOCS / "benchmarks").glob("*.json")}
-    assert results <= set(re.findall(r"\{benchmark\} (\w+)", page)) & set(re.findall(r"benchmarks/(\w+)\.svg", page))
+    benchmarks = re.search(r"^BENCHMARKS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert benchmarks
+    names = sorted(benchmarks[1].split())
+    assert sorted(path.stem for path in (DOCS / "benchmarks").glob("*.json")) == names
+    assert sorted(re.findall(r"\{benchmark\} (\w+)", page)) == names
+    assert sorted(re.findall(r"benchmarks/(\w+)\.svg", page)) == names
 
 
 @pytest.mark.parametrize("of", [README, *FOR_MAINTAINERS], ids=lambda page: page.stem)
@@ -417,6 +402,7 @@ def test_no_line_of_a_page_is_too_long() -> None:
 def test_every_picture_is_shown() -> None:
     pages = "\n".join(page.read_text("utf-8") for page in PAGES)
     shown = set(re.findall(r"!\[[^]]+\]\([\w/]*images/(\S+)\)", pages))
+    assert shown
     assert shown == {path.name for path in (DOCS / "images").iterdir()}
 
 

@@ -22,7 +22,6 @@ from datatile_provider.sandbox import Sandbox
 from tests.support.clients import (
     GARBAGE,
     MIB,
-    TOKEN,
     Proxy,
     dataset_of_size,
     drip,
@@ -30,7 +29,7 @@ from tests.support.clients import (
     settings_for,
     upload_of,
 )
-from tests.support.rawserver import Peer, RawServer
+from tests.support.rawserver import TOKEN, Peer, RawServer
 from tests.support.reading import one_line
 
 

@@ -20,8 +20,8 @@ from tests.support.reading import one_line
 SERVER = ServerConfig("https://datatile.example.com")
 
 
-class Clock:
-    """A wait on a simulated clock, and its log."""
+class SimulatedWait:
+    """A wait, its log, and the time that it is given."""
 
     def __init__(self, poll_interval: float = 30.0, timeout: float = 1_000.0, **kwargs: object) -> None:
         self.now = 5_000.0
@@ -62,37 +62,39 @@ _STATES |= {"failed": JobState.FAILED, "cancelled": JobState.CANCELLED}
 
 
 def test_success_at_once():
-    clock = Clock()
-    assert clock.update("done").state is JobState.SUCCEEDED
-    assert clock.texts() == ["Job 7 is SUCCEEDED (1.0 s)"]
+    simulated = SimulatedWait()
+    assert simulated.update("done").state is JobState.SUCCEEDED
+    assert simulated.texts() == ["Job 7 is SUCCEEDED (1.0 s)"]
 
 
 def test_success_with_its_rows():
-    clock = Clock()
-    clock.update(Job("7", JobState.SUCCEEDED, "done", details={"rows": 1944}))
-    assert clock.texts() == ["Job 7 is SUCCEEDED (1.0 s, 1,944 rows)"]
+    simulated = SimulatedWait()
+    simulated.update(Job("7", JobState.SUCCEEDED, "done", details={"rows": 1944}))
+    assert simulated.texts() == ["Job 7 is SUCCEEDED (1.0 s, 1,944 rows)"]
 
 
 @pytest.mark.parametrize(("word", "kind"), [("failed", errors.JobFailedError), ("cancelled", errors.JobCancelledError)])
 def test_unsuccessful_end(word, kind):
-    clock = Clock()
-    clock.update("running")
+    simulated = SimulatedWait()
+    simulated.update("running")
     with pytest.raises(kind) as caught:
-        clock.update(Job("7", _STATES[word], word, "row 3 is broken"))
+        simulated.update(Job("7", _STATES[word], word, "row 3 is broken"))
     assert f"The server reports the status {word!r}." in one_line(caught.value)
     assert 'The server said: "row 3 is broken"' in one_line(caught.value)
     assert SERVER.processing_log_url in one_line(caught.value)
 
 
 def test_success_after_the_deadline_is_still_success():
-    clock = Clock(timeout=10)
-    assert clock.update("done", after=50).state is JobState.SUCCEEDED
+    simulated = SimulatedWait(timeout=10)
+    assert simulated.update("done", after=50).state is JobState.SUCCEEDED
 
 
 def test_each_transition_is_logged_once():
-    clock = Clock()
-    clock.update("queued", "queued", "running", errors.TransientError("x", status=502), "running", "running", "done")
-    assert [line.split(" (")[0] for line in clock.texts() if line.startswith("Job")] == [
+    simulated = SimulatedWait()
+    simulated.update(
+        "queued", "queued", "running", errors.TransientError("x", status=502), "running", "running", "done"
+    )
+    assert [line.split(" (")[0] for line in simulated.texts() if line.startswith("Job")] == [
         "Job 7 is QUEUED",
         "Job 7 is RUNNING",
         "Job 7 is SUCCEEDED",
@@ -100,26 +102,26 @@ def test_each_transition_is_logged_once():
 
 
 def test_transition_logged_before_is_not_logged_again():
-    clock = Clock(status="running")
-    clock.update("running")
-    assert clock.texts() == []
+    simulated = SimulatedWait(status="running")
+    simulated.update("running")
+    assert simulated.texts() == []
 
 
 def test_unknown_status_is_logged_once_with_a_hint():
-    clock = Clock()
-    clock.update('frobni"cating', 'frobni"cating')
-    (warning,) = clock.texts(logging.WARNING)
+    simulated = SimulatedWait()
+    simulated.update('frobni"cating', 'frobni"cating')
+    (warning,) = simulated.texts(logging.WARNING)
     assert r'{"frobni\"cating": "RUNNING"}' in warning
     assert "status_map" in warning
-    clock.update("done")
+    simulated.update("done")
 
 
 def test_errors_are_logged_once_per_kind_with_a_count():
-    clock = Clock()
-    clock.update(
+    simulated = SimulatedWait()
+    simulated.update(
         *[errors.TransientError("Bad gateway", status=502)] * 5, *[errors.TransientError("Reset")] * 3, "running"
     )
-    warnings = clock.texts(logging.WARNING)
+    warnings = simulated.texts(logging.WARNING)
     assert [warning.split("\n")[0] for warning in warnings] == [
         "ERROR (502): polling goes on",
         "5 polls in a row failed with ERROR (502)",
@@ -129,22 +131,22 @@ def test_errors_are_logged_once_per_kind_with_a_count():
 
 
 def test_single_error_is_logged_without_a_count():
-    clock = Clock()
-    clock.update(errors.TransientError("Reset"), "running")
-    (warning,) = clock.texts(logging.WARNING)
+    simulated = SimulatedWait()
+    simulated.update(errors.TransientError("Reset"), "running")
+    (warning,) = simulated.texts(logging.WARNING)
     assert warning.startswith("ERROR: polling goes on\nReset.\n")
 
 
 def test_transient_errors_never_end_a_wait_before_its_deadline():
-    clock = Clock(timeout=86_400)
+    simulated = SimulatedWait(timeout=86_400)
     with pytest.raises(errors.JobTimeoutError):
-        clock.run(errors.TransientError("Reset"))
-    assert clock.now == 5_000 + 86_400
+        simulated.run(errors.TransientError("Reset"))
+    assert simulated.now == 5_000 + 86_400
 
 
 def test_other_errors_end_a_wait_at_once():
     with pytest.raises(errors.OutcomeUnknownError):
-        Clock().update(errors.OutcomeUnknownError("no"))
+        SimulatedWait().update(errors.OutcomeUnknownError("no"))
 
 
 @pytest.mark.parametrize(
@@ -160,71 +162,74 @@ def test_other_errors_end_a_wait_at_once():
 )
 @pytest.mark.parametrize("poll_interval", [1.0, 30.0, 3_600.0])
 def test_permanent_errors_end_a_wait_after_the_grace_period(kind, poll_interval):
-    clock = Clock(poll_interval=poll_interval, timeout=86_400)
-    clock.update("running")
+    simulated = SimulatedWait(poll_interval=poll_interval, timeout=86_400)
+    simulated.update("running")
     with pytest.raises(kind):
-        clock.run(kind("no", retry_after=1_000))
-    assert GRACE <= clock.now - 5_001 <= GRACE * 1.3
+        simulated.run(kind("no", retry_after=1_000))
+    assert GRACE <= simulated.now - 5_001 <= GRACE * 1.3
 
 
 def test_a_long_retry_after_is_capped():
-    clock = Clock(timeout=86_400)
+    simulated = SimulatedWait(timeout=86_400)
     busy = errors.RateLimitedError("no", status=429, retry_after=999_999_999)
-    clock.update(busy, busy, busy)
-    assert clock.wait.delay(clock.now) == MAX_RETRY_AFTER
-    (line,) = [text for text in clock.texts(logging.WARNING) if "Retry-After" in text]
+    simulated.update(busy, busy, busy)
+    assert simulated.wait.delay(simulated.now) == MAX_RETRY_AFTER
+    (line,) = [text for text in simulated.texts(logging.WARNING) if "Retry-After" in text]
     assert "asks to wait 999,999,999 s" in line
     assert "next poll is in 300 s" in line
-    slow = Clock(poll_interval=600, timeout=86_400)
+    slow = SimulatedWait(poll_interval=600, timeout=86_400)
     slow.update(busy)
     assert slow.wait.delay(slow.now) == 5 * 600
 
 
 def test_a_poll_that_was_sent_before_the_deadline_does_not_end_the_wait():
     """The poll may have hung so long that the job has finished meanwhile."""
-    clock = Clock(timeout=100)
+    simulated = SimulatedWait(timeout=100)
     hung = errors.TransientError("The poll got no response")
-    assert clock.wait.update(hung, 5_120, sent=5_099) is None
-    assert clock.wait.delay(5_120) == 0
-    assert clock.wait.update(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120).state is JobState.SUCCEEDED
+    assert simulated.wait.update(hung, 5_120, sent=5_099) is None
+    assert simulated.wait.delay(5_120) == 0
+    assert simulated.wait.update(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120).state is JobState.SUCCEEDED
     with pytest.raises(errors.JobTimeoutError, match="The last poll failed: ERROR: The poll got no response"):
-        Clock(timeout=100).wait.update(hung, 5_130, sent=5_100)
+        SimulatedWait(timeout=100).wait.update(hung, 5_130, sent=5_100)
 
 
 @pytest.mark.parametrize("between", ["running", errors.TransientError("Reset")])
 def test_the_grace_period_restarts_after_another_result(between):
-    clock = Clock()
+    simulated = SimulatedWait()
     rejection = errors.NotFoundError("no", status=404)
     for _ in range(5):
-        clock.update(rejection, rejection, after=GRACE * 0.4)
-        clock.update(between)
+        assert simulated.update(rejection, rejection, after=GRACE * 0.4) is None
+        assert simulated.update(between) is None
+    simulated.update(rejection, after=0)
+    with pytest.raises(errors.NotFoundError):
+        simulated.update(rejection, after=GRACE)
 
 
 def test_a_transient_error_long_after_a_rejection_does_not_end_the_wait():
-    clock = Clock()
-    clock.update(errors.NotFoundError("no", status=404))
-    clock.update(errors.TransientError("Reset"), after=2 * GRACE)
+    simulated = SimulatedWait()
+    simulated.update(errors.NotFoundError("no", status=404))
+    assert simulated.update(errors.TransientError("Reset"), after=2 * GRACE) is None
 
 
 def test_rejections_of_two_kinds_share_one_grace_period():
-    clock = Clock()
-    clock.update(errors.NotFoundError("no", status=404), after=0)
-    clock.update(errors.RoleMissingError("no", status=403), after=GRACE / 2)
+    simulated = SimulatedWait()
+    simulated.update(errors.NotFoundError("no", status=404), after=0)
+    simulated.update(errors.RoleMissingError("no", status=403), after=GRACE / 2)
     with pytest.raises(errors.NotFoundError):
-        clock.update(errors.NotFoundError("no", status=404), after=GRACE / 2)
+        simulated.update(errors.NotFoundError("no", status=404), after=GRACE / 2)
 
 
 def test_rejection_that_began_before_this_wait():
-    clock = Clock(rejected_since=5_000 - GRACE)
+    simulated = SimulatedWait(rejected_since=5_000 - GRACE)
     with pytest.raises(errors.NotFoundError):
-        clock.update(errors.NotFoundError("no"))
+        simulated.update(errors.NotFoundError("no"))
 
 
 def test_timeout_reports_the_last_status_and_error():
-    clock = Clock(timeout=100)
-    clock.update("importing 3 of 7")
+    simulated = SimulatedWait(timeout=100)
+    simulated.update("importing 3 of 7")
     with pytest.raises(errors.JobTimeoutError) as caught:
-        clock.run(errors.UnexpectedResponseError("HTML", status=200))
+        simulated.run(errors.UnexpectedResponseError("HTML", status=200))
     message = one_line(caught.value)
     assert "within 100 s" in message
     assert "'importing 3 of 7'" in message
@@ -232,12 +237,12 @@ def test_timeout_reports_the_last_status_and_error():
     assert re.search(r"The last (9|10|11) polls failed: UNEXPECTED RESPONSE \(200\): HTML", message)
     assert SERVER.processing_log_url in message
     with pytest.raises(errors.JobTimeoutError, match=r"No poll returned its status\.\nThe last poll failed: ERROR: x"):
-        Clock(timeout=1).update(errors.TransientError("x"))
+        SimulatedWait(timeout=1).update(errors.TransientError("x"))
 
 
 def test_polls_are_frequent_at_first_and_slow_down():
-    clock = Clock(poll_interval=30)
-    delays = clock.run("running", 15)
+    simulated = SimulatedWait(poll_interval=30)
+    delays = simulated.run("running", 15)
     assert delays[0] == pytest.approx(FIRST_GAP, rel=0.11)
     assert delays[:7] == sorted(delays[:7])
     assert all(27 <= delay <= 33 for delay in delays[9:])
@@ -255,21 +260,29 @@ def test_polls_are_frequent_at_first_and_slow_down():
 )
 def test_delays(poll_interval, timeout, results):
     """Each delay is within bounds and at least the server's Retry-After, and the last poll is at the deadline."""
-    clock = Clock(poll_interval, timeout)
+    simulated = SimulatedWait(poll_interval, timeout)
+    rejected_since = None
     for result in results:
+        rejected = isinstance(result, errors.NotFoundError)
+        rejected_since = (simulated.now if rejected_since is None else rejected_since) if rejected else None
         try:
-            clock.update(result, after=0.0)
-        except (errors.JobTimeoutError, errors.NotFoundError):
+            simulated.update(result, after=0.0)
+        except errors.JobTimeoutError:
+            assert simulated.now >= 5_000 + timeout
             return
-        delay = clock.wait.delay(clock.now)
-        left = 5_000 + timeout - clock.now
+        except errors.NotFoundError:
+            assert simulated.now - rejected_since >= GRACE
+            return
+        assert simulated.now < 5_000 + timeout
+        delay = simulated.wait.delay(simulated.now)
+        left = 5_000 + timeout - simulated.now
         retry_after = 0.0 if isinstance(result, str) else result.retry_after or 0.0
         # The cap on Retry-After.
         retry_after = min(retry_after, max(MAX_RETRY_AFTER, 5 * poll_interval))
         assert min(retry_after, left) <= delay <= left
         assert delay <= max(retry_after, poll_interval * 1.1)
         assert delay > 0
-        clock.now += delay
+        simulated.now += delay
 
 
 @pytest.mark.parametrize(("value", "expected"), [(5, 5.0), (0.5, 0.5), (timedelta(minutes=2), 120.0)])
@@ -286,4 +299,4 @@ def test_bad_durations(bad):
 @pytest.mark.parametrize(("timeout", "text"), [(0.5, "0.5"), (100.0, "100"), (86_400.0, "86,400")])
 def test_the_timeout_is_reported_as_configured(timeout, text):
     with pytest.raises(errors.JobTimeoutError, match=f"within {text} s"):
-        Clock(timeout=timeout).update("running", after=timeout)
+        SimulatedWait(timeout=timeout).update("running", after=timeout)

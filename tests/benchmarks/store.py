@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks import fresh, report, s3
 from tests.benchmarks.link import link
 from tests.benchmarks.report import Report
-from tests.benchmarks.sink import sink
+from tests.support.sink import sink
 
 if TYPE_CHECKING:
     from datatile_provider.api.dataset import Dataset

@@ -17,7 +17,7 @@ import psutil
 
 from tests.benchmarks import fresh, report
 from tests.benchmarks.report import Report
-from tests.benchmarks.sink import sink
+from tests.support.sink import sink
 from tests.support.tls import Certificates
 
 MIB = 1 << 20

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.sandbox import Sandbox
-from tests.support.clients import TOKEN
-from tests.support.fixtures import certificates, plain_environment
+from tests.support.fixtures import certificates, connect, plain_environment
+from tests.support.rawserver import TOKEN
 
-__all__ = ["certificates", "plain_environment"]
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DatatileHook]:
-    """Return a function that sets the connection ``study`` and returns a hook for it."""
-
-    def connect(host: str, token: str = TOKEN, **extra: Any) -> DatatileHook:
-        fields = {"conn_type": "datatile", "host": host, "password": token, "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(fields))
-        return DatatileHook("study")
-
-    return connect
+__all__ = ["certificates", "connect", "plain_environment"]
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.hooks.form import OPTIONS
 from datatile_provider.sandbox import Sandbox
-from tests.support.clients import TOKEN, finished, scripted
-from tests.support.rawserver import Peer, RawServer
+from tests.support.clients import finished
+from tests.support.rawserver import TOKEN, Peer, RawServer
+from tests.support.scripted import scripted
 
 
 def token_of(head: str) -> str:
@@ -44,14 +45,14 @@ class TestConnectionTest:
 
     @pytest.mark.parametrize("extra", [{"api_path": "api/v9"}, {"job_path": "nowhere/{job_id}"}])
     def test_wrong_path(self, sandbox, connect, extra):
-        works, message = connect(sandbox.url, **extra).test_connection()
+        works, message = connect(sandbox.url, extra=extra).test_connection()
         assert not works
         assert "The response is not one of DATATILE's API" in message
         assert next(iter(extra)) in message
 
     @pytest.mark.parametrize("status", [200, 404, 405])
     def test_wrong_server(self, connect, status):
-        with RawServer(scripted((status, b"<html><h1>Welcome</h1></html>", ""), requests=[])) as server:
+        with RawServer(scripted((status, b"<html><h1>Welcome</h1></html>"))) as server:
             works, message = connect(server.url).test_connection()
         assert not works
         assert "host" in message or "refused" in message
@@ -81,7 +82,7 @@ class TestConnectionTest:
 
     def test_each_connection_test_makes_up_its_own_token(self, connect):
         heads = []
-        with RawServer(scripted((404, b"{}", ""), requests=heads)) as server:
+        with RawServer(scripted((404, b"{}"), requests=heads)) as server:
             for _ in range(2):
                 connect(server.url).test_connection()
         assert len({token_of(head) for head in heads} - {TOKEN}) == 2
@@ -89,15 +90,15 @@ class TestConnectionTest:
     @pytest.mark.parametrize("status", [400, 401, 403, 302, 500])
     def test_a_server_that_responds_to_a_made_up_token_differently_works(self, connect, status):
         heads = []
-        responses = [(404, b"{}", "")] * 3
-        with RawServer(scripted(*responses, (status, b"{}", ""), requests=heads)) as server:
+        responses = [(404, b"{}")] * 3
+        with RawServer(scripted(*responses, (status, b"{}"), requests=heads)) as server:
             assert connect(server.url).test_connection() == (True, f"{server.url} accepts the token.")
         assert len(heads) == 4
 
     @pytest.mark.parametrize("first", [404, 429])
     def test_a_rate_limited_made_up_token_proves_nothing(self, connect, first):
-        responses = [(first, b"{}", "")] * 3
-        with RawServer(scripted(*responses, (429, b"{}", ""), requests=[])) as server:
+        responses = [(first, b"{}")] * 3
+        with RawServer(scripted(*responses, (429, b"{}"))) as server:
             works, message = connect(server.url).test_connection()
         assert not works
         assert "Requests come too fast" in message
@@ -132,7 +133,7 @@ class TestConnectionTest:
             works, message = connect(sandbox.url).test_connection()
             assert not works
             assert "Set verify" in message
-            assert connect(sandbox.url, verify=str(certificates.authority)).test_connection()[0]
+            assert connect(sandbox.url, extra={"verify": str(certificates.authority)}).test_connection()[0]
 
     def test_bad_connection(self, connect):
         assert connect("http://datatile.example.com").test_connection()[0] is False
@@ -142,7 +143,7 @@ class TestConnectionTest:
 
 
 def test_the_form_offers_every_option_and_no_other(connect):
-    works, message = connect("https://datatile.example.com", no_such_option=1).test_connection()
+    works, message = connect("https://datatile.example.com", extra={"no_such_option": 1}).test_connection()
     assert not works
     known = re.search(r"The options are: (.*)\.", message)[1]
     assert set(known.split(", ")) == set(OPTIONS)
@@ -218,7 +219,8 @@ async def test_another_dialect_by_connection_extra_alone(connect, wave):
         Sandbox(token=TOKEN, processing_seconds=0.1, state_words=words, **dialect) as sandbox,
         RawServer(handle) as listener,
     ):
-        hook = connect(sandbox.url, status_map={word.upper(): state for state, word in words.items()}, **dialect)
+        status_map = {word.upper(): state for state, word in words.items()}
+        hook = connect(sandbox.url, extra={"status_map": status_map, **dialect})
         assert hook.test_connection()[0]
         job = hook.upload("create", sandbox.folder, wave, callback_url=listener.url)
         assert (job.id, job.state, job.status) == (sandbox.jobs()[0]["job_id"], JobState.QUEUED, "Eingereiht")

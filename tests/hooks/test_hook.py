@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +17,11 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.hooks.upload import Uploader
-from tests.support.clients import finished, scripted
+from tests.support.clients import finished
+from tests.support.clock import SetClock
 from tests.support.rawserver import Peer, RawServer
 from tests.support.reading import one_line
+from tests.support.scripted import scripted
 
 
 def test_create_append_reload(sandbox, hook, wave):
@@ -87,10 +86,10 @@ def test_bad_connections(connect, wave):
     with RawServer(Peer.reset) as server:
         with pytest.raises(AirflowNotFoundException):
             DatatileHook("no_such_connection").upload("append", "abc", wave)
-        with pytest.raises(errors.InvalidInputError, match=r"'study' .* 'timeout'"):
-            connect(server.url, timeout="soon").upload("append", "abc", wave)
+        with pytest.raises(errors.InvalidInputError, match=r"'datatile_default' .* 'timeout'"):
+            connect(server.url, extra={"timeout": "soon"}).upload("append", "abc", wave)
         with pytest.raises(errors.InvalidInputError, match="max_upload_bytes"):
-            connect(server.url, max_upload_bytes=5).upload("append", "abc", wave)
+            connect(server.url, extra={"max_upload_bytes": 5}).upload("append", "abc", wave)
         assert server.connections == 0
 
 
@@ -114,7 +113,7 @@ class TestToken:
 
         def read_then_replace(self: DatatileHook):
             settings = read(self)
-            connect(sandbox.url, new_token)
+            connect(sandbox.url, password=new_token)
             return settings
 
         monkeypatch.setattr(DatatileHook, "get_conn", read_then_replace)
@@ -127,12 +126,12 @@ class TestToken:
         read = DatatileHook.get_conn
 
         def read_next(self: DatatileHook):
-            connect(server.url, next(tokens))
+            connect(server.url, password=next(tokens))
             return read(self)
 
         monkeypatch.setattr(DatatileHook, "get_conn", read_next)
         with (
-            RawServer(scripted((401, b"", ""), requests=requests)) as server,
+            RawServer(scripted((401, b""), requests=requests)) as server,
             pytest.raises(errors.TokenRefusedError, match="invalidates the one before"),
         ):
             connect(server.url).upload("append", "abc", wave)
@@ -149,7 +148,7 @@ class TestToken:
         new_token = sandbox.regenerate_token()
         waiting = connect(sandbox.url)
         read = waiting.get_conn()
-        connect(sandbox.url, new_token)
+        connect(sandbox.url, password=new_token)
         assert read.token != new_token
         if asynchronous:
             done = await waiting.wait_for_job_async(job.id, poll_interval=0.05, timeout=10, started=time.time())
@@ -172,6 +171,7 @@ class TestRetry:
         assert isinstance(uploader.error, errors.DestinationBusyError)
         assert 0 < uploader.delay <= 1
         assert uploader.failures == 1
+        uploader.pause()
         while not (second := uploader.attempt()):
             uploader.pause()
         finished(hook, first)
@@ -180,7 +180,7 @@ class TestRetry:
 
     def test_retry_after(self, connect, wave):
         requests: list[str] = []
-        responses = ((429, b"", "Retry-After: 2"), (200, b'{"job_id": "1"}', ""))
+        responses = ((429, b"", "Retry-After: 2"), (200, b'{"job_id": "1"}'))
         with RawServer(scripted(*responses, requests=requests)) as server:
             started = time.monotonic()
             assert connect(server.url).upload("append", "abc", wave).id == "1"
@@ -199,7 +199,7 @@ class TestRetry:
     def test_unknown_outcome_is_not_sent_again(self, connect, wave, action):
         requests: list[str] = []
         with (
-            RawServer(scripted((500, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server,
+            RawServer(scripted((500, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server,
             pytest.raises(errors.OutcomeUnknownError),
         ):
             connect(server.url).upload(action, "abc", wave)
@@ -208,7 +208,7 @@ class TestRetry:
     @pytest.mark.parametrize(("action", "options"), [("reload", {}), ("append", {"resend_unknown": True})])
     def test_unknown_outcome_is_sent_again(self, connect, wave, action, options):
         requests: list[str] = []
-        with RawServer(scripted((500, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server:
+        with RawServer(scripted((500, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server:
             assert connect(server.url).upload(action, "abc", wave, **options).id == "1"
         assert len(requests) == 2
 
@@ -226,7 +226,7 @@ class TestRetry:
 
     def test_file_that_changes_between_attempts(self, connect, wave):
         requests: list[str] = []
-        with RawServer(scripted((409, b"", ""), (200, b'{"job_id": "1"}', ""), requests=requests)) as server:
+        with RawServer(scripted((409, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server:
             uploader = uploader_of(connect(server.url), "abc", wave)
             assert uploader.attempt() is None
             wave.write_text("respondent\n1\n")
@@ -266,11 +266,11 @@ class TestWaiting:
     def test_errors_do_not_end_the_wait(self, connect):
         requests: list[str] = []
         responses = (
-            (502, b"<h1>Bad gateway</h1>", ""),
-            (200, b"", ""),
-            (404, b"{}", ""),
-            (200, b"[]", ""),
-            (200, b'{"status": "done"}', ""),
+            (502, b"<h1>Bad gateway</h1>"),
+            (200, b""),
+            (404, b"{}"),
+            (200, b"[]"),
+            (200, b'{"status": "done"}'),
         )
         with RawServer(scripted(*responses, requests=requests)) as server:
             assert connect(server.url).wait_for_job("7", poll_interval=0.01, timeout=5).state is JobState.SUCCEEDED
@@ -278,7 +278,7 @@ class TestWaiting:
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     async def test_deadline(self, connect, asynchronous):
-        with RawServer(scripted((200, b'{"status": "importing"}', ""), requests=[])) as server:
+        with RawServer(scripted((200, b'{"status": "importing"}'))) as server:
             hook, started, limits = connect(server.url), time.time(), {"poll_interval": 0.1, "timeout": 0.5}
             waiting = (
                 hook.wait_for_job_async("7", started=started, **limits)
@@ -318,32 +318,25 @@ async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypa
     monkeypatch.setattr("datatile_provider.api.async_client.SLOW", 0.1)
     started = time.monotonic()
     hung = []
-    # From Python 3.12 on, a server waits for its handlers when it is closed.
-    finished = asyncio.Event()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                job_id = head.split()[1].rpartition("/")[2]
-                if job_id.startswith("hangs"):
-                    hung.append(job_id)
-                    await finished.wait()
-                word = "done" if time.monotonic() - started > 1 else "running"
-                body = json.dumps({"id": job_id, "status": word})
-                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-        writer.close()
+    def handle(peer: Peer) -> None:
+        while True:
+            job_id = peer.request()[0].split()[1].rpartition("/")[2]
+            if job_id.startswith("hangs"):
+                hung.append(job_id)
+                peer.drain()
+                return
+            word = "done" if time.monotonic() - started > 1 else "running"
+            peer.respond(200, json.dumps({"id": job_id, "status": word}).encode())
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=300)
-    async with server:
+    with RawServer(handle) as server:
         # A hanging poll takes 1 s; with eight at a time, polling all jobs once would take 15 s.
-        hook = connect(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=1)
+        hook = connect(server.url, extra={"timeout": 1})
         jobs = [f"hangs-{number}" for number in range(120)] + [f"quick-{number}" for number in range(5)]
         found = await asyncio.gather(
             *(hook.wait_for_job_async(job_id, poll_interval=0.5, timeout=6, started=time.time()) for job_id in jobs),
             return_exceptions=True,
         )
-        finished.set()
         assert [job.state for job in found[120:]] == [JobState.SUCCEEDED] * 5
         assert {type(error) for error in found[:120]} == {errors.JobTimeoutError}
         assert all("The last" in one_line(error) and "No response" in one_line(error) for error in found[:120])
@@ -358,7 +351,7 @@ async def test_a_bundle_is_loaded_outside_the_event_loop(connect, monkeypatch, t
     threads: list[int] = []
     load = threads.append
     monkeypatch.setattr("datatile_provider.api.tls.tls_context", lambda bundle: load(threading.get_ident()))
-    await connect("http://127.0.0.1:9", verify=str(bundle)).get_conn_async()
+    await connect("http://127.0.0.1:9", extra={"verify": str(bundle)}).get_conn_async()
     assert len(threads) == 1
     assert threads[0] != threading.get_ident()
 
@@ -375,7 +368,7 @@ async def test_a_poll_that_hangs_at_the_deadline_is_replaced_by_the_last_one(con
     started = time.monotonic()
     with RawServer(handle) as server:
         with pytest.raises(errors.JobTimeoutError, match="The last 2 polls failed"):
-            await connect(server.url, timeout=3).wait_for_job_async(
+            await connect(server.url, extra={"timeout": 3}).wait_for_job_async(
                 "7", poll_interval=1, timeout=1.5, started=time.time()
             )
         assert time.monotonic() - started < 5.5
@@ -383,15 +376,14 @@ async def test_a_poll_that_hangs_at_the_deadline_is_replaced_by_the_last_one(con
     assert polled[1] >= 1.5
 
 
-class TestClock:
+class TestSetClock:
     """The system clock is set during a wait."""
 
     @pytest.fixture
     def jump(self, monkeypatch):
-        offset = [0.0]
-        clock = SimpleNamespace(time=lambda: time.time() + offset[0], monotonic=time.monotonic, sleep=time.sleep)
+        clock = SetClock()
         monkeypatch.setattr("datatile_provider.hooks.datatile.time", clock)
-        return lambda seconds: offset.__setitem__(0, seconds)
+        return lambda seconds: setattr(clock, "offset", seconds)
 
     async def wait(self, hook: DatatileHook, asynchronous: bool, timeout: float) -> Job:
         if asynchronous:
@@ -449,7 +441,7 @@ class TestClock:
     @pytest.mark.parametrize(("offset", "duration"), [(7200, 0.5), (-7200, 0.0)])
     async def test_set_since_the_wait_began_in_another_process(self, connect, offset, duration):
         started = time.monotonic()
-        with RawServer(scripted((200, b'{"status": "running"}', ""), requests=[])) as server:
+        with RawServer(scripted((200, b'{"status": "running"}'))) as server:
             with pytest.raises(errors.JobTimeoutError, match="The last status was 'running'"):
                 await connect(server.url).wait_for_job_async(
                     "7", poll_interval=0.2, timeout=0.5, started=time.time() + offset
@@ -458,20 +450,21 @@ class TestClock:
 
 
 @pytest.mark.parametrize("invalid", [{"extra": {"timeout": "so"}}, {"password": ""}, {"host": "http://127.0.0.1:9"}])
-async def test_a_connection_that_is_invalid_for_a_moment_does_not_end_a_wait(sandbox, hook, wave, invalid, monkeypatch):
+async def test_a_connection_that_is_invalid_for_a_moment_does_not_end_a_wait(
+    sandbox, connect, hook, wave, invalid, monkeypatch
+):
     """As when a trigger restarts while a user edits the connection."""
     monkeypatch.setattr("datatile_provider.hooks.connection_retry._PAUSE", 0.05)
     monkeypatch.setattr("datatile_provider.hooks.connection_retry.GRACE", 0.5)
     job = hook.upload("create", sandbox.folder, wave)
     server = hook.get_conn().server.address
-    good = json.loads(os.environ["AIRFLOW_CONN_STUDY"])
     wait = {"poll_interval": 0.05, "timeout": 10, "server": server}
-    monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good | invalid))
+    connect(sandbox, **invalid)
     waiting = asyncio.create_task(hook.wait_for_job_async(job.id, started=time.time(), **wait))
     await asyncio.sleep(0.2)
-    monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good))
+    connect(sandbox)
     assert (await waiting).state is JobState.SUCCEEDED
 
-    monkeypatch.setenv("AIRFLOW_CONN_STUDY", json.dumps(good | invalid))
+    connect(sandbox, **invalid)
     with pytest.raises((errors.InvalidInputError, errors.PermanentError)):
         await asyncio.to_thread(hook.wait_for_job, job.id, **wait)

@@ -15,7 +15,7 @@ from datatile_provider.hooks import read_ahead
 from datatile_provider.hooks.read_ahead import PART, PARTS, ReadAhead
 
 
-class Store:
+class ObjectStore:
     """Delays each response until it is released; the first requested part may come last."""
 
     def __init__(self, content: bytes) -> None:
@@ -55,7 +55,7 @@ def test_the_whole_object_is_read(size):
 
 
 def test_a_bounded_number_of_parts_is_read_ahead():
-    store = Store(os.urandom(PART) * (2 * PARTS))
+    store = ObjectStore(os.urandom(PART) * (2 * PARTS))
     with ReadAhead(store.fetch, len(store.content)) as file:
         # The later ones come first.
         threading.Timer(0.05, store.release, range(PARTS)[::-1]).start()
@@ -100,7 +100,7 @@ def test_store_that_drops_the_connection():
 
 def test_store_that_returns_nothing_for_too_long(monkeypatch):
     monkeypatch.setattr(read_ahead, "PART_TIMEOUT", 0.05)
-    store = Store(bytes(PART))
+    store = ObjectStore(bytes(PART))
     with ReadAhead(store.fetch, PART) as file, pytest.raises(TimeoutError, match="returned no data"):
         file.read(1)
     store.release(0)
@@ -124,7 +124,7 @@ def test_a_hanging_store_does_not_keep_the_process_alive():
 
 
 def test_closing_does_not_wait_for_a_hanging_store():
-    store = Store(bytes(3 * PARTS * PART))
+    store = ObjectStore(bytes(3 * PARTS * PART))
     store.release(0)
     with ReadAhead(store.fetch, len(store.content)) as file:
         file.read(1)

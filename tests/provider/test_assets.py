@@ -7,7 +7,6 @@ import uuid
 from urllib.parse import urlsplit
 
 import pytest
-from airflow.models import DagRun
 from airflow.providers.common.compat.sdk import DAG, Asset
 
 from datatile_provider.api.errors import InvalidInputError
@@ -16,7 +15,7 @@ from datatile_provider.assets.datatile import database_asset
 from datatile_provider.assets.uris import file_uri, sanitize_uri
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.provider.modes import OPERATOR_MODES, SENSOR_MODES, add_tasks
 
 
 @pytest.mark.parametrize(
@@ -90,8 +89,7 @@ def events_of(run_dag):
         other = Asset(uri=f"x-other://{uuid.uuid4().hex}")
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
             add_tasks(operator, modes, outlets=[asset, other], post_execute=record, **arguments)
-        run_dag(dag)
-        assert [run.state for run in DagRun.find(dag_id=dag.dag_id)] == ["success"]
+        assert run_dag(dag).state == "success"
         return asset, seen
 
     return events_of

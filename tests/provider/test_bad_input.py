@@ -15,8 +15,8 @@ from airflow.providers.common.compat.sdk import (
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.scripted_server import TOKEN
-from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.provider.modes import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.support.rawserver import TOKEN
 from tests.support.reading import one_line
 
 
@@ -46,7 +46,7 @@ def everything_with(run_dag, script, connect, survey):
             upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
             add_tasks(DatatileUploadOperator, OPERATOR_MODES, datatile_conn_id=conn_id, **upload)
             add_tasks(DatatileJobSensor, SENSOR_MODES, datatile_conn_id=conn_id, job_id="job-7", poke_interval=0.05)
-        outcomes = {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+        outcomes = run_dag(dag).unmapped
         assert len(outcomes) == 6
         return server, outcomes
 
@@ -140,6 +140,7 @@ def test_airflow_3_0_does_not_find_a_connection_whose_extra_is_not_an_object(eve
     server, outcomes = everything_with(extra=extra)
     for outcome in outcomes.values():
         assert outcome.state == "failed"
+        assert outcome.errors
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
     assert server.connections == 0
 
@@ -156,7 +157,7 @@ def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
     server, outcomes = everything_with(conn_id="elsewhere")
     for outcome in outcomes.values():
         # Airflow raises the same error while its API server is down, so it is retried.
-        assert (outcome.state, outcome.attempts) == ("failed", 3)
+        assert (outcome.state, outcome.attempts, len(outcome.errors)) == ("failed", 3, 3)
         assert {type(error) for error in outcome.errors} <= {AirflowNotFoundException, AirflowException}
         assert all("elsewhere" in one_line(error) for error in outcome.errors)
     assert server.connections == 0

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Objec
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES, add_tasks
+from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES, add_tasks
 
 
 def test_every_template_field_is_rendered(run_dag, start, survey, monkeypatch):
@@ -39,8 +39,8 @@ def test_every_template_field_is_rendered(run_dag, start, survey, monkeypatch):
             datatile_conn_id="{{ params.conn }}",
             poke_interval=0.1,
         ).set_upstream(upload)
-    outcomes = run_dag(dag)
-    (uploaded,), (waited,) = outcomes["upload"], outcomes["wait"]
+    outcomes = run_dag(dag).unmapped
+    uploaded, waited = outcomes["upload"], outcomes["wait"]
     (job,) = sandbox.jobs()
     assert (uploaded.state, waited.state) == ("success", "success")
     assert {field: getattr(uploaded.task, field) for field in DatatileUploadOperator.template_fields} == {
@@ -79,7 +79,7 @@ def test_the_output_feeds_mapped_sensors(run_dag, sandbox, survey, deferrable):
         DatatileJobSensor.partial(task_id="wait", poke_interval=0.1, deferrable=deferrable).expand(
             job_id=uploads.output
         )
-    outcomes = run_dag(dag)
+    outcomes = run_dag(dag).tasks
     assert [o.state for o in outcomes["upload"] + outcomes["wait"]] == ["success"] * 6
     jobs = {job["hash"]: job["job_id"] for job in sandbox.jobs()}
     assert [o.result for o in outcomes["upload"]] == [jobs[database] for database in databases]
@@ -97,7 +97,7 @@ def test_a_mapped_upload_that_waits_by_itself(run_dag, start, survey, options):
         DatatileUploadOperator.partial(
             task_id="upload", action="create", target_hash=sandbox.folder, poll_interval=0.1, **options
         ).expand(dataset=[str(file) for file in files])
-    first, second, third = run_dag(dag)["upload"]
+    first, second, third = run_dag(dag).tasks["upload"]
     jobs = {job["filename"]: job["job_id"] for job in sandbox.jobs()}
     assert [first.result, second.job_id, third.result] == [jobs[file.name] for file in files]
     second.assert_failed(AirflowFailException, "broken.sav cannot be read")
@@ -112,7 +112,7 @@ def test_durations_may_be_timedeltas(run_dag, script, survey):
         upload = {"action": "append", "target_hash": "{mode}", "dataset": str(survey)}
         durations = {"poll_interval": moment, "timeout": minute, "accept_timeout": minute}
         add_tasks(DatatileUploadOperator, OPERATOR_WAITS, **upload, **durations)
-    assert {outcome.state for (outcome,) in run_dag(dag).values()} == {"success"}
+    assert {outcome.state for outcome in run_dag(dag).unmapped.values()} == {"success"}
 
 
 def test_deferrable_defaults_to_the_airflow_setting():
@@ -165,7 +165,7 @@ def other_dialect(run_dag, start, connect, tmp_path):
             for mode, options in OPERATOR_WAITS.items():
                 target = sandbox.add_database(mode)
                 DatatileUploadOperator(task_id=mode, target_hash=target, poll_interval=0.1, **upload, **options)
-        return sandbox, {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+        return sandbox, run_dag(dag).unmapped
 
     return other_dialect
 

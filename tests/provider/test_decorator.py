@@ -8,8 +8,8 @@ import uuid
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, ObjectStoragePath, task
 
-from tests.provider.scripted_server import ACCEPTED
-from tests.provider.tasks import OPERATOR_MODES
+from tests.provider.modes import OPERATOR_MODES
+from tests.support.scripted import ACCEPTED
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def run_function(run_dag):
     def run_function(function, *args, **options):
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
             task.datatile_upload(function, **{"retries": 2, "retry_delay": 0, **options})(*args)
-        ((outcome,),) = run_dag(dag).values()
+        (outcome,) = run_dag(dag).unmapped.values()
         return outcome
 
     return run_function

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from datatile_provider.triggers.datatile import DatatileJobTrigger
-from tests.provider.scripted_server import TOKEN
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES
+from tests.support.rawserver import TOKEN
 
 RUNNING = (200, {"status": "running"})
 JOB = {"id": "job-f00d", "state": "SUCCEEDED", "status": "done", "message": "", "details": {}}
@@ -118,6 +118,9 @@ def test_any_event_is_a_success_or_raises_an_airflow_exception(run, survey, oper
                 assert job_id == event["job"]["id"] == "job-f00d"
 
             context["ti"].xcom_push(key="job_id", value="job-f00d")
+            assert self.execute_complete(context, event={"job": JOB}) == (
+                JOB if operator is DatatileJobSensor else "job-f00d"
+            )
             for malformed in MALFORMED:
                 with pytest.raises(AirflowException):
                     self.execute_complete(context, event=malformed)

@@ -16,6 +16,7 @@ from datatile_provider.operators.upload_state import Phase, Record
 from datatile_provider.sensors.datatile import DatatileJobSensor, _Seen
 from datatile_provider.triggers import datatile as triggers
 from datatile_provider.triggers.datatile import DatatileJobTrigger, DatatileRetryTrigger
+from tests.support.task import Store
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -82,17 +83,15 @@ def test_the_state_of_an_upload():
 
 
 def test_the_state_of_a_rescheduled_wait():
-    class Store(dict):
-        def set(self, key, value):
-            self[key] = value
-
     sensor = DatatileJobSensor(task_id="wait", job_id="5f0c1d")
-    context = {"task_state_store": Store(datatile_wait=stored("wait_state"))}
+    store = Store()
+    store.set("datatile_wait", stored("wait_state"))
+    context = {"task_state_store": store}
     seen = sensor._recall(context, 0.0)
     assert seen == _Seen("queued", 1796000060.0, "https://datatile.example.com/api/v2")
-    context["task_state_store"].clear()
+    store.rows.clear()
     sensor._remember(context, seen)
-    assert context["task_state_store"] == {"datatile_wait": stored("wait_state")}
+    assert {key: store.get(key) for key in store.rows} == {"datatile_wait": stored("wait_state")}
 
 
 def test_the_arguments_of_resumed_methods():

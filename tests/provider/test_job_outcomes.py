@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Airfl
 from datatile_provider.api import polling
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES
 from tests.support.reading import one_line
 
 RUNNING = (200, {"status": "running"})
@@ -166,7 +166,7 @@ def real_jobs(run_dag, start, tmp_path):
         thread = threading.Thread(target=repeat if during else ended.wait)
         thread.start()
         try:
-            return sandbox, {mode: outcome for mode, [outcome] in run_dag(dag).items()}
+            return sandbox, run_dag(dag).unmapped
         finally:
             ended.set()
             thread.join()
@@ -210,8 +210,7 @@ def test_a_failed_sensor_names_the_upload_to_clear(run_dag, start, survey, defer
             task_id="upload", action="create", target_hash=sandbox.folder, dataset=str(broken)
         )
         DatatileJobSensor(task_id="wait", job_id=upload.output, deferrable=deferrable, poke_interval=0.1)
-    (wait,) = run_dag(dag)["wait"]
-    wait.assert_failed(
+    run_dag(dag).unmapped["wait"].assert_failed(
         AirflowFailException,
         f"JOB FAILED job {sandbox.jobs()[0]['job_id']}, from the upload task 'upload'",
         "The file was accepted, but its job did not succeed.",

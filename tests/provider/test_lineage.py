@@ -49,7 +49,7 @@ with DAG({dag_id!r}, schedule=None) as dag:
     in_worker >> create >> wait >> invalid >> not_waited >> waits >> rejected >> returned() >> by_hook()
 
 if __name__ == "__main__":
-    from tests.provider.older_airflow import patch_dag_test
+    from tests.support.older_airflow import patch_dag_test
 
     patch_dag_test()
     dag.test()

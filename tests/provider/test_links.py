@@ -16,7 +16,7 @@ from datatile_provider.get_provider_info import get_provider_info
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.tasks import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.provider.modes import OPERATOR_MODES, SENSOR_MODES, add_tasks
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def links_of(run_dag, survey):
     def links_of(operator, modes, **arguments):
         with DAG(f"test_{uuid.uuid4().hex}", schedule=None) as dag:
             add_tasks(operator, modes, **arguments)
-        outcomes = run_dag(dag)
+        outcomes = run_dag(dag).unmapped
         (run,) = DagRun.find(dag_id=dag.dag_id)
         for ti in run.get_task_instances():
-            (outcome,) = outcomes[ti.task_id]
+            outcome = outcomes[ti.task_id]
             assert outcome.state == "success"
             # The UIs of Airflow 3 and 2 read the addresses the same way.
             keys = [link.xcom_key for link in operator.operator_extra_links]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 import subprocess
 import sys
 
 import pytest
 
 from datatile_provider.sandbox import Sandbox
+from tests.support.statsd import StatsD
 
 # Airflow's task runner does this in 3.2 and later; in earlier versions the first metric does it.
 SET_UP = """
@@ -54,61 +53,49 @@ def received(tmp_path_factory):
     good, invalid = directory / "wave.csv", directory / "invalid.csv"
     good.write_text("respondent,vote\n1,2\n2,1\n")
     invalid.write_text("respondent,vote\n1\n")
-    with Sandbox(processing_seconds=0.3) as sandbox, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
-        statsd.bind(("127.0.0.1", 0))
-        statsd.settimeout(0.5)
+    with Sandbox(processing_seconds=0.3) as sandbox, StatsD() as statsd:
         environment = {
             **os.environ,
             "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
-            "AIRFLOW__METRICS__STATSD_ON": "True",
-            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+            **statsd.environment,
         }
         database = sandbox.add_database(variables=("respondent", "vote"))
         command = [sys.executable, "-c", SET_UP + WORK, str(good), str(invalid), database]
         subprocess.run(command, env=environment, check=True, timeout=50)
-        lines = []
-        while True:
-            try:
-                lines += statsd.recv(65536).decode().splitlines()
-            except TimeoutError:
-                break
-    sizes = [good.stat().st_size, invalid.stat().st_size]
-    ours = (re.fullmatch(r"airflow\.(datatile\..*):([-+0-9.]+)\|(\w+)", line) for line in lines)
-    return [found.groups() for found in ours if found], sizes
-
-
-def values(received, name):
-    return [value for found, value, _ in received[0] if found == f"datatile.{name}"]
+    # All are collected now.
+    return statsd, [good.stat().st_size, invalid.stat().st_size]
 
 
 def test_uploads(received):
-    _, (good, invalid) = received
-    assert values(received, "upload.accepted") == ["1"] * 4
-    assert values(received, "upload.rejected") == ["1"]
-    assert values(received, "upload.bytes") == [str(size) for size in (good, invalid, good, good)]
-    assert len(values(received, "upload.duration")) == 4
+    statsd, (good, invalid) = received
+    assert statsd.values("upload.accepted") == ["1"] * 4
+    assert statsd.values("upload.rejected") == ["1"]
+    assert statsd.values("upload.bytes") == [str(size) for size in (good, invalid, good, good)]
+    assert len(statsd.values("upload.duration")) == 4
 
 
 def test_jobs_by_outcome(received):
-    succeeded = [float(value) for value in values(received, "job.duration.succeeded")]
+    statsd, _ = received
+    succeeded = [float(value) for value in statsd.values("job.duration.succeeded")]
     assert len(succeeded) == 2
     # StatsD timings are in milliseconds.
     assert all(200 < value < 20_000 for value in succeeded)
-    assert len(values(received, "job.duration.failed")) == 1
-    assert len(values(received, "job.duration.timeout")) == 1
+    assert len(statsd.values("job.duration.failed")) == 1
+    assert len(statsd.values("job.duration.timeout")) == 1
 
 
 def test_waits_in_flight(received):
-    assert values(received, "waits") == ["+1", "-1"] * 4
+    statsd, _ = received
+    assert statsd.values("waits") == ["+1", "-1"] * 4
 
 
 def test_polls(received):
-    assert len(values(received, "polls")) >= 2 * 3 + 1
+    statsd, _ = received
+    assert len(statsd.values("polls")) >= 2 * 3 + 1
 
 
 def test_kinds(received):
-    kinds = {name.partition(".")[2]: kind for name, _, kind in received[0]}
+    kinds = {name: kind for name, _, kind in received[0].metrics}
     assert kinds == {
         "upload.accepted": "c",
         "upload.rejected": "c",

@@ -8,7 +8,8 @@ import pytest
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.provider.tasks import OPERATOR_WAITS, SENSOR_MODES
+from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES
+from tests.support.rawserver import TOKEN
 from tests.support.reading import one_line
 from tests.support.versions import HAS_STATE_STORE
 
@@ -60,5 +61,5 @@ def test_each_transition_once_with_its_time(log_of, request):
 
 def test_a_token_that_the_server_repeats_is_not_shown(log_of):
     # The ``run`` fixture asserts that the token is in no log.
-    _, log = log_of((200, {"status": "failed", "message": "The token never-to-be-shown is used up"}))
+    _, log = log_of((200, {"status": "failed", "message": f"The token {TOKEN} is used up"}))
     assert "The token *** is used up" in log

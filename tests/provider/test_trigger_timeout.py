@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.reliability.task import Instance, Store
+from tests.support.task import Instance, Store
 from tests.support.versions import HAS_STATE_STORE
 
 try:

@@ -6,9 +6,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from tests.provider.scripted_server import ACCEPTED, TOKEN
-from tests.provider.tasks import OPERATOR_MODES, OPERATOR_WAITS
+from tests.provider.modes import OPERATOR_MODES, OPERATOR_WAITS
+from tests.support.rawserver import TOKEN
 from tests.support.reading import one_line
+from tests.support.scripted import ACCEPTED
 
 
 @pytest.fixture

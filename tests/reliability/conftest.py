@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,12 @@ import pytest
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
-from tests.reliability.task import Run, Task
+from tests.reliability.run import Run
 from tests.support.faults import Fault, FaultProxy
+from tests.support.fixtures import connect
+from tests.support.task import Task
+
+__all__ = ["connect"]
 
 
 @pytest.fixture(scope="session")
@@ -26,17 +29,6 @@ def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dataset") / "wave.csv"
     path.write_text("respondent,text\n" + "".join(f"{i},{'x' * 100_000}\n" for i in range(60)))
     return path
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Set a connection to a sandbox behind a proxy."""
-
-    def connect(sandbox: Sandbox, proxy: FaultProxy, conn_id: str = "datatile_default", **extra: object) -> None:
-        connection = {**sandbox.connection, "host": proxy.url, "extra": json.dumps({"timeout": 5, **extra})}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
-
-    return connect
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +59,9 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
 
             def and_connect(change: Callable[[Sandbox], None]) -> None:
                 change(sandbox)
-                connect(sandbox, proxy, conn_id, timeout=connection_timeout)
+                connect(sandbox, conn_id=conn_id, host=proxy.url, extra={"timeout": connection_timeout})
 
-            connect(sandbox, proxy, conn_id, timeout=connection_timeout)
+            and_connect(lambda sandbox: None)
             database = sandbox.add_database("Study", 3, ["respondent"])
             target = sandbox.folder if action == "create" else database
             arguments = {"dataset": str(wave), "datatile_conn_id": conn_id, "poll_interval": 0.05, **options}

@@ -18,9 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import unquote
 
-from tests.support.rawserver import Peer, RawServer
-
-TOKEN = "token-of-the-model"
+from tests.support.rawserver import TOKEN, Peer, RawServer
 
 #: How a response holds a job: the path of its id, the path of its status (None if there is none), and the JSON.
 SHAPES: dict[str, tuple[str, str | None, Callable[[str, str], Any]]] = {

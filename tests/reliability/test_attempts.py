@@ -28,10 +28,14 @@ def test_resend_unknown(run, action, fault, accepted):
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_accept_timeout(run, deferrable):
+def test_accept_timeout(run, monkeypatch, deferrable):
+    # The first backoffs of an attempt are at most 0.05, 0.1 and 0.2 s, so the third is the first that may be deferred.
+    monkeypatch.setattr("datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER", 0.09)
     started = time.monotonic()
     run = run(TOO_FAST, accept_timeout=1, deferrable=deferrable)
-    assert time.monotonic() - started < 2 * 1 + 3
+    # Each of the two task attempts lasts until its deadline.
+    assert 1.9 < time.monotonic() - started < 2 * 1 + 3
+    assert set(run.task.deferrals) == ({"retry_upload"} if deferrable else set())
     assert run.result == "fails: AirflowException; 0 accepted"
     # Airflow's retry gets the same accept_timeout.
     assert [type(error) for error in run.outcome.errors] == [AirflowException] * 2
@@ -48,6 +52,8 @@ def test_a_retry_after_beyond_accept_timeout(run):
 def test_a_retry_after_beyond_accept_timeout_with_success_at_the_deadline(run):
     run = run(Fault("respond_instead", "upload", status=429, retry_after=3600), accept_timeout=1)
     assert run.result == "succeeds; 1 accepted"
+    first, second = run.uploads()
+    assert 0.5 < second.at - first.at < 3
 
 
 @pytest.mark.parametrize("action", ["create", "append", "reload"])
@@ -79,6 +85,8 @@ def test_a_backoff_in_the_worker(run, defer_every_backoff):
     run = run(BUSY)
     assert run.result == "succeeds; 1 accepted"
     assert run.task.deferrals == []
+    first, second = run.uploads()
+    assert second.at - first.at >= 1
 
 
 def test_a_file_that_changes_during_the_backoff(run, defer_every_backoff, tmp_path):
@@ -105,8 +113,12 @@ def test_a_new_token_that_is_rejected_too(run):
 
 
 def test_a_token_that_is_regenerated_during_the_backoff(run, defer_every_backoff):
-    run = run(BUSY, deferrable=True, when_deferred=lambda sandbox: sandbox.regenerate_token())
+    tokens = []
+    run = run(BUSY, deferrable=True, when_deferred=lambda sandbox: tokens.append(sandbox.regenerate_token()))
     assert run.result == "succeeds; 1 accepted"
+    assert len(tokens) == 1
+    # The new token was read from the connection, not found out by a rejection.
+    assert len(run.uploads()) == 2
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -16,9 +16,9 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from datatile_provider.version_compat import AirflowTaskTerminated
-from tests.reliability.task import Instance, Outcome, Task
 from tests.support.faults import FaultProxy
 from tests.support.reading import one_line
+from tests.support.task import Instance, Outcome, Task
 from tests.support.versions import HAS_STATE_STORE
 
 
@@ -35,7 +35,7 @@ def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):
         push(self, key, value)
 
     with Sandbox() as sandbox, FaultProxy(sandbox.url) as proxy:
-        connect(sandbox, proxy)
+        connect(sandbox, host=proxy.url)
         arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(wave)}
         task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=1)
         with monkeypatch.context() as patch:
@@ -51,7 +51,7 @@ def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):
 def accepted(wave, connect):
     """An append, and its sandbox, in which jobs take long. Yields sandbox, task, arguments and targets."""
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
-        connect(sandbox, proxy)
+        connect(sandbox, host=proxy.url)
         targets = [sandbox.add_database("Study"), sandbox.add_database("Other")]
         arguments = {"action": "append", "target_hash": targets[0], "dataset": str(wave), "poll_interval": 0.05}
         yield sandbox, Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), 1), arguments, targets
@@ -83,18 +83,22 @@ def test_a_changed_and_cleared_task_uploads_to_the_new_target(accepted):
 
 
 def test_an_xcom_backend_that_fails_after_acceptance(accepted, monkeypatch):
+    pushed = []
+
     def fail(self, key, value):
+        pushed.append(value)
         raise OSError("no space left")
 
     sandbox, task, _, _ = accepted
     monkeypatch.setattr(Instance, "xcom_push", fail)
     outcome = task.run()
+    (upload,) = sandbox.uploads()
+    assert upload["job_id"] in pushed
     if HAS_STATE_STORE:
-        assert (outcome.state, outcome.errors) == ("success", [])
+        assert (outcome.state, outcome.errors, outcome.result) == ("success", [], upload["job_id"])
     else:
         # Pushing the task's return value fails too, and Airflow would retry the task.
         assert_accepted_once(sandbox, outcome)
-    assert len(sandbox.uploads()) == 1
 
 
 def test_a_connection_that_is_deleted_after_acceptance(accepted, monkeypatch):
@@ -127,13 +131,16 @@ class TaskWithoutStore(Task):
 
 
 class FailingEvents(dict):
+    reads = 0
+
     def __getitem__(self, outlet):
+        self.reads += 1
         raise RuntimeError("the event could not be described")
 
 
-def run_without_store(arguments: dict) -> Outcome:
+def run_without_store(arguments: dict, events: dict | None = None) -> Outcome:
     task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=2)
-    task.events = FailingEvents()
+    task.events = FailingEvents() if events is None else events
     return task.run()
 
 
@@ -172,20 +179,21 @@ def test_without_a_store_a_timeout_before_the_response_leaves_the_outcome_unknow
 def test_an_outlet_event_that_cannot_be_described_is_not_a_failure(accepted):
     sandbox, _, arguments, targets = accepted
     arguments |= {"outlets": [Asset(uri=f"datatile://datatile.example.com/databases/{targets[0]}")]}
-    outcome = run_without_store(arguments)
-    assert (outcome.state, outcome.errors) == ("success", [])
-    assert len(sandbox.uploads()) == 1
+    events = FailingEvents()
+    outcome = run_without_store(arguments, events)
+    (upload,) = sandbox.uploads()
+    assert (outcome.state, outcome.errors, outcome.result) == ("success", [], upload["job_id"])
+    assert events.reads == 1
 
 
 def test_without_a_store_a_deferred_wait_that_fails_is_not_retried(accepted, monkeypatch):
     sandbox, _, arguments, _ = accepted
-    arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 5}
+    arguments |= {"wait_for_completion": True, "deferrable": True, "timeout": 0.3}
 
     def time_out(event, job_id):
         raise AirflowTaskTimeout("in between")
 
     monkeypatch.setattr("datatile_provider.operators.datatile.job_of", time_out)
-    arguments["timeout"] = 0.3
     assert_accepted_once(sandbox, run_without_store(arguments))
 
 
@@ -263,7 +271,8 @@ def test_without_a_store_an_attempt_beyond_max_tries_fails_with_an_error(accepte
         assert sandbox.uploads() == []
         task.clear()
         outcome = task.run()
-    assert outcome.state == "success"
+    (upload,) = sandbox.uploads()
+    assert (outcome.state, outcome.result) == ("success", upload["job_id"])
 
 
 @pytest.mark.needs_airflow("<3")

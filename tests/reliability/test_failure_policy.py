@@ -19,7 +19,7 @@ from datatile_provider.operators.first_step import STEPS, Cleared, Step
 from datatile_provider.operators.guard import GuardedUpload
 from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.reliability.task import Instance, Store
+from tests.support.task import Instance, Store
 
 DOCS = Path(__file__).parents[2] / "docs"
 FAILS, RETRIES, AS_RAISED, TIMES_OUT = "fails", "retries", "as raised", "times out"

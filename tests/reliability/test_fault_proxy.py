@@ -69,3 +69,4 @@ def test_a_seed_repeats_the_same_faults():
 def test_random_faults_of_uploads_only():
     plan = Plan(seed=1, rate=1, on="upload")
     assert not any(plan.refuses_connection() or plan.next("poll") for _ in range(50))
+    assert all(plan.next("upload") for _ in range(50))

@@ -6,14 +6,14 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from datatile_provider.failure_policy import Accepted, Airflow, Failure, decide
-from tests.reliability.task import Run
+from tests.reliability.run import Run
 from tests.support.faults import Fault
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -132,23 +132,17 @@ def run_all(run: Callable[..., Run]) -> Callable[..., dict[tuple[str, str], Run]
     return run_all
 
 
-@pytest.fixture(scope="module")
-def table() -> dict[tuple[str, str, str], str]:
-    """The outcomes of the runs, by kind of request, fault and action."""
-    return {}
-
-
-def check(kind: str, name: str, row: Row, runs: dict[tuple[str, str], Run], table: dict[Any, str]) -> None:
+def check(row: Row, runs: dict[tuple[str, str], Run], modes: Iterable[str]) -> None:
+    assert set(runs) == set(product(ACTIONS, modes))
     for (action, mode), run in runs.items():
         assert run.result == row.expected(action), (action, mode, run.outcome.errors, run.log)
-        table[kind, name, action] = run.result
 
 
 @pytest.mark.parametrize("name", UPLOAD_FAULTS)
-def test_a_fault_of_an_upload(name, run_all, wave, table):
+def test_a_fault_of_an_upload(name, run_all, wave):
     row = UPLOAD_FAULTS[name]
     runs = run_all(row.fault, modes=MODES, connection_timeout=row.timeout)
-    check("upload", name, row, runs, table)
+    check(row, runs, MODES)
     for run in runs.values():
         assert [request.fault for request in run.log if request.fault] == [row.fault.kind]
         if run.outcome.state == "failed":
@@ -159,16 +153,20 @@ def test_a_fault_of_an_upload(name, run_all, wave, table):
 
 
 @pytest.mark.parametrize("name", POLL_FAULTS)
-def test_a_fault_of_a_wait(name, run_all, table):
+def test_a_fault_of_a_wait(name, run_all):
     row = POLL_FAULTS[name]
     faults = (Fault("forward", "upload"), row.fault)
     runs = run_all(*faults, modes=WAITS, connection_timeout=row.timeout, processing_seconds=0.2)
-    check("poll", name, row, runs, table)
+    check(row, runs, WAITS)
     for run in runs.values():
         assert [request.fault for request in run.log if request.fault] == [
             "forward",
             *[row.fault.kind] * row.fault.times,
         ]
+        if row.fault.retry_after:
+            polls = [request for request in run.log if request.on == "poll"]
+            faulty = next(number for number, request in enumerate(polls) if request.fault)
+            assert polls[faulty + 1].at - polls[faulty].at >= row.fault.retry_after
 
 
 def assert_fails_with_an_error(run: Run, wave: Path) -> None:
@@ -183,22 +181,21 @@ def assert_fails_with_an_error(run: Run, wave: Path) -> None:
         assert re.search(r"Processing log: http://127.0.0.1:\d+/", text)
 
 
-def test_the_documented_table(table, request):
-    assert len(table) == len(ACTIONS) * (len(UPLOAD_FAULTS) + len(POLL_FAULTS)), "run this file whole"
-    written = rendered(table)
+def test_the_documented_table(request):
+    """It shows the outcomes that the tests above assert."""
+    written = rendered()
     if request.config.getoption("--write-tables"):
         TABLE.write_text(written, "utf-8")
     assert TABLE.read_text("utf-8") == written
 
 
-def rendered(table: dict[tuple[str, str, str], str]) -> str:
-    def outcome(kind: str, name: str, action: str) -> str:
-        return table[kind, name, action].removeprefix("fails: ").removesuffix(" accepted")
-
-    def rows(kind: str, faults: dict[str, Row]) -> str:
+def rendered() -> str:
+    def rows(faults: dict[str, Row]) -> str:
         cells = [("fault", "`create`, `append`", "`reload`"), ("---",) * 3]
-        for name in faults:
-            create, append, reload = (outcome(kind, name, action) for action in ACTIONS)
+        for name, row in faults.items():
+            create, append, reload = (
+                row.expected(action).removeprefix("fails: ").removesuffix(" accepted") for action in ACTIONS
+            )
             assert create == append
             cells.append((name, create, reload))
         return "\n".join(f"| {' | '.join(row)} |" for row in cells)
@@ -226,11 +223,11 @@ the time and the processing log.
 
 ## Faults of an upload
 
-{rows("upload", UPLOAD_FAULTS)}
+{rows(UPLOAD_FAULTS)}
 
 ## Faults of the polls of a job
 
-{rows("poll", POLL_FAULTS)}
+{rows(POLL_FAULTS)}
 
 `pytest tests/reliability/test_faults.py --write-tables` writes this page. Without that option, the test compares
 it.

@@ -61,7 +61,7 @@ from tests.reliability.model_server import (
     ModelServer,
     Script,
 )
-from tests.reliability.task import FailingStore, Instance
+from tests.support.task import FailingStore, Instance
 
 #: Shorter waits, by the dotted name of the constant.
 SHORT_WAITS = {
@@ -639,6 +639,7 @@ class Execution:
         trigger = getattr(import_module(module), name)(**arguments)
         async for event in trigger.run():
             return json.loads(json.dumps(event.payload))
+        raise AssertionError(f"{path} ended without an event")
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         if error:

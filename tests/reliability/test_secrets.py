@@ -13,10 +13,9 @@ from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
-from tests.reliability.task import Task
 from tests.support.faults import Fault, FaultProxy
-
-TOKEN = "never-to-be-shown-4711"
+from tests.support.rawserver import TOKEN
+from tests.support.task import Task
 
 #: Repeated without end, so that the task fails with the fault.
 FAULTS = {
@@ -48,7 +47,7 @@ def shown(wave, connect, caplog, capfd, monkeypatch):
 
     def shown(make, *faults):
         with Sandbox(token=TOKEN, processing_seconds=30) as sandbox, FaultProxy(sandbox.url, *faults) as proxy:
-            connect(sandbox, proxy, timeout=2)
+            connect(sandbox, host=proxy.url, extra={"timeout": 2})
             database = sandbox.add_database("Study", 3, ["respondent"])
             operators = []
 
@@ -61,7 +60,7 @@ def shown(wave, connect, caplog, capfd, monkeypatch):
             hook = DatatileHook()
             texts = [repr(vars(hook)), repr(hook), repr(hook.get_conn()), str(hook.get_conn()), repr(outcome)]
             texts += [repr(vars(operator)) for operator in operators]
-            texts += [json.dumps(outcome.stored), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
+            texts += [json.dumps(task.stored), json.dumps(task.ti.xcoms), json.dumps(task.store.rows)]
             texts += [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
             for error in outcome.errors:
                 for link in chain(error):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timezone
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +32,8 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.triggers.datatile import ended
-from tests.reliability.task import FailingStore, Instance
+from tests.support.clock import Clock
+from tests.support.task import FailingStore, Instance
 
 #: The possible outcomes of an upload: what the client sees, and the state of the server's job, if it accepts one.
 TRANSPORT = {
@@ -59,30 +59,6 @@ NEXT = {"running": "succeeded", "doomed": "failed"}
 
 class WorkerKilled(BaseException):
     """The worker process was killed."""
-
-
-class Clock:
-    """A simulated clock: a sleep advances it, and is a crash point."""
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._now = 1_800_000_000.0
-
-    def time(self) -> float:
-        return self._now
-
-    monotonic = time
-
-    def sleep(self, seconds: float) -> None:
-        self._now += seconds
-        self._environment.crash_point()
-
-    def gmtime(self) -> Any:
-        return datetime.fromtimestamp(self._now, timezone.utc).timetuple()
-
-    @staticmethod
-    def strftime(form: str, at: Any) -> str:
-        return datetime(*at[:6]).strftime(form)
 
 
 class Environment:
@@ -217,16 +193,17 @@ class Uploads(RuleBasedStateMachine):
         self.before_clear: set[str] = set()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("requests.adapters.HTTPAdapter.send", lambda *a, **kw: self.environment.send(*a, **kw))
-        clock = Clock(self.environment)
+        # A sleep is a crash point.
+        clock = Clock(on_sleep=lambda: self.environment.crash_point())
         for module in (
             "hooks.datatile",
             "hooks.upload",
             "operators.datatile",
             "operators.attempt",
             "triggers.datatile",
+            "state_store",
         ):
             self.patch.setattr(f"datatile_provider.{module}.time", clock)
-        self.patch.setattr("datatile_provider.state_store.time", clock)
         self._connect()
 
     def _connect(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import product
 
@@ -19,10 +19,11 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.first_step import Cleared, Step, first_step
 from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
 from datatile_provider.sandbox import Sandbox
-from tests.reliability.task import Instance, Task
 from tests.support.faults import FaultProxy
 from tests.support.rawserver import RawServer
 from tests.support.reading import one_line
+from tests.support.scripted import scripted
+from tests.support.task import Instance, Task
 
 pytestmark = pytest.mark.needs_airflow(">=3.3")
 
@@ -124,7 +125,7 @@ def task(wave, connect, tmp_path):
     dataset = tmp_path / "wave.csv"
     dataset.write_text("respondent,vote\n1,2\n")
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
-        connect(sandbox, proxy)
+        connect(sandbox, host=proxy.url)
         arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(dataset)}
         arguments |= {"poll_interval": 0.05, "wait_for_completion": True, "timeout": 0.3, "retries": 1}
         yield sandbox, Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), 1), arguments, dataset
@@ -165,7 +166,7 @@ def test_a_task_cleared_with_another_server_fails_once_and_then_sends(task, conn
     upload.run()
     set_accepted(upload)
     with Sandbox() as production, FaultProxy(production.url) as proxy:
-        connect(production, proxy)
+        connect(production, host=proxy.url)
         arguments |= {"target_hash": production.add_database("Study"), "wait_for_completion": False}
         upload.clear()
         error = upload.run().error
@@ -308,14 +309,13 @@ def test_a_decorated_task_calls_its_function_again_when_it_is_cleared(task, tmp_
 
 
 @contextlib.contextmanager
-def job_with_response(upload: Task, monkeypatch: pytest.MonkeyPatch, body: bytes, **extra: object) -> Iterator[None]:
+def job_with_response(upload: Task, connect: Callable[..., object], body: bytes, **extra: object) -> Iterator[None]:
     """Move the job to a server with this response to every poll."""
-    with RawServer(lambda peer: (peer.request(), peer.respond(200, body))) as server:
+    with RawServer(scripted((200, body))) as server:
         record = stored(upload)
         sent = dataclasses.replace(record.sent, server=f"{server.url}/api/v2")
         upload.store.rows["datatile_upload"] = json.dumps(dataclasses.replace(record, sent=sent).as_dict())
-        connection = {"conn_type": "datatile", "host": server.url, "password": "the-token", "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_DATATILE_DEFAULT", json.dumps(connection))
+        connect(server.url, extra=extra)
         yield
 
 
@@ -340,13 +340,13 @@ NO_FAILURES = [
 
 
 @pytest.mark.parametrize(("body", "waits"), list(product(NO_FAILURES, [False, True])), ids=json.dumps)
-def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_again(task, monkeypatch, body, waits):
+def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_again(task, connect, body, waits):
     sandbox, upload, arguments, _ = task
     upload.run()
     set_accepted(upload)
     job_id = sandbox.uploads()[0]["job_id"]
     text = json.dumps(body).replace("{job}", job_id).encode()
-    with job_with_response(upload, monkeypatch, text):
+    with job_with_response(upload, connect, text):
         arguments |= {"wait_for_completion": waits}
         outcome = upload.run()
     assert len(sandbox.uploads()) == 1
@@ -359,12 +359,14 @@ def test_what_is_not_clearly_a_failure_of_the_job_sends_nothing_again(task, monk
 @pytest.mark.parametrize(
     ("extra", "expected"), [({"status_field": "status"}, "JOB FAILED"), ({}, "JOB STATUS UNCLEAR")]
 )
-def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(task, monkeypatch, extra, expected):
+def test_a_failure_that_does_not_name_the_job_fails_the_task_and_sends_nothing(
+    task, connect, monkeypatch, extra, expected
+):
     sandbox, upload, arguments, _ = task
     monkeypatch.setattr("datatile_provider.operators.attempt.CONFIRM_PAUSE", 0.01)
     upload.run()
     set_accepted(upload)
-    with job_with_response(upload, monkeypatch, b'{"status": "failed"}', **extra):
+    with job_with_response(upload, connect, b'{"status": "failed"}', **extra):
         arguments |= {"wait_for_completion": False}
         error = upload.run().error
     assert type(error) is AirflowFailException

@@ -8,19 +8,17 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from datatile_provider.api.dataset import Dataset
 from datatile_provider.api.models import Action, Job, ServerConfig, Upload
 from datatile_provider.api.settings import Settings
-from tests.support.rawserver import TIMEOUT, GoneError, Peer
+from tests.support.rawserver import TIMEOUT, TOKEN, GoneError, Peer
 
 if TYPE_CHECKING:
     from datatile_provider.hooks.datatile import DatatileHook
 
-TOKEN = "the-secret-token"
 MIB = 1 << 20
 
 #: Responses that are not HTTP, or that do not match their headers.
@@ -115,18 +113,6 @@ def _drip(peer: Peer) -> None:
         peer.send(b" ")
         pause.wait(0.05)
     raise GoneError
-
-
-def scripted(*responses: tuple[int, bytes, str], requests: list[str]) -> Callable[[Peer], None]:
-    """Return a handler that sends these responses in order, and repeats the last one."""
-    remaining = list(responses)
-
-    def handle(peer: Peer) -> None:
-        requests.append(peer.request()[0])
-        status, body, header = remaining.pop(0) if len(remaining) > 1 else remaining[0]
-        peer.respond(status, body, header or "X: y")
-
-    return handle
 
 
 def finished(hook: DatatileHook, job: Job) -> Job:

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.rawserver import TOKEN
 from tests.support.tls import Certificates
+
+if TYPE_CHECKING:
+    from datatile_provider.hooks.datatile import DatatileHook
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DatatileHook]:
+    """
+    Set an Airflow connection to a server, and return a hook for it.
+
+    The server is an address, or has a ``connection``. Other arguments change fields of the connection, or omit them if
+    they are None.
+    """
+
+    def connect(server: Any, *, conn_id: str = "datatile_default", **fields: Any) -> DatatileHook:
+        # Not at the top: the tests of the clients do without Airflow.
+        from datatile_provider.hooks.datatile import DatatileHook
+
+        address = {"conn_type": "datatile", "host": server, "password": TOKEN}
+        connection = {**(address if isinstance(server, str) else server.connection), **fields}
+        present = {name: value for name, value in connection.items() if value is not None}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(present))
+        return DatatileHook(conn_id)
+
+    return connect
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ from types import TracebackType
 
 #: Seconds after which reads and writes time out.
 TIMEOUT = 10.0
+#: The token of the connections to the servers in tests.
+TOKEN = "the-secret-token"
 
 
 class GoneError(Exception):
@@ -116,7 +118,7 @@ class RawServer:
         return not self._peers
 
     def __enter__(self) -> RawServer:
-        self._listener.listen(64)
+        self._listener.listen(512)
         self._start(self._accept)
         return self
 

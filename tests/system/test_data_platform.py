@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
-from collections import defaultdict
 
 import pytest
 import requests
 
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
+from tests.support.statsd import StatsD
 from tests.system.lab import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240), pytest.mark.needs_airflow(">=3.3")]
@@ -40,24 +38,6 @@ with DAG("report_wave", schedule=[TRACKER]):
 """
 
 
-class StatsD(threading.Thread):
-    """Collects the values of the metrics ``airflow.datatile.*``, by name."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.values = defaultdict(list)
-
-    def run(self):
-        while True:
-            for line in self._socket.recv(65536).decode().splitlines():
-                name, _, value = line.partition(":")
-                if name.startswith("airflow.datatile."):
-                    self.values[name.removeprefix("airflow.datatile.")].append(value.partition("|")[0])
-
-
 @pytest.fixture(scope="module")
 def appended(tmp_path_factory):
     """The API of a real Airflow in which a wave of two rows was appended, the run, the metrics, and the sandbox."""
@@ -65,22 +45,18 @@ def appended(tmp_path_factory):
     (folder / "platform_dags.py").write_text(DAGS)
     wave = tmp_path_factory.mktemp("data") / "wave.csv"
     wave.write_text("id,answer\n1,x\n2,y\n")
-    statsd = StatsD()
-    statsd.start()
-    with Sandbox(processing_seconds=2) as sandbox:
+    with Sandbox(processing_seconds=2) as sandbox, StatsD() as statsd:
         environment = {
             "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
             "TRACKER": sandbox.add_database(variables=("id", "answer")),
             "WAVE": str(wave),
-            "AIRFLOW__METRICS__STATSD_ON": "True",
-            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
+            **statsd.environment,
         }
         with RealAirflow(folder, env=environment) as airflow:
             airflow.api.wait_for_dag("report_wave")
             run = airflow.run_dag("append_wave")
             assert run.state == "success"
-            yield airflow.api, run, statsd.values, sandbox
+            yield airflow.api, run, statsd, sandbox
 
 
 def test_the_dag_scheduled_on_the_database_runs(appended):
@@ -108,11 +84,11 @@ def test_the_links_lead_to_the_job(appended, task_id):
 
 
 def test_the_metrics_of_worker_and_triggerer_arrive(appended):
-    _, _, values, _ = appended
+    _, _, statsd, _ = appended
     # The decrement of ``waits`` is the last metric of a wait.
-    until(lambda: values["waits"].count("-1") == 2, "both waits have ended")
-    assert len(values["job.duration.succeeded"]) == 2
-    assert values["upload.accepted"] == ["1"]
-    assert values["upload.bytes"] == ["18"]
-    assert sorted(values["waits"]) == ["+1", "+1", "-1", "-1"]
-    assert len(values["polls"]) >= 2
+    until(lambda: statsd.values("waits").count("-1") == 2, "both waits have ended")
+    assert len(statsd.values("job.duration.succeeded")) == 2
+    assert statsd.values("upload.accepted") == ["1"]
+    assert statsd.values("upload.bytes") == ["18"]
+    assert sorted(statsd.values("waits")) == ["+1", "+1", "-1", "-1"]
+    assert len(statsd.values("polls")) >= 2

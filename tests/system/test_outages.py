@@ -136,5 +136,5 @@ def assert_sent_once(lab, task, file, target, rows):
     assert lab.sandbox.rows(target) == rows
 
 
-def test_the_token_is_in_no_file(lab):
-    assert lab.airflow.files_with(lab.sandbox.token) == set()
+def test_the_token_is_in_no_file(lab, outage):
+    lab.assert_token_is_in_no_file(*outage[2].values())

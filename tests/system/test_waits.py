@@ -242,5 +242,5 @@ def deferred(lab, dag_id, **conf):
     return task
 
 
-def test_the_token_is_in_no_file(lab):
-    assert lab.airflow.files_with(lab.sandbox.token) == set()
+def test_the_token_is_in_no_file(lab, timed_out):
+    lab.assert_token_is_in_no_file(*timed_out[2].values())

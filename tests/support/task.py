@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, BaseOperator, TaskDeferred
 
-from tests.support.faults import LoggedRequest
+from tests.support.reading import one_line
 from tests.support.versions import HAS_STATE_STORE
 
 try:
@@ -107,21 +107,37 @@ class Outcome:
     """
     The outcome of a task.
 
-    :param state: ``success`` or ``failed``.
+    :param state: its state at the end, such as ``success``.
+    :param attempts: the number of attempts.
     :param result: what it returned.
+    :param job_id: the job id that it pushed.
     :param errors: what each failed attempt raised.
-    :param stored: what Airflow stores meanwhile: triggers, events, and the arguments that the task is resumed with.
+    :param task: the task of the last attempt, with rendered templates.
+    :param log: the logs of worker and triggerer, which all tasks of a DAG share; only of a DAG that Airflow runs.
     """
 
     state: str = "failed"
+    attempts: int = 0
     result: Any = None
+    job_id: Any = None
     errors: list[BaseException] = dataclasses.field(default_factory=list)
-    stored: list[Any] = dataclasses.field(default_factory=list)
+    task: Any = None
+    log: str = dataclasses.field(default="", repr=False)
 
     @property
     def error(self) -> BaseException:
+        """The error of the only failed attempt."""
         (error,) = self.errors
         return error
+
+    def assert_failed(self, kind: type[Exception], *texts: str) -> None:
+        """Assert that the first attempt failed for good, with these texts in its error, and no chained exception."""
+        assert (self.state, self.attempts, self.result) == ("failed", 1, None), self
+        assert type(self.error) is kind
+        assert self.error.__cause__ is None
+        assert self.error.__suppress_context__
+        for text in texts:
+            assert text in one_line(self.error), self
 
 
 class Task:
@@ -130,6 +146,9 @@ class Task:
 
     :param make: makes the operator; called for each process that Airflow would start.
     :param retries: how often Airflow retries the task.
+
+    ``deferrals`` holds the methods that it was to be resumed with, ``limits`` the timeouts of its triggers, and
+    ``stored`` what Airflow stores meanwhile: triggers, events, and the arguments that the task is resumed with.
     """
 
     def __init__(self, make: Callable[[], BaseOperator], retries: int = 0) -> None:
@@ -138,6 +157,7 @@ class Task:
         self.store = Store()
         self.deferrals: list[str] = []
         self.limits: list[timedelta | None] = []
+        self.stored: list[Any] = []
 
     @property
     def context(self) -> Any:
@@ -156,6 +176,7 @@ class Task:
         outcome = Outcome()
         while True:
             self.ti.begin_attempt()
+            outcome.attempts += 1
             try:
                 outcome.result = self._attempt(outcome, while_deferred)
             except (AirflowFailException, AirflowSensorTimeout) as e:
@@ -168,9 +189,11 @@ class Task:
             else:
                 outcome.state = "success"
                 return outcome
+            finally:
+                outcome.job_id = self.ti.xcoms.get("job_id")
 
     def _attempt(self, outcome: Outcome, while_deferred: Callable[[], None]) -> Any:
-        operator = self._make()
+        outcome.task = operator = self._make()
         try:
             # Airflow 2 checks per thread whether ``execute`` may be called; the tests run tasks in other threads.
             return type(operator).execute.__wrapped__(operator, self.context)
@@ -183,41 +206,14 @@ class Task:
             path, kwargs = deferred.trigger.serialize()
             stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))
             event = asyncio.run(_first_event(*stored["trigger"]))
-            outcome.stored += [stored, event]
+            self.stored += [stored, event]
+            outcome.task = self._make()
             try:
-                return self._make().resume_execution(
+                return outcome.task.resume_execution(
                     deferred.method_name, {**stored["kwargs"], "event": event}, self.context
                 )
             except TaskDeferred as e:
                 deferred = e
-
-
-@dataclasses.dataclass
-class Run:
-    """
-    One task that has ended.
-
-    :param accepted: how many uploads the server accepted.
-    :param log: the requests that the proxy received.
-    """
-
-    task: Task
-    outcome: Outcome
-    accepted: int
-    log: list[LoggedRequest]
-    target: str
-
-    @property
-    def result(self) -> str:
-        if self.outcome.state == "success":
-            return f"succeeds; {self.accepted} accepted"
-        last = self.outcome.errors[-1]
-        known = "unknown" if "OUTCOME UNKNOWN" in str(last) else "rejected"
-        kind = known if isinstance(last, AirflowFailException) else type(last).__name__
-        return f"fails: {kind}; {self.accepted} accepted"
-
-    def uploads(self) -> list[LoggedRequest]:
-        return [request for request in self.log if request.method == "POST"]
 
 
 async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:
@@ -227,5 +223,7 @@ async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:
     async def first() -> Any:
         async for event in trigger.run():
             return json.loads(json.dumps(event.payload))
+        # Airflow then fails the task.
+        raise AssertionError(f"{path} ended without an event")
 
     return await asyncio.wait_for(first(), 30)

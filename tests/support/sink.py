@@ -1,5 +1,7 @@
 """
-A server that reads uploads as fast as Python can, and responds like DATATILE: ``python -m tests.benchmarks.sink``.
+A server that reads uploads as fast as Python can, and responds like DATATILE: ``python -m tests.support.sink``.
+
+The job's id is the length of the request's body, all of which it has read.
 
 It prints its port, and exits when its standard input is closed.
 """
@@ -21,7 +23,6 @@ from tests.support.tls import Certificates
 T = TypeVar("T")
 
 BUFFER = 1 << 22
-RESPONSE = b'{"job_id": "a-job"}'
 
 
 @contextmanager
@@ -97,9 +98,10 @@ def _serve(connection: socket.socket, context: ssl.SSLContext | None) -> None:
         while remaining and (count := receive(buffer)):
             remaining -= count
         if not remaining:
+            response = b'{"job_id": "%s"}' % length[1]
             peer.sendall(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n%s" % (len(RESPONSE), RESPONSE)
+                b"Content-Length: %d\r\n\r\n%s" % (len(response), response)
             )
             connection.shutdown(socket.SHUT_WR)
 
@@ -115,7 +117,8 @@ def _main() -> None:
 
 
 def _accept(listener: socket.socket, context: ssl.SSLContext | None) -> None:
-    print(listener.getsockname()[1], flush=True)
+    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=_serve, args=(connection, context), daemon=True).start()
