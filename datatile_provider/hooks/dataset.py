@@ -6,7 +6,8 @@ import os
 import re
 import stat
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -153,19 +154,10 @@ def _version(info: dict[str, Any]) -> str:
     return ", ".join(f"{key} {found[key]}" for key in sorted(found))
 
 
-def _from_store(path: Any, uri: str) -> Dataset:
-    location = repr(uri)
-
-    def lookup() -> tuple[int | None, str]:
-        path.fs.invalidate_cache()
-        info = dict(path.stat())
-        size = _size(info.get("size"))
-        return size, f"{size} bytes {_version(info)}".strip()
-
+@contextmanager
+def _lookup_errors(location: str) -> Iterator[None]:
     try:
-        if path.is_dir():
-            raise InvalidInputError(f"{location} is a directory", hint="Use the URI of one file.")
-        size, version = lookup()
+        yield
     except FileNotFoundError:
         raise InvalidInputError(
             f"There is no file {location}", hint="Check the URI: the connection, the bucket and the key."
@@ -187,6 +179,21 @@ def _from_store(path: Any, uri: str) -> Dataset:
             f"The file {location} could not be looked up: {type(e).__name__}: {e}",
             hint="Check the store and its Airflow connection.",
         ) from e
+
+
+def _from_store(path: Any, uri: str) -> Dataset:
+    location = repr(uri)
+
+    def lookup() -> tuple[int | None, str]:
+        path.fs.invalidate_cache()
+        info = dict(path.stat())
+        size = _size(info.get("size"))
+        return size, f"{size} bytes {_version(info)}".strip()
+
+    with _lookup_errors(location):
+        if path.is_dir():
+            raise InvalidInputError(f"{location} is a directory", hint="Use the URI of one file.")
+        size, version = lookup()
     if size is None:
         raise InvalidInputError(
             f"The store does not report the size of {location}, which an upload needs",

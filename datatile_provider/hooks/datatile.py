@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-from airflow.providers.common.compat.sdk import BaseHook
 
 from datatile_provider.api import errors
 from datatile_provider.api.models import Job, ServerConfig
 from datatile_provider.api.polling import Wait
 from datatile_provider.api.validation import check_job_id, seconds
-from datatile_provider.hooks.connection_retry import ConnectionRetry
+from datatile_provider.hooks.connection import ConnectionHook
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -30,22 +27,13 @@ POLL_INTERVAL = 30.0
 JOB_TIMEOUT = 24 * 3600.0
 
 
-class DatatileHook(BaseHook):
+class DatatileHook(ConnectionHook):
     """
     Talks to the DATATILE server of an Airflow connection.
 
     :param datatile_conn_id: the connection: the server in its host, the API token in its password, options in its
         extra. It is read for each call, so a new token is used at once.
     """
-
-    conn_name_attr = "datatile_conn_id"
-    default_conn_name = "datatile_default"
-    conn_type = "datatile"
-    hook_name = "DATATILE"
-
-    def __init__(self, datatile_conn_id: str = default_conn_name) -> None:
-        super().__init__()
-        self.datatile_conn_id = datatile_conn_id
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -60,104 +48,6 @@ class DatatileHook(BaseHook):
         from datatile_provider.hooks.form import behaviour
 
         return behaviour()
-
-    def get_conn(self) -> Settings:
-        """
-        Return the connection's settings, checked.
-
-        :raises AirflowNotFoundException: there is no such connection.
-        :raises InvalidInputError: a field is missing or wrong.
-        """
-        return self._settings(self.get_connection(self.datatile_conn_id))
-
-    async def get_conn_async(self) -> Settings:
-        """Return the same as :meth:`get_conn`, for the triggerer."""
-        from airflow.providers.common.compat.connection import get_async_connection
-        from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
-        try:
-            conn = await get_async_connection(self.datatile_conn_id)
-        except AirflowNotFoundException:
-            # `airflow dags test` (3.3.2) can't return a connection of its database asynchronously.
-            conn = await asyncio.to_thread(self.get_connection, self.datatile_conn_id)
-        # In a thread, as it may load a CA bundle.
-        return await asyncio.to_thread(self._settings, conn)
-
-    def _read_conn(self, server: str | None) -> Settings:
-        """
-        Return the same as :meth:`get_conn`, for a poll.
-
-        :param server: the address of the server that the connection must still point to.
-        :raises ConnectionUnreadableError: Airflow could not return the connection.
-        :raises ConnectionChangedError: it points to another server now.
-        """
-        with self._unreadable():
-            found = self.get_conn()
-        return self._at(server, found)
-
-    async def _read_conn_async(self, server: str | None) -> Settings:
-        with self._unreadable():
-            found = await self.get_conn_async()
-        return self._at(server, found)
-
-    @contextlib.contextmanager
-    def _unreadable(self) -> Iterator[None]:
-        try:
-            yield
-        except errors.DatatileError:
-            raise
-        except Exception as e:  # each secrets backend has its own errors
-            raise errors.ConnectionUnreadableError(
-                f"Airflow could not return the connection {self.datatile_conn_id!r}: {e or type(e).__name__}",
-                hint="Check that it exists, and that Airflow's API server or secrets backend is up.",
-            ) from e
-
-    def _at(self, server: str | None, settings: Settings) -> Settings:
-        if server in (None, settings.server.address):
-            return settings
-        raise errors.ConnectionChangedError(
-            f"The job is at {server}.\n"
-            f"The connection {self.datatile_conn_id!r} points to {settings.server.address} now",
-            hint="Point the connection to the job's server until the job has finished.",
-        )
-
-    def first_conn(self, server: str | None = None, *, job_id: str = "", deadline: float = 0.0) -> Settings:
-        """
-        Return the same as :meth:`get_conn`, for a wait that starts: with retries.
-
-        :param server: the address of the server that the connection must point to, if it was read before.
-        :param job_id: the job that is waited for.
-        :param deadline: the wait's, in seconds since the epoch.
-        :raises JobTimeoutError: Airflow could not return the connection until the deadline.
-        :raises TransientError: Airflow could not return it and it was never read before, so it may not exist.
-        :raises InvalidInputError: a field is missing or wrong.
-        """
-        retry = ConnectionRetry(self.log, server, job_id, deadline)
-        while True:
-            try:
-                return self._read_conn(server)
-            except errors.DatatileError as e:
-                time.sleep(retry.pause(e, time.time()))
-
-    async def _first_conn_async(self, server: str | None, job_id: str, deadline: float) -> Settings:
-        retry = ConnectionRetry(self.log, server, job_id, deadline)
-        while True:
-            try:
-                return await self._read_conn_async(server)
-            except errors.DatatileError as e:
-                await asyncio.sleep(retry.pause(e, time.time()))
-
-    def _settings(self, conn: Any) -> Settings:
-        from datatile_provider.api.settings import Settings
-
-        return Settings.of(
-            self.datatile_conn_id,
-            host=conn.host,
-            schema=conn.schema,
-            port=conn.port,
-            token=conn.password,
-            extra=conn.extra,
-        )
 
     def upload(
         self,
@@ -201,27 +91,6 @@ class DatatileHook(BaseHook):
         while not (job := uploader.attempt()):
             uploader.pause()
         return job
-
-    def newer_conn(self, settings: Settings) -> Settings | None:
-        """Return the connection if it has another token for the same server by now."""
-        found = None
-        with self._old_token_is_reported():
-            found = self._read_conn(settings.server.address)
-        return found if found and found.token != settings.token else None
-
-    async def _newer_conn_async(self, settings: Settings) -> Settings | None:
-        found = None
-        with self._old_token_is_reported():
-            found = await self._read_conn_async(settings.server.address)
-        return found if found and found.token != settings.token else None
-
-    @contextlib.contextmanager
-    def _old_token_is_reported(self) -> Iterator[None]:
-        try:
-            yield
-        except errors.DatatileError as e:
-            # The rejected token is the error to report.
-            self.log.warning("%s", e)
 
     def get_job(self, job_id: str, *, server: str | None = None) -> Job:
         """

@@ -454,8 +454,8 @@ async def test_a_connection_that_is_invalid_for_a_moment_does_not_end_a_wait(
     sandbox, connect, hook, wave, invalid, monkeypatch
 ):
     """As when a trigger restarts while a user edits the connection."""
-    monkeypatch.setattr("datatile_provider.hooks.connection_retry._PAUSE", 0.05)
-    monkeypatch.setattr("datatile_provider.hooks.connection_retry.GRACE", 0.5)
+    monkeypatch.setattr("datatile_provider.hooks.connection._PAUSE", 0.05)
+    monkeypatch.setattr("datatile_provider.hooks.connection.GRACE", 0.5)
     job = hook.upload("create", sandbox.folder, wave)
     server = hook.get_conn().server.address
     wait = {"poll_interval": 0.05, "timeout": 10, "server": server}

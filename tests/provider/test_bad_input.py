@@ -136,7 +136,7 @@ def test_connections(everything_with, fields, texts):
 @pytest.mark.needs_airflow("==3.0.*")
 @pytest.mark.parametrize("extra", ["{not JSON", "[1, 2]"])
 def test_airflow_3_0_does_not_find_a_connection_whose_extra_is_not_an_object(everything_with, extra, monkeypatch):
-    monkeypatch.setattr("datatile_provider.hooks.connection_retry.FIRST_READ", 0.1)
+    monkeypatch.setattr("datatile_provider.hooks.connection.FIRST_READ", 0.1)
     server, outcomes = everything_with(extra=extra)
     for outcome in outcomes.values():
         assert outcome.state == "failed"
@@ -153,7 +153,7 @@ def test_a_file_over_the_connections_limit(everything_with):
 
 
 def test_a_connection_that_does_not_exist(everything_with, monkeypatch):
-    monkeypatch.setattr("datatile_provider.hooks.connection_retry.FIRST_READ", 0.1)
+    monkeypatch.setattr("datatile_provider.hooks.connection.FIRST_READ", 0.1)
     server, outcomes = everything_with(conn_id="elsewhere")
     for outcome in outcomes.values():
         # Airflow raises the same error while its API server is down, so it is retried.

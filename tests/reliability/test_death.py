@@ -217,7 +217,7 @@ def test_a_connection_that_cannot_be_read_for_a_moment_does_not_end_a_wait(accep
 
     monkeypatch.setattr(DatatileHook, "get_connection", classmethod(get_connection))
     monkeypatch.setattr("airflow.providers.common.compat.connection.get_async_connection", find_none)
-    monkeypatch.setattr("datatile_provider.hooks.connection_retry._PAUSE", 0.05)
+    monkeypatch.setattr("datatile_provider.hooks.connection._PAUSE", 0.05)
     arguments |= {"wait_for_completion": kind == "operator", "timeout": 1.5}
     if kind == "operator":
         task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments, deferrable=deferrable))

@@ -68,11 +68,11 @@ SHORT_WAITS = {
     "datatile_provider.api.retry._FIRST_BACKOFF": 0.01,
     "datatile_provider.api.retry._MAX_BACKOFF": 0.1,
     "datatile_provider.api.polling.GRACE": 0.4,
-    "datatile_provider.hooks.connection_retry.GRACE": 0.4,
+    "datatile_provider.hooks.connection.GRACE": 0.4,
     "datatile_provider.api.polling.MAX_RETRY_AFTER": 0.1,
     "datatile_provider.operators.attempt.CONFIRM_PAUSE": 0.02,
     "datatile_provider.operators.attempt.MAX_BACKOFF_IN_WORKER": 0.0,
-    "datatile_provider.hooks.connection_retry._PAUSE": 0.02,
+    "datatile_provider.hooks.connection._PAUSE": 0.02,
     "datatile_provider.operators.upload_state.STORE_TIMEOUT": 0.02,
     "datatile_provider.state_store._PAUSE": 0.005,
 }

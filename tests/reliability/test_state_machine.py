@@ -196,6 +196,7 @@ class Uploads(RuleBasedStateMachine):
         # A sleep is a crash point.
         clock = Clock(on_sleep=lambda: self.environment.crash_point())
         for module in (
+            "hooks.connection",
             "hooks.datatile",
             "hooks.upload",
             "operators.datatile",

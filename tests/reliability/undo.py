@@ -81,7 +81,7 @@ STATES, PARSING, CLIENT = "api/states.py", "api/parsing.py", "api/client.py"
 REJECTIONS, POLLING, RETRY = "api/rejections.py", "api/polling.py", "api/retry.py"
 UPLOAD_STATE, ATTEMPT, DECORATOR = "operators/upload_state.py", "operators/attempt.py", "decorators/datatile.py"
 FIRST_STEP, POLICY = "operators/first_step.py", "failure_policy.py"
-HOOK, CONTENT, ASSETS = "hooks/datatile.py", "hooks/content.py", "assets/datatile.py"
+HOOK, CONTENT, ASSETS = "hooks/connection.py", "hooks/content.py", "assets/datatile.py"
 
 WITHOUT_SUCCESS_OF_REQUEST = (
     STATES,
