@@ -42,7 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect the tests that are marked for other versions of Airflow."""
 
     def is_for_another_version(item: pytest.Item) -> bool:
-        return not all(AIRFLOW in SpecifierSet(mark.args[0]) for mark in item.iter_markers("needs_airflow"))
+        # A pre-release counts as the version that it precedes.
+        version = AIRFLOW.base_version
+        return not all(version in SpecifierSet(mark.args[0]) for mark in item.iter_markers("needs_airflow"))
 
     deselected = [item for item in items if is_for_another_version(item)]
     config.hook.pytest_deselected(items=deselected)

@@ -17,13 +17,25 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".matrix"
+UV = Path(sys.executable).parent / "uv"
 DOCS = ROOT / "docs" / "compatibility.md"
 #: The text above the table in the docs. The table is at the end of the page.
 HEADING = "## What was tested\n\n`make test-matrix` tests each version, and writes its table here when all pass."
-#: The Python version that each Airflow is tested with. Together these are all that the package supports.
-PYTHONS = {"2.11": "3.10", "3.0": "3.11", "3.1": "3.12", "3.2": "3.13", "3.3": "3.13"}
+#: The Python version that each Airflow is tested with. Together these are all that the package supports. ``next`` is
+#: the newest pre-release of Airflow. It must pass like the others.
+PYTHONS = {
+    "2.11": "3.10",
+    "3.0": "3.11",
+    "3.1": "3.12",
+    "3.2": "3.13",
+    "3.3": "3.13",
+    "3.3-py3.14": "3.14",
+    "next": "3.13",
+}
+#: Skipped where there is no such Python. ``uv python install`` and ``pyenv install`` get one.
+OPTIONAL = ("3.3-py3.14",)
 #: Versions with tests of real processes too: the tracking study, and the tests for Airflow 2 only.
-STUDIED = ("2.11", "3.3")
+STUDIED = ("2.11", "3.3", "3.3-py3.14", "next")
 RUNS = {
     "tests": ("-m", "not system and not ui and not bench"),
     "study": (
@@ -52,7 +64,11 @@ def main(versions: list[str]) -> int:
         print(f"Unknown versions of Airflow: {', '.join(unknown)}. Known are: {', '.join(PYTHONS)}.")
         return 2
     FOLDER.mkdir(exist_ok=True)
-    for version in versions or PYTHONS:
+    skipped = {version for version in OPTIONAL if version not in versions and not has_python(version)}
+    for version in skipped:
+        print(f"Airflow {version}: skipped, there is no Python {PYTHONS[version]}", flush=True)
+    wanted = [version for version in versions or PYTHONS if version not in skipped]
+    for version in wanted:
         for name in RUNS:
             report(version, name).unlink(missing_ok=True)
         try:
@@ -66,10 +82,10 @@ def main(versions: list[str]) -> int:
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     print(f"\n{table}", flush=True)
     passed = {version for version in PYTHONS if all(found and not found.failed for found in results(version))}
-    if passed == set(PYTHONS):
+    if passed | {version for version in skipped if not any(results(version))} == set(PYTHONS):
         before = DOCS.read_text("utf-8").partition(HEADING)[0]
         DOCS.write_text(f"{before}{HEADING}\n\n{table}\n", "utf-8")
-    return 0 if passed >= set(versions or PYTHONS) else 1
+    return 0 if passed >= set(wanted) else 1
 
 
 def runs(version: str) -> list[str]:
@@ -102,28 +118,37 @@ def environment(version: str) -> Path:
 
     :raises subprocess.SubprocessError: it cannot be made.
     """
-    constraints = ROOT / "constraints" / f"airflow-{version}.txt"
-    folder = FOLDER / f"airflow-{version}-python-{PYTHONS[version]}"
+    airflow = version.partition("-")[0]
+    constraints = ROOT / "constraints" / f"airflow-{airflow}.txt"
+    folder = FOLDER / f"airflow-{airflow}-python-{PYTHONS[version]}"
     python, ready = folder / "bin" / "python", folder / ".ready"
     sources = (constraints, ROOT / "pyproject.toml")
     if ready.exists() and ready.stat().st_mtime > max(source.stat().st_mtime for source in sources):
         return python
-    uv = str(Path(sys.executable).parent / "uv")
-    env = dict(os.environ)
-    if shutil.which("pyenv"):
-        # pyenv only shows the interpreters that this variable lists.
-        found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True).stdout
-        env["PYENV_VERSION"] = ":".join(found.split())
     print(f"Airflow {version}: making its environment with Python {PYTHONS[version]}", flush=True)
     limits = ("--constraint", constraints, "--build-constraint", constraints)
     packages = ("--group", "dev", "--group", "docs", "--editable", ".[sandbox]")
     for command in (
-        (uv, "venv", "--quiet", "--clear", "--python", PYTHONS[version], folder),
-        (uv, "pip", "install", "--quiet", "--python", python, "--compile-bytecode", *limits, *packages),
+        (UV, "venv", "--quiet", "--clear", "--python", PYTHONS[version], folder),
+        (UV, "pip", "install", "--quiet", "--python", python, "--compile-bytecode", *limits, *packages),
     ):
-        subprocess.run(command, check=True, cwd=ROOT, env=env, timeout=LIMIT)
+        subprocess.run(command, check=True, cwd=ROOT, env=uv_environment(), timeout=LIMIT)
     ready.touch()
     return python
+
+
+def has_python(version: str) -> bool:
+    command = (UV, "python", "find", "--quiet", PYTHONS[version])
+    return subprocess.run(command, capture_output=True, cwd=ROOT, env=uv_environment()).returncode == 0
+
+
+def uv_environment() -> dict[str, str]:
+    """Return environment variables with which uv finds the interpreters of pyenv."""
+    if not shutil.which("pyenv"):
+        return dict(os.environ)
+    # pyenv only shows the interpreters that this variable lists.
+    found = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True).stdout
+    return {**os.environ, "PYENV_VERSION": ":".join(found.split())}
 
 
 def run(python: Path, version: str, name: str) -> None:
