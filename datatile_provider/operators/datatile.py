@@ -103,15 +103,13 @@ class DatatileUploadOperator(BaseOperator):
     ) -> str:
         """Upload the file, also after a backoff in the triggerer. See :meth:`execute`."""
         self._label_mapped_task(context)
-        with self._decided(context) as attempt:
+        with self._begin(context) as attempt:
             # `dag.test()` passes nothing but the event.
             return attempt.begin(deadline or time.time() + self.accept_timeout, failures, version)
 
-    @contextlib.contextmanager
-    def _decided(self, context: Context) -> Iterator[UploadAttempt]:
+    def _begin(self, context: Context) -> UploadAttempt:
         self._attempt = UploadAttempt(self, context)
-        with self._attempt.decided():
-            yield self._attempt
+        return self._attempt
 
     def _label_mapped_task(self, context: Context) -> None:
         """Show the file's name in the place of the map index, unless the DAG has a template for that."""
@@ -146,7 +144,7 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
-        with self._decided(context) as attempt:
+        with self._begin(context) as attempt:
             attempt.accept(Job(job_id) if job_id else None, text)
             if not job_id:
                 # `dag.test()` passes nothing but the event.
@@ -168,8 +166,7 @@ class DatatileUploadOperator(BaseOperator):
 
     @contextlib.contextmanager
     def _hook_of_the_user(self, context: Context) -> Iterator[None]:
-        attempt = UploadAttempt(self, context)
-        with attempt.decided(show_cause=True):
+        with UploadAttempt(self, context, show_cause=True) as attempt:
             try:
                 yield
             except Exception:
@@ -181,7 +178,7 @@ class DatatileUploadOperator(BaseOperator):
         """Resume the task; a failed trigger must not make an older Airflow send an accepted file again."""
         if next_method != "__fail__":
             return super().resume_execution(next_method, next_kwargs, context)
-        with self._decided(context) as attempt:
+        with self._begin(context) as attempt:
             job_id = attempt.accepted_job_id()
             if not job_id:
                 return super().resume_execution(next_method, next_kwargs, context)

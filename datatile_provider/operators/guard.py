@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -25,6 +25,7 @@ from datatile_provider.operators.upload_state import Phase, UploadState
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from typing_extensions import Self
 
     from datatile_provider.operators.datatile import DatatileUploadOperator
 
@@ -33,13 +34,16 @@ _PHASES = {StateChange.REPORTED: Phase.REPORTED, StateChange.WAIT_FAILED: Phase.
 
 class GuardedUpload:
     """
-    What an upload task knows about its file and its job. Code that may fail runs within :meth:`decided`.
+    What an upload task knows about its file and its job. An error in its ``with`` block becomes what the table of
+    ``failure_policy`` says about it.
 
     :param task: the task.
     :param context: the task's context.
+    :param show_cause: show the traceback of the original error too.
     """
 
-    def __init__(self, task: DatatileUploadOperator, context: Context) -> None:
+    def __init__(self, task: DatatileUploadOperator, context: Context, *, show_cause: bool = False) -> None:
+        self._show_cause = show_cause
         self.job: Job | None = None
         self.killed = False
         self._task, self._context = task, context
@@ -52,20 +56,14 @@ class GuardedUpload:
     def _subject(self) -> str:
         return f"{self._task.action} of {self._task.file_name!r} to {self._task.target_hash}"
 
-    @contextlib.contextmanager
-    def decided(self, *, show_cause: bool = False) -> Iterator[None]:
-        """
-        Turn an error into what the table of ``failure_policy`` says about it.
+    def __enter__(self) -> Self:
+        return self
 
-        :param show_cause: show the error's own traceback too.
-        """
-        try:
-            yield
-        except BaseException as e:
-            found = self._decide(e)
-            if found is e:
-                raise
-            raise found from (e if show_cause else None)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        found = self._decide(error) if error else None
+        if found is not error:
+            # A chained traceback would push the text out of view.
+            raise found from (error if self._show_cause else None)  # type: ignore[misc]  # not None here
 
     def _decide(self, error: BaseException) -> BaseException:
         if isinstance(error, errors.DatatileError):
