@@ -19,6 +19,7 @@ from tests.support.clock import SetClock
 from tests.support.rawserver import Peer, RawServer
 from tests.support.reading import one_line
 from tests.support.scripted import scripted
+from tests.support.waiting import until
 
 
 def test_create_append_reload(sandbox, hook, wave):
@@ -52,9 +53,7 @@ def test_callback(sandbox, hook, wave):
 
     with RawServer(handle) as listener:
         finished(hook, hook.upload("create", sandbox.folder, wave, callback_url=f"{listener.url}/hook"))
-        deadline = time.monotonic() + 5
-        while len(callbacks) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(callbacks) >= 3, "the callbacks arrive")
     assert callbacks == ["queued", "running", "succeeded"]
 
 
