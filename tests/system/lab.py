@@ -123,18 +123,6 @@ class Lab:
 
         until(has_logged, f"{task.dag_id} has logged {text!r}")
 
-    def assert_token_is_in_no_file(self, *known: str) -> None:
-        """
-        Assert that no log, XCom, rendered template or stored trigger holds the token: all are in Airflow's home.
-
-        :param known: texts that the database or a log must hold, which shows that the search works.
-        """
-        for text in known:
-            found = self.airflow.files_with(text)
-            assert found & {"airflow.db", "airflow.db-wal"}, text
-            assert "attempt=1.log" in found, text
-        assert self.airflow.files_with(self.sandbox.token) == set()
-
     def _pids(self, task: TaskInstance) -> list[int]:
         found = self.airflow.worker_pids(self.api.run(task.dag_id, task.run_id).task(task.task_id, task.map_index))
         return found if len(found) == 2 else []

@@ -137,4 +137,4 @@ def assert_sent_once(lab, task, file, target, rows):
 
 
 def test_the_token_is_in_no_file(lab, outage):
-    lab.assert_token_is_in_no_file(*outage[2].values())
+    lab.airflow.assert_no_file_has(lab.sandbox.token, *outage[2].values())
