@@ -18,7 +18,7 @@ from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
-from tests.support.clients import GARBAGE, MIB, Proxy, drip, drip_head, settings_for
+from tests.support.clients import GARBAGE, Proxy, drip, drip_head, endless, settings_for
 from tests.support.rawserver import TOKEN, Peer, RawServer
 from tests.support.reading import one_line
 from tests.support.scripted import scripted
@@ -56,13 +56,7 @@ async def test_against_the_sandbox():
 
 
 async def test_fifty_waits_share_one_session():
-    def handle(peer: Peer) -> None:
-        while True:
-            peer.request()
-            time.sleep(0.01)
-            peer.respond(200, RUNNING)
-
-    with RawServer(handle) as server:
+    with RawServer(scripted((200, RUNNING), delay=0.01)) as server:
         settings = settings_for(server.url)
 
         async def wait(job_id: str) -> None:
@@ -216,16 +210,8 @@ async def test_certificates(certificates, monkeypatch, tmp_path):
 
 
 async def test_response_is_read_up_to_a_limit():
-    sent = []
-
-    def handle(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n")
-        for _ in range(200):
-            peer.send(b"x" * MIB)
-            sent.append(1)
-
-    with RawServer(handle) as server:
+    sent: list[int] = []
+    with RawServer(endless(sent)) as server:
         error = await failure(server.url)
         assert await asyncio.to_thread(server.wait_until_left)
     assert (type(error), error.status) == (errors.ServerError, 500)
@@ -276,13 +262,7 @@ async def test_proxy_of_the_environment(monkeypatch, proxies, excepted, scheme):
 async def test_waits_for_one_job_share_a_poll():
     heads: list[str] = []
 
-    def handle(peer: Peer) -> None:
-        while True:
-            heads.append(peer.request()[0])
-            time.sleep(0.05)
-            peer.respond(200, RUNNING)
-
-    with RawServer(handle) as server:
+    with RawServer(scripted((200, RUNNING), requests=heads, delay=0.05)) as server:
         settings = settings_for(server.url)
         async with connected(settings) as one, connected(settings) as other:
             await asyncio.gather(*(client.get_job("7") for client in (one, other, one)))
@@ -316,14 +296,7 @@ async def test_waits_of_two_connections_share_no_poll():
 
 
 async def test_a_failed_poll_is_not_shared_afterwards():
-    responses = iter([(500, b""), (200, RUNNING)])
-
-    def handle(peer: Peer) -> None:
-        while True:
-            peer.request()
-            peer.respond(*next(responses))
-
-    with RawServer(handle) as server:
+    with RawServer(scripted((500, b""), (200, RUNNING))) as server:
         settings = settings_for(server.url)
         async with connected(settings) as one, connected(settings) as other:
             with pytest.raises(errors.TransientError):
@@ -332,12 +305,7 @@ async def test_a_failed_poll_is_not_shared_afterwards():
 
 
 async def test_a_cancelled_wait_does_not_cancel_a_shared_poll():
-    def handle(peer: Peer) -> None:
-        peer.request()
-        time.sleep(0.3)
-        peer.respond(200, RUNNING)
-
-    with RawServer(handle) as server:
+    with RawServer(scripted((200, RUNNING), delay=0.3)) as server:
         settings = settings_for(server.url)
         async with connected(settings) as one, connected(settings) as other:
             polls = [asyncio.create_task(client.get_job("7")) for client in (one, other)]
@@ -386,13 +354,7 @@ async def test_polls_of_cancelled_waits_are_not_sent():
 
 
 async def test_a_poll_is_sent_again_for_a_wait_that_starts_while_the_last_one_is_cancelled():
-    def handle(peer: Peer) -> None:
-        while True:
-            peer.request()
-            time.sleep(0.2)
-            peer.respond(200, RUNNING)
-
-    with RawServer(handle) as server:
+    with RawServer(scripted((200, RUNNING), delay=0.2)) as server:
         async with connected(settings_for(server.url)) as one, connected(settings_for(server.url)) as other:
             first = asyncio.create_task(one.get_job("7"))
             await asyncio.sleep(0.1)

@@ -26,11 +26,13 @@ from tests.support.clients import (
     dataset_of_size,
     drip,
     drip_head,
+    endless,
     settings_for,
     upload_of,
 )
 from tests.support.rawserver import TOKEN, Peer, RawServer
 from tests.support.reading import one_line
+from tests.support.waiting import until
 
 
 def send(url: str, size: int = 100, action: Action = Action.APPEND, **kwargs: object) -> Job:
@@ -76,10 +78,8 @@ def test_against_the_sandbox():
         client = DatatileClient(settings_for(sandbox.url))
         upload = Upload(Action.CREATE, sandbox.folder, file.name, file.size)
         job = client.upload(upload, file)
-        deadline = time.monotonic() + 10
-        while not (job := client.get_job(job.id)).state.finished and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert job.state is JobState.SUCCEEDED
+        until(lambda: client.get_job(job.id).state.finished, "the job has finished")
+        assert client.get_job(job.id).state is JobState.SUCCEEDED
         assert [(u["filename"], u["size"]) for u in sandbox.uploads()] == [("w.csv", len(content))]
         client.probe()
         assert isinstance(failure(client.upload, upload_of(file), file), errors.NotFoundError)
@@ -400,16 +400,8 @@ def test_garbage(response):
 
 
 def test_response_is_read_up_to_a_limit():
-    sent = []
-
-    def handle(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n")
-        for _ in range(200):
-            peer.send(b"x" * MIB)
-            sent.append(1)
-
-    with RawServer(handle) as server:
+    sent: list[int] = []
+    with RawServer(endless(sent)) as server:
         error = failure(poll_job, server.url)
         assert server.wait_until_left()
     assert (type(error), error.status) == (errors.ServerError, 500)
@@ -488,7 +480,4 @@ def test_no_thread_is_left_running():
         for _ in range(5):
             poll_job(server.url, timeout=60.0)
         assert server.wait_until_left()
-        deadline = time.monotonic() + 2
-        while threading.active_count() > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert threading.active_count() <= before
+        until(lambda: threading.active_count() <= before, "no thread is left")

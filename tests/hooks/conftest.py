@@ -1,18 +1,17 @@
-"""Fixtures for the tests of the hook: a sandbox, a connection to it, and a file."""
+"""Fixtures for the tests of the hook: a sandbox, and a connection to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.sandbox import Sandbox
-from tests.support.fixtures import certificates, connect, plain_environment
+from tests.support.fixtures import certificates, connect, plain_environment, survey
 from tests.support.rawserver import TOKEN
 
-__all__ = ["certificates", "connect", "plain_environment"]
+__all__ = ["certificates", "connect", "plain_environment", "survey"]
 
 
 @pytest.fixture
@@ -24,10 +23,3 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def hook(sandbox, connect) -> DatatileHook:
     return connect(sandbox.url)
-
-
-@pytest.fixture
-def wave(tmp_path: Path) -> Path:
-    path = tmp_path / "wave 1.csv"
-    path.write_text("respondent,vote\n1,0\n2,1\n3,1\n")
-    return path

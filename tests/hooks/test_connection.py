@@ -200,7 +200,7 @@ def test_airflow_2_shows_the_form():
     assert "Profile page" in manager.field_behaviours["datatile"]["placeholders"]["password"]
 
 
-async def test_another_dialect_by_connection_extra_alone(connect, wave):
+async def test_another_dialect_by_connection_extra_alone(connect, survey):
     """Job path, id field, status field, status words and callback field all differ from the defaults."""
     words = {"QUEUED": "Eingereiht", "RUNNING": "Läuft", "SUCCEEDED": "Fertig", "FAILED": "Kaputt"}
     dialect = {
@@ -222,13 +222,13 @@ async def test_another_dialect_by_connection_extra_alone(connect, wave):
         status_map = {word.upper(): state for state, word in words.items()}
         hook = connect(sandbox.url, extra={"status_map": status_map, **dialect})
         assert hook.test_connection()[0]
-        job = hook.upload("create", sandbox.folder, wave, callback_url=listener.url)
+        job = hook.upload("create", sandbox.folder, survey, callback_url=listener.url)
         assert (job.id, job.state, job.status) == (sandbox.jobs()[0]["job_id"], JobState.QUEUED, "Eingereiht")
         done = finished(hook, job)
         assert (done.state, done.status, done.details["total_rows"]) == (JobState.SUCCEEDED, "Fertig", 3)
         again = await hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=5, started=time.time())
         assert again.state is JobState.SUCCEEDED
-        invalid = wave.with_suffix(".sav")
+        invalid = survey.with_suffix(".sav")
         invalid.write_bytes(b"no SPSS file")
         with pytest.raises(errors.JobFailedError, match="cannot be read"):
             finished(hook, hook.upload("create", sandbox.folder, invalid))

@@ -22,16 +22,17 @@ from tests.support.clock import SetClock
 from tests.support.rawserver import Peer, RawServer
 from tests.support.reading import one_line
 from tests.support.scripted import scripted
+from tests.support.waiting import until
 
 
-def test_create_append_reload(sandbox, hook, wave):
-    created = finished(hook, hook.upload("create", sandbox.folder, wave))
+def test_create_append_reload(sandbox, hook, survey):
+    created = finished(hook, hook.upload("create", sandbox.folder, survey))
     database = created.details["database"]
     assert (created.state, created.details["total_rows"]) == (JobState.SUCCEEDED, 3)
-    assert finished(hook, hook.upload("append", database, wave.as_uri())).details["total_rows"] == 6
-    with wave.open("rb") as opened:
+    assert finished(hook, hook.upload("append", database, survey.as_uri())).details["total_rows"] == 6
+    with survey.open("rb") as opened:
         assert finished(hook, hook.upload("reload", database, opened)).details["total_rows"] == 3
-    stored = ObjectStoragePath(f"file://{wave}")
+    stored = ObjectStoragePath(f"file://{survey}")
     assert finished(hook, hook.upload("append", database, stored)).details["total_rows"] == 6
     assert [(u["action"], u["filename"]) for u in sandbox.uploads()] == [
         (action, "wave 1.csv") for action in ("create", "append", "reload", "append")
@@ -39,14 +40,14 @@ def test_create_append_reload(sandbox, hook, wave):
     assert hook.get_job(created.id).state is JobState.SUCCEEDED
 
 
-async def test_asynchronous_calls(sandbox, hook, wave):
-    job = hook.upload("create", sandbox.folder, wave)
+async def test_asynchronous_calls(sandbox, hook, survey):
+    job = hook.upload("create", sandbox.folder, survey)
     assert (await hook.get_job_async(job.id)).id == job.id
     done = await hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=10, started=time.time())
     assert done.state is JobState.SUCCEEDED
 
 
-def test_callback(sandbox, hook, wave):
+def test_callback(sandbox, hook, survey):
     callbacks = []
 
     def handle(peer: Peer) -> None:
@@ -54,10 +55,8 @@ def test_callback(sandbox, hook, wave):
         peer.respond(200)
 
     with RawServer(handle) as listener:
-        finished(hook, hook.upload("create", sandbox.folder, wave, callback_url=f"{listener.url}/hook"))
-        deadline = time.monotonic() + 5
-        while len(callbacks) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        finished(hook, hook.upload("create", sandbox.folder, survey, callback_url=f"{listener.url}/hook"))
+        until(lambda: len(callbacks) >= 3, "the callbacks arrive")
     assert callbacks == ["queued", "running", "succeeded"]
 
 
@@ -74,39 +73,39 @@ def test_callback(sandbox, hook, wave):
         {"timeout": "long"},
     ],
 )
-def test_bad_input_is_reported_before_a_byte_is_sent(connect, wave, invalid):
+def test_bad_input_is_reported_before_a_byte_is_sent(connect, survey, invalid):
     with RawServer(Peer.reset) as server:
-        arguments = {"action": "append", "target_hash": "abc", "dataset": wave} | invalid
+        arguments = {"action": "append", "target_hash": "abc", "dataset": survey} | invalid
         with pytest.raises(errors.InvalidInputError):
             connect(server.url).upload(**arguments)
         assert server.connections == 0
 
 
-def test_bad_connections(connect, wave):
+def test_bad_connections(connect, survey):
     with RawServer(Peer.reset) as server:
         with pytest.raises(AirflowNotFoundException):
-            DatatileHook("no_such_connection").upload("append", "abc", wave)
+            DatatileHook("no_such_connection").upload("append", "abc", survey)
         with pytest.raises(errors.InvalidInputError, match=r"'datatile_default' .* 'timeout'"):
-            connect(server.url, extra={"timeout": "soon"}).upload("append", "abc", wave)
+            connect(server.url, extra={"timeout": "soon"}).upload("append", "abc", survey)
         with pytest.raises(errors.InvalidInputError, match="max_upload_bytes"):
-            connect(server.url, extra={"max_upload_bytes": 5}).upload("append", "abc", wave)
+            connect(server.url, extra={"max_upload_bytes": 5}).upload("append", "abc", survey)
         assert server.connections == 0
 
 
-def test_rejections_are_permanent(sandbox, hook, wave):
+def test_rejections_are_permanent(sandbox, hook, survey):
     started = time.monotonic()
     for target, kind in ((sandbox.root, errors.PermanentError), ("nosuch", errors.NotFoundError)):
         with pytest.raises(kind):
-            hook.upload("create", target, wave)
+            hook.upload("create", target, survey)
     sandbox.set_permission(sandbox.folder, False)
     with pytest.raises(errors.RoleMissingError):
-        hook.upload("create", sandbox.folder, wave)
+        hook.upload("create", sandbox.folder, survey)
     assert sandbox.uploads() == []
     assert time.monotonic() - started < 1
 
 
 class TestToken:
-    def test_new_token_is_used(self, sandbox, hook, connect, wave, monkeypatch):
+    def test_new_token_is_used(self, sandbox, hook, connect, survey, monkeypatch):
         """A new token is put into the connection while an upload is rejected with the old one."""
         new_token = sandbox.regenerate_token()
         read = DatatileHook.get_conn
@@ -117,10 +116,10 @@ class TestToken:
             return settings
 
         monkeypatch.setattr(DatatileHook, "get_conn", read_then_replace)
-        assert hook.upload("create", sandbox.folder, wave).id
+        assert hook.upload("create", sandbox.folder, survey).id
         assert len(sandbox.uploads()) == 1
 
-    def test_second_rejection_is_permanent(self, connect, wave, monkeypatch):
+    def test_second_rejection_is_permanent(self, connect, survey, monkeypatch):
         requests: list[str] = []
         tokens = iter(["first-token", "second-token", "third-token"])
         read = DatatileHook.get_conn
@@ -134,17 +133,17 @@ class TestToken:
             RawServer(scripted((401, b""), requests=requests)) as server,
             pytest.raises(errors.TokenRefusedError, match="invalidates the one before"),
         ):
-            connect(server.url).upload("append", "abc", wave)
+            connect(server.url).upload("append", "abc", survey)
         assert [head.split("token: ")[1].split("\r\n")[0] for head in requests] == ["first-token", "second-token"]
 
-    def test_same_token_is_not_sent_again(self, sandbox, hook, wave):
+    def test_same_token_is_not_sent_again(self, sandbox, hook, survey):
         sandbox.regenerate_token()
         with pytest.raises(errors.TokenRefusedError):
-            hook.upload("create", sandbox.folder, wave)
+            hook.upload("create", sandbox.folder, survey)
 
     @pytest.mark.parametrize("asynchronous", [False, True])
-    async def test_new_token_is_used_by_a_wait(self, sandbox, connect, hook, wave, asynchronous):
-        job = hook.upload("create", sandbox.folder, wave)
+    async def test_new_token_is_used_by_a_wait(self, sandbox, connect, hook, survey, asynchronous):
+        job = hook.upload("create", sandbox.folder, survey)
         new_token = sandbox.regenerate_token()
         waiting = connect(sandbox.url)
         read = waiting.get_conn()
@@ -157,16 +156,16 @@ class TestToken:
         assert done.state is JobState.SUCCEEDED
 
 
-def uploader_of(hook: DatatileHook, target: str, wave: Path, **options: Any) -> Uploader:
-    return Uploader(hook, "append", target, wave, callback_url=None, timeout=60, resend_unknown=False, **options)
+def uploader_of(hook: DatatileHook, target: str, survey: Path, **options: Any) -> Uploader:
+    return Uploader(hook, "append", target, survey, callback_url=None, timeout=60, resend_unknown=False, **options)
 
 
 class TestRetry:
-    def test_busy_destination(self, sandbox, hook, wave):
-        created = finished(hook, hook.upload("create", sandbox.folder, wave))
+    def test_busy_destination(self, sandbox, hook, survey):
+        created = finished(hook, hook.upload("create", sandbox.folder, survey))
         database = created.details["database"]
-        first = hook.upload("append", database, wave)
-        uploader = uploader_of(hook, database, wave)
+        first = hook.upload("append", database, survey)
+        uploader = uploader_of(hook, database, survey)
         assert uploader.attempt() is None
         assert isinstance(uploader.error, errors.DestinationBusyError)
         assert 0 < uploader.delay <= 1
@@ -178,41 +177,41 @@ class TestRetry:
         assert finished(hook, second).details["total_rows"] == 9
         assert len(sandbox.uploads()) == 3
 
-    def test_retry_after(self, connect, wave):
+    def test_retry_after(self, connect, survey):
         requests: list[str] = []
         responses = ((429, b"", "Retry-After: 2"), (200, b'{"job_id": "1"}'))
         with RawServer(scripted(*responses, requests=requests)) as server:
             started = time.monotonic()
-            assert connect(server.url).upload("append", "abc", wave).id == "1"
+            assert connect(server.url).upload("append", "abc", survey).id == "1"
         assert 2 <= time.monotonic() - started < 4
 
-    def test_a_retry_after_beyond_the_deadline_gets_one_more_attempt_at_the_deadline(self, connect, wave):
+    def test_a_retry_after_beyond_the_deadline_gets_one_more_attempt_at_the_deadline(self, connect, survey):
         requests: list[str] = []
         with RawServer(scripted((429, b"", "Retry-After: 60"), requests=requests)) as server:
             started = time.monotonic()
             with pytest.raises(errors.RateLimitedError):
-                connect(server.url).upload("append", "abc", wave, timeout=1)
+                connect(server.url).upload("append", "abc", survey, timeout=1)
         assert len(requests) == 2
         assert 1 <= time.monotonic() - started < 3
 
     @pytest.mark.parametrize("action", ["create", "append"])
-    def test_unknown_outcome_is_not_sent_again(self, connect, wave, action):
+    def test_unknown_outcome_is_not_sent_again(self, connect, survey, action):
         requests: list[str] = []
         with (
             RawServer(scripted((500, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server,
             pytest.raises(errors.OutcomeUnknownError),
         ):
-            connect(server.url).upload(action, "abc", wave)
+            connect(server.url).upload(action, "abc", survey)
         assert len(requests) == 1
 
     @pytest.mark.parametrize(("action", "options"), [("reload", {}), ("append", {"resend_unknown": True})])
-    def test_unknown_outcome_is_sent_again(self, connect, wave, action, options):
+    def test_unknown_outcome_is_sent_again(self, connect, survey, action, options):
         requests: list[str] = []
         with RawServer(scripted((500, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server:
-            assert connect(server.url).upload(action, "abc", wave, **options).id == "1"
+            assert connect(server.url).upload(action, "abc", survey, **options).id == "1"
         assert len(requests) == 2
 
-    def test_what_is_called_before_an_attempt_may_end_the_upload(self, connect, wave):
+    def test_what_is_called_before_an_attempt_may_end_the_upload(self, connect, survey):
         class StopError(Exception):
             pass
 
@@ -221,42 +220,42 @@ class TestRetry:
 
         with RawServer(Peer.reset) as server:
             with pytest.raises(StopError):
-                uploader_of(connect(server.url), "abc", wave).attempt(stop)
+                uploader_of(connect(server.url), "abc", survey).attempt(stop)
             assert server.connections == 0
 
-    def test_file_that_changes_between_attempts(self, connect, wave):
+    def test_file_that_changes_between_attempts(self, connect, survey):
         requests: list[str] = []
         with RawServer(scripted((409, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server:
-            uploader = uploader_of(connect(server.url), "abc", wave)
+            uploader = uploader_of(connect(server.url), "abc", survey)
             assert uploader.attempt() is None
-            wave.write_text("respondent\n1\n")
+            survey.write_text("respondent\n1\n")
             called = []
             with pytest.raises(errors.DatasetChangedError, match=r"wave\s1\.csv"):
                 uploader.attempt(lambda: called.append(1))
             assert not called
             assert server.connections == 1
 
-    def test_file_of_an_earlier_process(self, connect, wave):
+    def test_file_of_an_earlier_process(self, connect, survey):
         with RawServer(Peer.reset) as server:
             with pytest.raises(errors.DatasetChangedError):
-                uploader_of(connect(server.url), "abc", wave, failures=1, version="29 bytes of yesterday")
+                uploader_of(connect(server.url), "abc", survey, failures=1, version="29 bytes of yesterday")
             assert server.connections == 0
 
-    def test_open_file_is_sent_again_from_its_start(self, connect, wave):
+    def test_open_file_is_sent_again_from_its_start(self, connect, survey):
         bodies = []
 
         def handle(peer: Peer) -> None:
             bodies.append(peer.request()[1].split(b"\r\n\r\n")[1].partition(b"\r\n--")[0])
             peer.respond(200, b'{"job_id": "1"}') if len(bodies) > 1 else peer.respond(423)
 
-        with RawServer(handle) as server, wave.open("rb") as opened:
+        with RawServer(handle) as server, survey.open("rb") as opened:
             connect(server.url).upload("append", "abc", opened)
-        assert bodies == [wave.read_bytes()] * 2
+        assert bodies == [survey.read_bytes()] * 2
 
 
 class TestWaiting:
     def test_failed_job_with_the_server_message(self, sandbox, hook, tmp_path):
-        invalid = tmp_path / "wave.sav"
+        invalid = tmp_path / "survey.sav"
         invalid.write_bytes(b"no SPSS file")
         job = hook.upload("create", sandbox.folder, invalid)
         with pytest.raises(errors.JobFailedError, match="cannot be read") as caught:
@@ -297,12 +296,12 @@ class TestWaiting:
             assert server.connections == 0
 
 
-def test_hook_from_several_threads(sandbox, hook, wave):
+def test_hook_from_several_threads(sandbox, hook, survey):
     """Concurrent uploads of one hook do not mix."""
     databases = [sandbox.add_database(f"d{n}", 0, ["respondent", "vote"]) for n in range(4)]
     jobs: dict[str, Job] = {}
     threads = [
-        threading.Thread(target=lambda d=database: jobs.update({d: hook.upload("append", d, wave)}))
+        threading.Thread(target=lambda d=database: jobs.update({d: hook.upload("append", d, survey)}))
         for database in databases
     ]
     for thread in threads:
@@ -451,12 +450,12 @@ class TestSetClock:
 
 @pytest.mark.parametrize("invalid", [{"extra": {"timeout": "so"}}, {"password": ""}, {"host": "http://127.0.0.1:9"}])
 async def test_a_connection_that_is_invalid_for_a_moment_does_not_end_a_wait(
-    sandbox, connect, hook, wave, invalid, monkeypatch
+    sandbox, connect, hook, survey, invalid, monkeypatch
 ):
     """As when a trigger restarts while a user edits the connection."""
     monkeypatch.setattr("datatile_provider.hooks.connection._PAUSE", 0.05)
     monkeypatch.setattr("datatile_provider.hooks.connection.GRACE", 0.5)
-    job = hook.upload("create", sandbox.folder, wave)
+    job = hook.upload("create", sandbox.folder, survey)
     server = hook.get_conn().server.address
     wait = {"poll_interval": 0.05, "timeout": 10, "server": server}
     connect(sandbox, **invalid)

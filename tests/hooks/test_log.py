@@ -29,10 +29,10 @@ class TestLog:
         caplog.set_level(logging.DEBUG)
         return lambda: caplog.messages
 
-    def test_log_of_an_upload(self, sandbox, hook, wave, lines):
-        finished(hook, hook.upload("create", sandbox.folder, wave))
+    def test_log_of_an_upload(self, sandbox, hook, survey, lines):
+        finished(hook, hook.upload("create", sandbox.folder, survey))
         text = "\n".join(lines())
-        for part in ("create of 'wave 1.csv' (28 bytes)", sandbox.folder, sandbox.url, str(wave), "Accepted as job"):
+        for part in ("create of 'wave 1.csv' (28 bytes)", sandbox.folder, sandbox.url, str(survey), "Accepted as job"):
             assert part in text
         assert text.count(" is SUCCEEDED (") == 1
 
@@ -47,7 +47,7 @@ class TestLog:
         found = re.findall(r"^Job 7 is ([A-Z]+) \(", "\n".join(lines()), re.MULTILINE)
         assert found == ["QUEUED", "RUNNING", "SUCCEEDED"]
 
-    async def test_token_is_never_logged(self, connect, wave, lines, monkeypatch):
+    async def test_token_is_never_logged(self, connect, survey, lines, monkeypatch):
         """With a server that repeats the token in every response."""
         monkeypatch.setattr(polling, "GRACE", 0.3)
         echo = json.dumps({"message": f"you sent {TOKEN}", "status": "failed", "job_id": "7"}).encode()
@@ -56,8 +56,8 @@ class TestLog:
         with RawServer(scripted(*responses, (401, echo))) as server:
             hook = connect(server.url)
             for call in (
-                lambda: hook.upload("append", "abc", wave),
-                lambda: hook.upload("append", "abc", wave),
+                lambda: hook.upload("append", "abc", survey),
+                lambda: hook.upload("append", "abc", survey),
                 lambda: hook.wait_for_job("7"),
             ):
                 with pytest.raises(errors.DatatileError) as caught:
@@ -66,14 +66,15 @@ class TestLog:
         with RawServer(scripted((200, echo))) as server:
             hook = connect(server.url)
             with pytest.raises(errors.OutcomeUnknownError) as unknown:
-                hook.upload("append", "abc", wave)
+                hook.upload("append", "abc", survey)
             raised.append(unknown.value)
             job = hook.get_job("7")
-            for call in (lambda: hook.wait_for_job("7"), lambda: hook.test_connection()):
-                try:
-                    raised.append(call())
-                except errors.DatatileError as e:
-                    raised.append(e)
+            with pytest.raises(errors.JobFailedError) as caught:
+                hook.wait_for_job("7")
+            raised.append(caught.value)
+            works, message = hook.test_connection()
+            assert not works
+            raised.append(message)
             with pytest.raises(errors.JobFailedError) as caught:
                 await hook.wait_for_job_async("7", poll_interval=1, timeout=5, started=time.time())
             raised.append(caught.value)

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from datatile_provider.hooks import read_ahead
 from datatile_provider.hooks.read_ahead import PART, PARTS, ReadAhead
+from tests.support.waiting import until
 
 
 class ObjectStore:
@@ -35,13 +35,6 @@ class ObjectStore:
             self._released[part * PART].set()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def read_all(file: ReadAhead) -> bytes:
     return b"".join(iter(lambda: file.read(1 << 20), b""))
 
@@ -61,12 +54,12 @@ def test_a_bounded_number_of_parts_is_read_ahead():
         threading.Timer(0.05, store.release, range(PARTS)[::-1]).start()
         first = file.read(PART)
         # While the first part is sent, the next ones are read.
-        until(lambda: len(store.requested) >= PARTS)
+        until(lambda: len(store.requested) >= PARTS, "the next parts are requested")
         store.release(*range(2 * PARTS))
         time.sleep(0.05)
         assert len(store.requested) == PARTS
         second = file.read(PART)
-        until(lambda: len(store.requested) == PARTS + 1)
+        until(lambda: len(store.requested) == PARTS + 1, "one more part is requested")
         assert first + second + read_all(file) == store.content
 
 
@@ -128,9 +121,12 @@ def test_closing_does_not_wait_for_a_hanging_store():
     store.release(0)
     with ReadAhead(store.fetch, len(store.content)) as file:
         file.read(1)
-        until(lambda: len(store.requested) == PARTS)
+        until(lambda: len(store.requested) == PARTS, "the first parts are requested")
         left = time.monotonic()
     assert time.monotonic() - left < 1
     store.release(*range(3 * PARTS))
-    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("datatile-read-ahead")])
+    until(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith("datatile-read-ahead")],
+        "no thread is left",
+    )
     assert len(store.requested) == PARTS

@@ -17,12 +17,12 @@ from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES, add_tasks
 from tests.support.dags import DagOutcome, dag_folder, run_dag
-from tests.support.fixtures import connect
+from tests.support.fixtures import connect, survey
 from tests.support.rawserver import TOKEN
 from tests.support.scripted import ACCEPTED, ScriptedServer
 from tests.support.task import Outcome
 
-__all__ = ["connect", "dag_folder", "run_dag"]
+__all__ = ["connect", "dag_folder", "run_dag", "survey"]
 
 
 @pytest.fixture
@@ -104,11 +104,3 @@ def script(servers: ExitStack, connect: Callable[..., object]) -> Callable[..., 
         return server
 
     return script
-
-
-@pytest.fixture
-def survey(tmp_path: Path) -> Path:
-    """A file of three interviews."""
-    path = tmp_path / "wave 1.csv"
-    path.write_text("respondent,vote\n1,2\n2,1\n3,2\n")
-    return path

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from importlib import import_module
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
@@ -17,6 +15,7 @@ from datatile_provider.sensors.datatile import DatatileJobSensor
 from datatile_provider.triggers.datatile import DatatileJobTrigger
 from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES
 from tests.support.rawserver import TOKEN
+from tests.support.task import first_event
 
 RUNNING = (200, {"status": "running"})
 JOB = {"id": "job-f00d", "state": "SUCCEEDED", "status": "done", "message": "", "details": {}}
@@ -152,15 +151,8 @@ def triggers(monkeypatch):
 def event_after_restart(stored):
     """Return the event of a trigger that another triggerer has resumed."""
     path, arguments = json.loads(json.dumps(stored))
-    module, _, name = path.rpartition(".")
-    trigger = getattr(import_module(module), name)(**arguments)
-    assert list(trigger.serialize()) == json.loads(json.dumps(stored))
-
-    async def first_event():
-        async for event in trigger.run():
-            return event.payload
-
-    return asyncio.run(first_event())
+    assert DatatileJobTrigger(**arguments).serialize() == (path, arguments)
+    return first_event(path, arguments)
 
 
 @pytest.mark.parametrize("kind", ["sensor", "operator"])

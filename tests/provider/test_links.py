@@ -17,6 +17,7 @@ from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, p
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.modes import OPERATOR_MODES, SENSOR_MODES, add_tasks
+from tests.support.sandbox import upload
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def page(url):
 
 
 def test_links_of_an_upload(links_of, sandbox, survey):
-    upload = {"action": "create", "target_hash": sandbox.folder, "dataset": str(survey), "poll_interval": 0.05}
-    found = list(links_of(DatatileUploadOperator, OPERATOR_MODES, **upload))
+    arguments = {"action": "create", "target_hash": sandbox.folder, "dataset": str(survey), "poll_interval": 0.05}
+    found = list(links_of(DatatileUploadOperator, OPERATOR_MODES, **arguments))
     assert len(found) == len(OPERATOR_MODES)
     for log_url, job_url, outcome in found:
         assert outcome.job_id[:8] in page(log_url)
@@ -56,20 +57,18 @@ def test_links_of_an_upload(links_of, sandbox, survey):
 
 def test_links_of_a_wait(links_of, start, survey):
     sandbox = start(processing_seconds=0.3)
-    url = f"{sandbox.url}/api/v2/upload/create/{sandbox.folder}"
-    with survey.open("rb") as file:
-        response = requests.post(url, headers={"token": sandbox.token}, files={"dataset": file}, timeout=5).json()
-    found = list(links_of(DatatileJobSensor, SENSOR_MODES, job_id=response["job_id"], poke_interval=0.05))
+    job_id = upload(sandbox, "create", sandbox.folder, survey)
+    found = list(links_of(DatatileJobSensor, SENSOR_MODES, job_id=job_id, poke_interval=0.05))
     assert len(found) == len(SENSOR_MODES)
     for log_url, job_url, _ in found:
-        assert response["job_id"][:8] in page(log_url)
-        assert f"Job {response['job_id']}" in page(job_url)
+        assert job_id[:8] in page(log_url)
+        assert f"Job {job_id}" in page(job_url)
 
 
 def test_without_a_job_page_the_links_lead_to_the_server_only(links_of, script, survey):
     server = script()
-    upload = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
-    ((log_url, job_url, outcome),) = links_of(DatatileUploadOperator, {"upload": {}}, **upload)
+    arguments = {"action": "append", "target_hash": "f00d", "dataset": str(survey)}
+    ((log_url, job_url, outcome),) = links_of(DatatileUploadOperator, {"upload": {}}, **arguments)
     assert (log_url, job_url) == (f"{server.url}/", "")
     assert "XCom not found" not in outcome.log
 

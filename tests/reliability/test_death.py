@@ -18,12 +18,8 @@ from datatile_provider.sensors.datatile import DatatileJobSensor
 from datatile_provider.version_compat import AirflowTaskTerminated
 from tests.support.faults import FaultProxy
 from tests.support.reading import one_line
-from tests.support.task import Instance, Outcome, Task
+from tests.support.task import Instance, Outcome, Task, WorkerKilled
 from tests.support.versions import HAS_STATE_STORE
-
-
-class WorkerKilled(BaseException):
-    """The worker process was killed."""
 
 
 def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):

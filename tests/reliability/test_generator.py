@@ -8,7 +8,6 @@ Hypothesis draws the same few plans in every run, or new ones with ``GENERATOR_E
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import gc
@@ -25,7 +24,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,7 +59,7 @@ from tests.reliability.model_server import (
     ModelServer,
     Script,
 )
-from tests.support.task import FailingStore, Instance
+from tests.support.task import FailingStore, Instance, WorkerKilled, first_event
 
 #: Shorter waits, by the dotted name of the constant.
 SHORT_WAITS = {
@@ -93,10 +91,6 @@ BOUND = 20.0
 SHRINKING = 60.0
 #: Bytes of a file that is larger than the socket buffers between client and server.
 BIG = 6 << 20
-
-
-class WorkerKilled(BaseException):
-    """The worker process was killed."""
 
 
 class Hang(BaseException):
@@ -624,7 +618,7 @@ class Execution:
                 self.script.log.append("the trigger fails")
                 method, kwargs = "__fail__", {"error": "Trigger failure"}
             else:
-                event = asyncio.run(self._event(*stored["trigger"]))
+                event = first_event(*stored["trigger"], timeout=None)
                 self.script.log.append(f"the trigger's event is {event}")
                 kwargs = {**stored["kwargs"], "event": event}
         operator = self.operator()
@@ -633,13 +627,6 @@ class Execution:
         if deferred:
             return operator.resume_execution(method, kwargs, context)
         return operator.execute(context)
-
-    async def _event(self, path: str, arguments: dict[str, Any]) -> Any:
-        module, _, name = path.rpartition(".")
-        trigger = getattr(import_module(module), name)(**arguments)
-        async for event in trigger.run():
-            return json.loads(json.dumps(event.payload))
-        raise AssertionError(f"{path} ended without an event")
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         if error:

@@ -84,35 +84,21 @@ def check(outcome, texts, printed):
         assert TOKEN not in text
 
 
+def appending(**options):
+    """Return a function that makes the operator for a database and a dataset."""
+    return lambda database, dataset: DatatileUploadOperator(
+        task_id="upload", action="append", target_hash=database, dataset=dataset, **options
+    )
+
+
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_an_upload_that_fails(shown, fault, deferrable):
-    def make(database, dataset):
-        return DatatileUploadOperator(
-            task_id="upload",
-            action="append",
-            target_hash=database,
-            dataset=dataset,
-            accept_timeout=0.3,
-            deferrable=deferrable,
-        )
-
-    check(*shown(make, fault))
+    check(*shown(appending(accept_timeout=0.3, deferrable=deferrable), fault))
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_a_wait_of_the_operator_that_fails(shown, fault, deferrable):
-    def make(database, dataset):
-        return DatatileUploadOperator(
-            task_id="upload",
-            action="append",
-            target_hash=database,
-            dataset=dataset,
-            wait_for_completion=True,
-            deferrable=deferrable,
-            poll_interval=0.1,
-            timeout=0.6,
-        )
-
+    make = appending(wait_for_completion=True, deferrable=deferrable, poll_interval=0.1, timeout=0.6)
     check(*shown(make, Fault("forward", "upload"), fault))
 
 

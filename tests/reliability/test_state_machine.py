@@ -33,7 +33,7 @@ from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.triggers.datatile import ended
 from tests.support.clock import Clock
-from tests.support.task import FailingStore, Instance
+from tests.support.task import FailingStore, Instance, WorkerKilled
 
 #: The possible outcomes of an upload: what the client sees, and the state of the server's job, if it accepts one.
 TRANSPORT = {
@@ -55,10 +55,6 @@ TRANSPORT = {
 }
 #: The next state of a job, after a poll.
 NEXT = {"running": "succeeded", "doomed": "failed"}
-
-
-class WorkerKilled(BaseException):
-    """The worker process was killed."""
 
 
 class Environment:

@@ -153,6 +153,19 @@ class RealAirflow:
                         found.add(name)
         return found
 
+    def assert_no_file_has(self, token: str, *known: str) -> None:
+        """
+        Assert that no log, XCom, rendered template or stored trigger holds a token: all of these are in the home.
+
+        :param known: texts that the database and a log must hold. They show that the search works.
+        """
+        assert known
+        for text in known:
+            found = self.files_with(text)
+            assert found & {"airflow.db", "airflow.db-wal"}, text
+            assert "attempt=1.log" in found, text
+        assert self.files_with(token) == set()
+
     def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, timeout: float = 120) -> Run:
         """
         Run a DAG, and return the run when it has ended or after the timeout.

@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,23 @@ def _drip(peer: Peer) -> None:
         peer.send(b" ")
         pause.wait(0.05)
     raise GoneError
+
+
+def endless(sent: list[int]) -> Callable[[Peer], None]:
+    """
+    Return a handler whose response has 200 MiB and no length.
+
+    :param sent: gets an element for each MiB that was sent.
+    """
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n")
+        for _ in range(200):
+            peer.send(b"x" * MIB)
+            sent.append(1)
+
+    return handle
 
 
 def finished(hook: DatatileHook, job: Job) -> Job:

@@ -58,3 +58,11 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text("machine 127.0.0.1 login somebody password hunter2\n")
     path.chmod(0o600)
     monkeypatch.setenv("NETRC", str(path))
+
+
+@pytest.fixture
+def survey(tmp_path: Path) -> Path:
+    """A file of three interviews."""
+    path = tmp_path / "wave 1.csv"
+    path.write_text("respondent,vote\n1,2\n2,1\n3,2\n")
+    return path

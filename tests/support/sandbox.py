@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import free_port
 from tests.support.processes import Session, end
 
@@ -40,9 +41,7 @@ class SandboxProcess:
         }
         words = [str(word) for option in options.items() for word in option]
         self._command = [sys.executable, "-m", "datatile_provider.sandbox", *words]
-        # Proxies of the environment cannot reach this loopback server.
-        self._http = requests.Session()
-        self._http.trust_env = False
+        self._http = _session()
         self._http.headers["X-Requested-With"] = "tests"
 
     def __enter__(self) -> SandboxProcess:
@@ -56,7 +55,7 @@ class SandboxProcess:
 
     def connection(self, url: str = "") -> str:
         """Return the Airflow connection as JSON, to the sandbox or to the address of a proxy."""
-        return json.dumps({"conn_type": "datatile", "host": url or self.url, "password": self.token})
+        return json.dumps(connection_to(url or self.url, self.token))
 
     def start(self) -> None:
         """:raises NotStartedError: it does not respond in time."""
@@ -99,16 +98,6 @@ class SandboxProcess:
         """Return the hash of a new, empty database."""
         return str(self._post("sandbox/databases", json={})["hash"])
 
-    def upload(self, action: str, target: str, file: Path) -> str:
-        """Upload a file without Airflow, and return the job's id."""
-        with file.open("rb") as content:
-            response = self._post(
-                f"api/v2/upload/{action}/{target}",
-                headers={"token": self.token},
-                files={"dataset": (file.name, content)},
-            )
-        return str(response["job_id"])
-
     def hold(self, job_id: str, status: str = "running") -> None:
         """Report this status for a job, until it is released."""
         self._post(f"sandbox/jobs/{job_id}/status", json={"status": status})
@@ -122,3 +111,26 @@ class SandboxProcess:
         response.raise_for_status()
         found: dict[str, Any] = response.json()
         return found
+
+
+def upload(sandbox: Sandbox | SandboxProcess, action: str, target: str, file: Path) -> str:
+    """Upload a file without Airflow, and return the job's id."""
+    url = f"{sandbox.url}/api/v2/upload/{action}/{target}"
+    with file.open("rb") as content:
+        files = {"dataset": (file.name, content)}
+        response = _session().post(url, headers={"token": sandbox.token}, files=files, timeout=30)
+    response.raise_for_status()
+    return str(response.json()["job_id"])
+
+
+def connection_to(url: str, token: str) -> dict[str, Any]:
+    """Return the Airflow connection to a sandbox, or to a server in front of it."""
+    extra = {"processing_log_url": f"{url}/processing-log/{{job_id}}"}
+    return {"conn_type": "datatile", "host": url, "password": token, "extra": extra}
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    # Proxies of the environment cannot reach a loopback server.
+    session.trust_env = False
+    return session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,15 @@ from tests.support.rawserver import TOKEN, Peer, RawServer
 ACCEPTED = (200, "accepted")
 
 
-def scripted(*responses: tuple[Any, ...], requests: list[str] | None = None) -> Callable[[Peer], None]:
+def scripted(
+    *responses: tuple[Any, ...], requests: list[str] | None = None, delay: float = 0.0
+) -> Callable[[Peer], None]:
     """
     Return a handler that sends these responses in order, and repeats the last one.
 
     :param responses: each a status, a body, and headers.
     :param requests: is filled with the heads of the requests.
+    :param delay: seconds before each response.
     """
     remaining = list(responses)
 
@@ -26,6 +30,7 @@ def scripted(*responses: tuple[Any, ...], requests: list[str] | None = None) -> 
             head, _ = peer.request()
             if requests is not None:
                 requests.append(head)
+            time.sleep(delay)
             peer.respond(*(remaining.pop(0) if len(remaining) > 1 else remaining[0]))
 
     return handle

@@ -24,6 +24,10 @@ except ImportError:  # Airflow 2
 ExecutorSafeguard.test_mode = True
 
 
+class WorkerKilled(BaseException):
+    """The worker process was killed."""
+
+
 class Store:
     """The task's state store, as in Airflow 3.3: JSON values that outlive an attempt."""
 
@@ -144,11 +148,11 @@ class Task:
     """
     A task instance.
 
-    :param make: makes the operator; called for each process that Airflow would start.
-    :param retries: how often Airflow retries the task.
-
     ``deferrals`` holds the methods that it was to be resumed with, ``limits`` the timeouts of its triggers, and
     ``stored`` what Airflow stores meanwhile: triggers, events, and the arguments that the task is resumed with.
+
+    :param make: makes the operator; called for each process that Airflow would start.
+    :param retries: how often Airflow retries the task.
     """
 
     def __init__(self, make: Callable[[], BaseOperator], retries: int = 0) -> None:
@@ -205,7 +209,7 @@ class Task:
             while_deferred()
             path, kwargs = deferred.trigger.serialize()
             stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))
-            event = asyncio.run(_first_event(*stored["trigger"]))
+            event = first_event(*stored["trigger"])
             self.stored += [stored, event]
             outcome.task = self._make()
             try:
@@ -216,7 +220,8 @@ class Task:
                 deferred = e
 
 
-async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:
+def first_event(path: str, kwargs: dict[str, Any], timeout: float | None = 30.0) -> Any:
+    """Run a stored trigger as a triggerer does, and return what Airflow stores of its event."""
     module, _, name = path.rpartition(".")
     trigger = getattr(import_module(module), name)(**kwargs)
 
@@ -226,4 +231,4 @@ async def _first_event(path: str, kwargs: dict[str, Any]) -> Any:
         # Airflow then fails the task.
         raise AssertionError(f"{path} ended without an event")
 
-    return await asyncio.wait_for(first(), 30)
+    return asyncio.run(asyncio.wait_for(first(), timeout))

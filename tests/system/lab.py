@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 
+from tests.support import waiting
 from tests.support.airflow import RealAirflow
 from tests.support.airflow_api import TaskInstance
 from tests.support.faults import FaultProxy
-from tests.support.sandbox import SandboxProcess
-
-T = TypeVar("T")
+from tests.support.sandbox import SandboxProcess, upload
 
 #: Settings with which Airflow detects a dead worker after 10 s, not 5 min.
 FAST = {
@@ -30,6 +28,7 @@ FAST = {
 }
 #: Seconds in which Airflow detects a dead task and retries it, on a slow machine.
 TIMEOUT = 90.0
+until = functools.partial(waiting.until, timeout=TIMEOUT)
 
 
 class Lab:
@@ -78,7 +77,7 @@ class Lab:
 
     def running_job(self, **options: Any) -> str:
         """Return a new job whose status is running until it is released."""
-        job_id = self.sandbox.upload("append", self.sandbox.add_database(), self.make_file(**options))
+        job_id = upload(self.sandbox, "append", self.sandbox.add_database(), self.make_file(**options))
         self.sandbox.hold(job_id)
         return job_id
 
@@ -124,32 +123,6 @@ class Lab:
 
         until(has_logged, f"{task.dag_id} has logged {text!r}")
 
-    def assert_token_is_in_no_file(self, *known: str) -> None:
-        """
-        Assert that no log, XCom, rendered template or stored trigger holds the token: all are in Airflow's home.
-
-        :param known: texts that the database or a log must hold, which shows that the search works.
-        """
-        for text in known:
-            found = self.airflow.files_with(text)
-            assert found & {"airflow.db", "airflow.db-wal"}, text
-            assert "attempt=1.log" in found, text
-        assert self.airflow.files_with(self.sandbox.token) == set()
-
     def _pids(self, task: TaskInstance) -> list[int]:
         found = self.airflow.worker_pids(self.api.run(task.dag_id, task.run_id).task(task.task_id, task.map_index))
         return found if len(found) == 2 else []
-
-
-def until(condition: Callable[[], T], description: str, timeout: float = TIMEOUT) -> T:
-    """
-    Call a function until its result is true, and return the result.
-
-    :raises TimeoutError: the result was not true in time.
-    """
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not after {timeout:.0f} s: {description}")
-        time.sleep(0.1)
-    return value

@@ -208,7 +208,7 @@ def test_the_token_is_in_no_file(lab, echoed):
 
     assert (task.state, task.try_number) == ("success", 2)
     assert "attempt=2.log" in lab.airflow.files_with(target)
-    lab.assert_token_is_in_no_file(echoed[2])
+    lab.airflow.assert_no_file_has(lab.sandbox.token, echoed[2])
 
 
 def final_states(lab, file):

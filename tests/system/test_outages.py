@@ -84,14 +84,20 @@ def test_an_upload_started_while_the_server_is_down(lab):
     assert_sent_once(lab, lab.ended(task), file, target, ROWS)
 
 
-def test_an_upload_whose_server_is_killed_in_mid_body(lab):
-    file, target = lab.make_file(**LARGE), lab.make_target("append")
+def killed_while_frozen(lab, **file):
+    """Start an upload to a server that reads nothing, kill the server, and return the task, its file and its target."""
+    file, target = lab.make_file(**file), lab.make_target("append")
     lab.sandbox.freeze()
     task = lab.start_upload("upload", file, "append", target)
     lab.wait_for_log(task, "Uploading: append")
     until(lambda: lab.phase(task) == "sending", "the phase is stored")
     time.sleep(BUSY)
     lab.sandbox.kill()
+    return task, file, target
+
+
+def test_an_upload_whose_server_is_killed_in_mid_body(lab):
+    task, file, target = killed_while_frozen(lab, **LARGE)
     lab.wait_for_log(task, "bytes were sent, so the file was not accepted")
     lab.sandbox.start()
     assert_sent_once(lab, lab.ended(task), file, target, LARGE["rows"])
@@ -99,13 +105,7 @@ def test_an_upload_whose_server_is_killed_in_mid_body(lab):
 
 def test_an_upload_whose_server_is_killed_after_the_last_byte_fails_with_an_error(lab):
     """The whole file was sent, and it is unknown whether the server has read it."""
-    file, target = lab.make_file(ROWS), lab.make_target("append")
-    lab.sandbox.freeze()
-    task = lab.start_upload("upload", file, "append", target)
-    lab.wait_for_log(task, "Uploading: append")
-    until(lambda: lab.phase(task) == "sending", "the phase is stored")
-    time.sleep(BUSY)
-    lab.sandbox.kill()
+    task, file, _ = killed_while_frozen(lab, rows=ROWS)
     lab.sandbox.start()
     task = lab.ended(task)
 
@@ -137,4 +137,4 @@ def assert_sent_once(lab, task, file, target, rows):
 
 
 def test_the_token_is_in_no_file(lab, outage):
-    lab.assert_token_is_in_no_file(*outage[2].values())
+    lab.airflow.assert_no_file_has(lab.sandbox.token, *outage[2].values())

@@ -113,9 +113,4 @@ def sockets(pid: int):
 
 
 def test_the_token_is_in_no_file(airflow, sandbox, study):
-    """No log, XCom, rendered template or stored trigger holds it: all of these are in Airflow's home."""
-    # The folder's hash shows that the search works, in the database (or its write-ahead log) and in logs.
-    found = airflow.files_with(sandbox.folder)
-    assert found & {"airflow.db", "airflow.db-wal"}
-    assert "attempt=1.log" in found
-    assert airflow.files_with(sandbox.token) == set()
+    airflow.assert_no_file_has(sandbox.token, sandbox.folder)

@@ -243,4 +243,4 @@ def deferred(lab, dag_id, **conf):
 
 
 def test_the_token_is_in_no_file(lab, timed_out):
-    lab.assert_token_is_in_no_file(*timed_out[2].values())
+    lab.airflow.assert_no_file_has(lab.sandbox.token, *timed_out[2].values())

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-import requests
 
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import free_port
 from tests.support.faults import Fault, FaultProxy
 from tests.support.rawserver import Peer, RawServer
+from tests.support.sandbox import connection_to, upload
+from tests.support.waiting import until
 
 FAILURES = "datatile_failures"
 UPLOADS = (
@@ -53,9 +51,9 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
         losing = servers.enter_context(FaultProxy(quick.url, Fault("reset_before_response", on="upload")))
         unreachable = f"http://127.0.0.1:{free_port()}"
         busy = slow.add_database("Tracker")
-        running = upload(slow, busy, data / "wave2.zsav")
-        failed = upload(quick, quick.add_database("Tracker"), data / "wave3.zsav")
-        wait_until_failed(quick, failed)
+        running = upload(slow, "append", busy, data / "wave2.zsav")
+        failed = upload(quick, "append", quick.add_database("Tracker"), data / "wave3.zsav")
+        until(lambda: [job["state"] for job in quick.jobs()] == ["FAILED"], f"job {failed} has failed", timeout=30)
         failures = {
             "token_refused": (quick.url, WRONG_TOKEN, TARGET, failed),
             "role_missing": (forbidding.url, WRONG_TOKEN, TARGET, JOB),
@@ -70,15 +68,10 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
         }
         variable = {name: {"target": target, "job": job} for name, (_, _, target, job) in failures.items()}
         connections = {
-            f"AIRFLOW_CONN_DATATILE_{name.upper()}": json.dumps(connection(url, token))
+            f"AIRFLOW_CONN_DATATILE_{name.upper()}": json.dumps(connection_to(url, token))
             for name, (url, token, _, _) in failures.items()
         }
         yield {"AIRFLOW_VAR_FAILURES": json.dumps(variable), **connections}
-
-
-def connection(url: str, token: str) -> dict[str, Any]:
-    extra = {"processing_log_url": f"{url}/processing-log/{{job_id}}"}
-    return {"conn_type": "datatile", "host": url, "password": token, "extra": extra}
 
 
 def forbid(peer: Peer) -> None:
@@ -87,25 +80,3 @@ def forbid(peer: Peer) -> None:
         peer.request()
         message = {"error": "The user lacks the role Data collector"}
         peer.respond(403, json.dumps(message).encode(), "Content-Type: application/json")
-
-
-def upload(sandbox: Sandbox, database: str, file: Path) -> str:
-    """Append a file to a database, without Airflow, and return the job's id."""
-    with file.open("rb") as content:
-        response = requests.post(
-            f"{sandbox.url}/api/v2/upload/append/{database}",
-            headers={"token": sandbox.token},
-            files={"dataset": (file.name, content)},
-            proxies={"http": ""},
-            timeout=30,
-        )
-    response.raise_for_status()
-    return str(response.json()["job_id"])
-
-
-def wait_until_failed(sandbox: Sandbox, job_id: str, timeout: float = 30) -> None:
-    """Wait until the job has failed."""
-    deadline = time.monotonic() + timeout
-    while next(job["state"] for job in sandbox.jobs() if job["job_id"] == job_id) != "FAILED":
-        assert time.monotonic() < deadline, f"job {job_id} has not failed"
-        time.sleep(0.1)
