@@ -30,7 +30,7 @@ def test_resend_unknown(run, action, fault, accepted):
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_accept_timeout(run, monkeypatch, deferrable):
     # The first backoffs of an attempt are at most 0.05, 0.1 and 0.2 s, so the third is the first that may be deferred.
-    monkeypatch.setattr("datatile_provider.operators.datatile.MAX_BACKOFF_IN_WORKER", 0.09)
+    monkeypatch.setattr("datatile_provider.operators.attempt.MAX_BACKOFF_IN_WORKER", 0.09)
     started = time.monotonic()
     run = run(TOO_FAST, accept_timeout=1, deferrable=deferrable)
     # Each of the two task attempts lasts until its deadline.
