@@ -32,6 +32,7 @@ from tests.support.clients import (
 )
 from tests.support.rawserver import TOKEN, Peer, RawServer
 from tests.support.reading import one_line
+from tests.support.scripted import scripted
 from tests.support.waiting import until
 
 
@@ -172,7 +173,7 @@ def test_a_job_id_in_the_location_is_used(status, location):
 @pytest.mark.parametrize("location", ["/jobs/j-1", "http://127.0.0.2/api/v2/jobs/j-1", "/api/v2/jobs/", "/login", ""])
 @pytest.mark.parametrize("status", [201, 302, 303])
 def test_a_location_that_is_not_a_job_url_leaves_the_outcome_unknown(status, location):
-    with RawServer(lambda peer: (peer.request(), peer.respond(status, b"", f"Location: {location}"))) as server:
+    with RawServer(scripted((status, b"", f"Location: {location}"))) as server:
         assert isinstance(failure(send, server.url), errors.OutcomeUnknownError)
 
 
@@ -242,7 +243,7 @@ def test_no_response_after_the_last_byte():
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 def test_server_error_after_the_last_byte(status):
-    with RawServer(lambda peer: (peer.request(), peer.respond(status))) as server:
+    with RawServer(scripted((status,))) as server:
         assert isinstance(failure(send, server.url), errors.OutcomeUnknownError)
         assert type(failure(poll_job, server.url)) is errors.ServerError
 
@@ -284,9 +285,9 @@ def test_slow_connection_is_not_a_failure(monkeypatch):
 @pytest.mark.parametrize("call", [send, poll_job])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_not_followed(call, status):
-    with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"id": 1, "status": "done"}'))) as elsewhere:
+    with RawServer(scripted((200, b'{"id": 1, "status": "done"}'))) as elsewhere:
         location = f"Location: {elsewhere.url}/?token={TOKEN}"
-        with RawServer(lambda peer: (peer.request(), peer.respond(status, b"", location))) as server:
+        with RawServer(scripted((status, b"", location))) as server:
             error = failure(call, server.url)
             assert server.connections == 1
         assert elsewhere.connections == 0
@@ -320,13 +321,8 @@ def test_large_redirect_is_not_read_whole():
 
 
 def test_netrc_is_not_sent(netrc):
-    heads = []
-
-    def handle(peer: Peer) -> None:
-        heads.append(peer.request()[0])
-        peer.respond(200, b'{"job_id": 7, "status": "queued"}')
-
-    with RawServer(handle) as server:
+    heads: list[str] = []
+    with RawServer(scripted((200, b'{"job_id": 7, "status": "queued"}'), requests=heads)) as server:
         send(server.url)
         poll_job(server.url)
     assert len(heads) == 2
@@ -334,13 +330,9 @@ def test_netrc_is_not_sent(netrc):
 
 
 def test_cookies_are_not_kept():
-    heads = []
-
-    def handle(peer: Peer) -> None:
-        heads.append(peer.request()[0])
-        peer.respond(200, b'{"job_id": 1, "status": "queued"}', "Set-Cookie: a=b; Path=/")
-
-    with RawServer(handle) as server:
+    heads: list[str] = []
+    response = (200, b'{"job_id": 1, "status": "queued"}', "Set-Cookie: a=b; Path=/")
+    with RawServer(scripted(response, requests=heads)) as server:
         client = DatatileClient(settings_for(server.url))
         client.get_job("1")
         client.get_job("1")
@@ -411,12 +403,7 @@ def test_response_is_read_up_to_a_limit():
 
 def test_compressed_response_is_decompressed_up_to_a_limit():
     bomb = gzip.compress(b" " * (64 * MIB))
-
-    def handle(peer: Peer) -> None:
-        peer.request()
-        peer.respond(200, bomb, "Content-Encoding: gzip")
-
-    with RawServer(handle) as server:
+    with RawServer(scripted((200, bomb, "Content-Encoding: gzip"))) as server:
         assert isinstance(failure(poll_job, server.url), errors.UnexpectedResponseError)
     assert len(bomb) < MAX_RESPONSE_BYTES
 
@@ -466,7 +453,7 @@ def test_tunnel_through_a_proxy(certificates, status):
 
 
 def test_proxy_that_rejects_the_tunnel(certificates):
-    with RawServer(lambda peer: (peer.request(), peer.respond(403))) as server:
+    with RawServer(scripted((403,))) as server:
         error = failure(send, "https://datatile.invalid", proxies={"https": server.url})
     assert type(error) is errors.ServerUnreachableError
     assert "403" in one_line(error)

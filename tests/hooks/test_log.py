@@ -98,7 +98,7 @@ class TestLog:
         monkeypatch.setattr("datatile_provider.hooks.upload.time", clock)
         path = tmp_path / "large.csv"
         path.write_bytes(bytes(20 << 20))
-        with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"job_id": 1}'))) as server:
+        with RawServer(scripted((200, b'{"job_id": 1}'))) as server:
             connect(server.url).upload("append", "abc", path)
         progress = [line for line in lines() if line.startswith("Sent ")]
         assert 5 <= len(progress) <= 10
