@@ -185,7 +185,7 @@ def test_a_restarted_trigger_reports_a_success(run, script, triggers):
 
 def test_a_connection_that_is_gone_when_the_trigger_starts(run, script, monkeypatch, triggers):
     script(RUNNING)
-    run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, timeout=0.2, deferrable=True)
+    run(DatatileJobSensor, job_id="job-f00d", poke_interval=0.05, timeout=1, deferrable=True)
     monkeypatch.delenv("AIRFLOW_CONN_DATATILE_DEFAULT")
     event = event_after_restart(triggers[0])
     assert "error" in event
