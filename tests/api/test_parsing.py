@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from datatile_provider.api import errors, parsing, responses
+from datatile_provider.api import errors, parsing, responses, states
 from datatile_provider.api.models import Action, ServerConfig
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
@@ -499,3 +499,19 @@ def test_urls():
 )
 def test_server_message(body, message):
     assert responses.server_message(response_of(body, 500)) == message
+
+
+@pytest.mark.parametrize(
+    ("progress", "contradicts"),
+    [(0, True), (0.5, True), (99.5, True), (1, False), (100, False), (101, False), (-1, False)],
+)
+def test_a_progress_below_its_end_contradicts_a_success(progress, contradicts):
+    """A progress may be a percentage or a fraction, so 1 may be the end of it."""
+    status = states.status_of(SERVER, "7", {"job_id": "7", "status": "completed", "progress": progress})
+    assert bool(status.unclear) is contradicts
+
+
+def test_the_message_is_the_one_beside_the_configured_status():
+    server = ServerConfig("https://x", status_field="data.status")
+    value = {"message": "OK", "data": {"status": "failed", "message": "row 3 is broken"}}
+    assert states.status_of(server, "7", value).message == "row 3 is broken"

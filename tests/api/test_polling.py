@@ -63,8 +63,8 @@ _STATES |= {"failed": JobState.FAILED, "cancelled": JobState.CANCELLED}
 
 def test_success_at_once():
     simulated = SimulatedWait()
-    assert simulated.update("done").state is JobState.SUCCEEDED
-    assert simulated.texts() == ["Job 7 is SUCCEEDED (1.0 s)"]
+    assert simulated.update("done", after=25.0).state is JobState.SUCCEEDED
+    assert simulated.texts() == ["Job 7 is SUCCEEDED (25.0 s)"]
 
 
 def test_success_with_its_rows():
@@ -102,9 +102,16 @@ def test_each_transition_is_logged_once():
 
 
 def test_transition_logged_before_is_not_logged_again():
-    simulated = SimulatedWait(status="running")
+    # Equal, but another object, as after a restart.
+    simulated = SimulatedWait(status="".join(["run", "ning"]))
     simulated.update("running")
     assert simulated.texts() == []
+
+
+def test_a_timeout_before_the_first_poll_reports_no_failed_poll():
+    message = one_line(SimulatedWait().wait.timed_out())
+    assert "No poll returned its status" in message
+    assert "failed" not in message
 
 
 def test_unknown_status_is_logged_once_with_a_hint():

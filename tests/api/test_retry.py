@@ -70,3 +70,15 @@ def test_tasks_of_one_dag_do_not_retry_all_at_once():
     random.seed(1)
     delays = {round(Retry(Action.APPEND, 1_000, failures=5).after(errors.TransientError("x"), 0), 3) for _ in range(50)}
     assert len(delays) > 40
+
+
+@pytest.mark.parametrize(("failures", "text"), [(0, "1 attempt within"), (2, "3 attempts within")])
+def test_the_last_error_counts_the_attempts(failures, text):
+    retry = Retry(Action.APPEND, 100, failures=failures) if failures else Retry(Action.APPEND, 100)
+    with pytest.raises(errors.TransientError, match=text):
+        retry.after(errors.TransientError("x"), 100)
+
+
+def test_without_a_retry_after_the_first_delay_is_the_backoff():
+    random.seed(1)
+    assert Retry(Action.APPEND, 1_000).after(errors.TransientError("x"), 0) < 1
