@@ -53,7 +53,8 @@ def received(tmp_path_factory):
     good, invalid = directory / "wave.csv", directory / "invalid.csv"
     good.write_text("respondent,vote\n1,2\n2,1\n")
     invalid.write_text("respondent,vote\n1\n")
-    with Sandbox(processing_seconds=0.3) as sandbox, StatsD() as statsd:
+    # On a slow machine, a part of this time has passed when the wait begins.
+    with Sandbox(processing_seconds=1) as sandbox, StatsD() as statsd:
         environment = {
             **os.environ,
             "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection),
