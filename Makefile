@@ -10,6 +10,9 @@ BENCH := .venv-bench
 BENCH_CONSTRAINTS := constraints/bench.txt
 BENCH_READY := $(BENCH)/.ready
 BENCHMARKS := upload store waits airflow_waits imports
+# The tests wait half of the time, so there is one process more than cores. The tests of a file run in one process,
+# because they share what is slow to set up.
+PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
 # A company's own certificate authority is in the system's store, not in the one that is bundled with uv.
 export UV_SYSTEM_CERTS := 1
 
@@ -38,7 +41,7 @@ ui: $(READY)
 	@$(BIN)/python -m tests.support.demo --keep
 
 test: lint
-	$(BIN)/python -m pytest -m "not system and not ui and not bench"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not system and not ui and not bench"
 
 test-ui: $(READY) chromium
 	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m ui
