@@ -84,11 +84,11 @@ def with_port(text: str, port: int = PORT) -> str:
 def test_only_loopback_hosts_are_allowed(host, is_allowed):
     found = refusal("GET", "/", {"Host": with_port(host)})
     assert (found is None) == is_allowed
-    assert is_allowed or "Host header" in found
+    assert is_allowed or "Host header" in str(found)
 
 
 def test_a_request_without_a_host_is_rejected():
-    assert "Host header" in refusal("GET", "/", {})
+    assert "Host header" in str(refusal("GET", "/", {}))
 
 
 @pytest.mark.parametrize(("pair", "is_allowed"), ORIGINS.items())
@@ -104,10 +104,11 @@ def test_a_change_needs_a_header_that_no_form_can_send(path):
     headers = {"Host": "localhost"}
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         for missing in ({}, {"X-Requested-With": ""}):
-            assert "X-Requested-With" in refusal(method, path, headers | missing)
+            assert "X-Requested-With" in str(refusal(method, path, headers | missing))
         assert refusal(method, path, headers | {"X-Requested-With": "curl"}) is None
-    assert "Origin" in refusal("POST", path, headers | {"X-Requested-With": "x", "Origin": "http://evil.example"})
-    assert "Host" in refusal("POST", path, {"Host": "evil.example", "X-Requested-With": "x"})
+    from_elsewhere = {"X-Requested-With": "x", "Origin": "http://evil.example"}
+    assert "Origin" in str(refusal("POST", path, headers | from_elsewhere))
+    assert "Host" in str(refusal("POST", path, {"Host": "evil.example", "X-Requested-With": "x"}))
 
 
 @pytest.mark.parametrize(

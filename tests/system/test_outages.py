@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import pytest
@@ -44,9 +45,7 @@ def outage(lab):
         before = len(lab.faults.log)
         lab.faults.inject(fault)
         tasks[mode] = lab.start_upload("upload", files[mode], "append", targets[mode], connection="datatile_faulty")
-        until(
-            lambda before=before: any(request.body_bytes for request in lab.faults.log[before:]), f"{mode} is sending"
-        )
+        until(functools.partial(is_sending, lab, before), f"{mode} is sending")
     lab.airflow.kill("api-server")
     time.sleep(OUTAGE / 2)
     for mode in ("upload_and_wait", "upload_and_defer", "wait"):
@@ -56,6 +55,11 @@ def outage(lab):
     lab.airflow.wait_until_healthy("api-server")
     lab.sandbox.release(jobs["upload_and_wait_longer"])
     return {mode: lab.ended(task) for mode, task in tasks.items()}, files, targets
+
+
+def is_sending(lab, before):
+    """Return whether the proxy has received a part of a body, in a request after these."""
+    return any(request.body_bytes for request in lab.faults.log[before:])
 
 
 @pytest.mark.parametrize(

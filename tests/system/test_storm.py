@@ -62,7 +62,7 @@ def run_and_kill(airflow, uploads):
     rng = random.Random(SEED)
     run_id = airflow.api.trigger("storm", {"uploads": uploads})
     deadline = time.monotonic() + LIMIT
-    killed = collections.Counter()
+    killed: collections.Counter[bool] = collections.Counter()
     while not (run := airflow.api.run("storm", run_id)).finished and time.monotonic() < deadline:
         running = [t for t in run.tasks if t.task_id == "upload" and t.state == "running"]
         rng.shuffle(running)
