@@ -17,7 +17,8 @@ PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dis
 export UV_SYSTEM_CERTS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test test-ui chromium test-matrix test-system test-bench bench lint docs dist constraints clean
+.PHONY: help demo ui test test-ui chromium test-matrix test-system test-bench coverage bench lint docs dist constraints \
+	clean
 
 help:
 	@echo "make demo         run the tracking study in a real Airflow against the sandbox, and print the result"
@@ -28,6 +29,7 @@ help:
 	@echo "make test-matrix  run the tests on each Airflow from 2.11 on and print a table; AIRFLOW=next for only one"
 	@echo "make bench        compare with curl, requests, dbt Cloud, Airbyte … and print the ratios; takes 15 minutes"
 	@echo "make test-bench   run the tests with an S3 server, and a short run of each benchmark"
+	@echo "make coverage     run the tests of test and test-system, and print the lines and branches that none reached"
 	@echo "make lint         check style and types"
 	@echo "make docs         build the docs into build/docs"
 	@echo "make dist         build the wheel and the sdist into dist/"
@@ -57,6 +59,15 @@ test-matrix: $(READY) chromium
 
 test-system: $(READY)
 	$(BIN)/python -m pytest -m system
+
+# The second run measures in the processes of Airflow too. The last command fails below the limit in pyproject.toml.
+coverage: $(READY)
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest $(PARALLEL) -m "not system and not ui and not bench"
+	$(BIN)/coverage run -m pytest -m system
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-bench: $(BENCH_READY)
 	$(BENCH)/bin/python -m pytest -m bench tests/benchmarks tests/hooks

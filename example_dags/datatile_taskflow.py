@@ -8,6 +8,7 @@ It needs a connection ``datatile_default``, and the hash of a folder in the Airf
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, task
 
@@ -21,15 +22,15 @@ DATABASE = "{{ ti.xcom_pull(task_ids='job_of')['details']['database'] }}"
 with DAG("datatile_taskflow", schedule=None, tags=["datatile"], doc_md=__doc__):
 
     @task.datatile_upload(action="create", target_hash="{{ var.value.datatile_folder }}")
-    def first_wave():
+    def first_wave() -> Path:
         return min(DATA.glob("wave*.zsav"))
 
     @task
-    def job_of(job_id):
+    def job_of(job_id: Any) -> dict[str, Any]:
         return DatatileHook().wait_for_job(job_id, poll_interval=5, timeout=600).as_dict()
 
     @task
-    def last_wave():
+    def last_wave() -> str:
         return str(max(DATA.glob("wave*.zsav")))
 
     append = DatatileUploadOperator(

@@ -160,7 +160,7 @@ def run(python: Path, version: str, name: str) -> None:
     log = FOLDER / f"{version}-{name}.log"
     print(f"Airflow {version}: running its {name}, into {log.relative_to(ROOT)}", flush=True)
     with log.open("wb") as out:
-        command = (python, "-m", "pytest", "--junitxml", report(version, name), *RUNS[name])
+        command = [str(python), "-m", "pytest", "--junitxml", str(report(version, name)), *RUNS[name]]
         # Kill a hanging run with all its child processes.
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         try:

@@ -60,10 +60,10 @@ def python(dist, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=60)
-    python = folder / "bin" / "python"
+    python = Path(folder, "bin", "python")
     (wheel,) = dist.glob("*.whl")
-    pinned = ["--constraint", ROOT / "constraints" / "airflow-3.3.txt"]
-    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *pinned]
+    pinned = ["--constraint", str(ROOT / "constraints" / "airflow-3.3.txt")]
+    install = [str(uv), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *pinned]
     subprocess.run([*install, f"{wheel}[sandbox]"], check=True, timeout=240)
     return python
 

@@ -19,7 +19,7 @@ from datatile_provider.triggers.datatile import job_of, resume_arguments
 from datatile_provider.version_compat import resumed_method
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from datatile_provider.hooks.dataset import DatasetLike
@@ -58,7 +58,7 @@ class DatatileUploadOperator(BaseOperator):
         *,
         action: str,
         target_hash: str,
-        dataset: DatasetLike,
+        dataset: DatasetLike | XComArg,
         callback_url: str | None = None,
         datatile_conn_id: str = DatatileHook.default_conn_name,
         wait_for_completion: bool = False,
@@ -72,7 +72,7 @@ class DatatileUploadOperator(BaseOperator):
         super().__init__(**kwargs)
         self.action = action
         self.target_hash = target_hash
-        self.dataset = dataset
+        self.dataset: DatasetLike = dataset  # type: ignore[assignment]  # Airflow replaces an XComArg by its value.
         self.callback_url = callback_url
         self.datatile_conn_id = datatile_conn_id
         self.wait_for_completion = wait_for_completion

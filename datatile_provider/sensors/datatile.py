@@ -39,7 +39,7 @@ from datatile_provider.triggers.datatile import (
 from datatile_provider.version_compat import first_poke_time
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.providers.openlineage.extractors import OperatorLineage
 
 
@@ -84,7 +84,7 @@ class DatatileJobSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        job_id: str,
+        job_id: str | XComArg,
         datatile_conn_id: str = DatatileHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         start_from_trigger: bool = False,

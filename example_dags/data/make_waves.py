@@ -23,7 +23,7 @@ FIRST_WAVE = 472
 def main() -> None:
     survey = pandas.read_csv(HERE / "anes96.csv")
     codebook = json.loads((HERE / "anes96.codebook.json").read_text())
-    values = {
+    values: dict[str, dict[float, str]] = {
         variable: {int(code): label for code, label in labels.items()}
         for variable, labels in codebook["values"].items()
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
@@ -98,7 +100,7 @@ async def test_session_is_closed_after_a_failure_and_a_cancellation():
 async def test_waits_with_different_tokens_do_not_mix():
     heads: list[str] = []
     with RawServer(scripted((200, RUNNING), requests=heads)) as server:
-        one, two = settings_for(server.url), async_client.Settings(settings_for(server.url).server, "another-token")
+        one, two = settings_for(server.url), dataclasses.replace(settings_for(server.url), token="another-token")
         async with connected(one) as first, connected(two) as second:
             await first.get_job("1")
             await second.get_job("2")
@@ -472,7 +474,7 @@ async def test_a_long_page_with_status_401_is_a_rejected_token():
         assert isinstance(await failure(server.url), errors.TokenRefusedError)
 
 
-async def failures_of_both(url: str, **kwargs: object) -> list[errors.DatatileError]:
+async def failures_of_both(url: str, **kwargs: Any) -> list[errors.DatatileError]:
     with pytest.raises(errors.TransientError) as caught:
         DatatileClient(settings_for(url, **kwargs)).get_job("7")
     return [caught.value, await failure(url, **kwargs)]

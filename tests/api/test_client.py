@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from contextlib import nullcontext
+from typing import Any
 
 import certifi
 import pytest
@@ -158,14 +159,22 @@ def test_endless_interim_responses_time_out():
 
 
 def test_an_interim_response_is_not_a_final_response():
-    with RawServer(lambda peer: (peer.request(), peer.send(INTERIM))) as server:
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(INTERIM)
+
+    with RawServer(handle) as server:
         assert isinstance(failure(send, server.url), errors.OutcomeUnknownError)
 
 
 @pytest.mark.parametrize("status", [201, 202, 303, 302])
 @pytest.mark.parametrize("location", ["/api/v2/jobs/j-1", "{url}/api/v2/jobs/j-1", "../../jobs/j-1"])
 def test_a_job_id_in_the_location_is_used(status, location):
-    with RawServer(lambda peer: (peer.request(), peer.respond(status, b"", f"Location: {where}"))) as server:
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.respond(status, b"", f"Location: {where}")
+
+    with RawServer(handle) as server:
         where = location.format(url=server.url)
         assert send(server.url).id == "j-1"
 
@@ -442,7 +451,7 @@ def test_tunnel_through_a_proxy(certificates, status):
 
     proxy = Proxy()
     with RawServer(handle, certificates.server_context()) as server, RawServer(proxy) as middle:
-        kwargs = {"proxies": {"https": middle.url}, "verify": str(certificates.authority)}
+        kwargs: dict[str, Any] = {"proxies": {"https": middle.url}, "verify": str(certificates.authority)}
         if status == 200:
             assert send(server.url, 2 * MIB, **kwargs).id == "inside"
         else:
@@ -460,7 +469,7 @@ def test_proxy_that_rejects_the_tunnel(certificates):
 
 
 def test_no_thread_is_left_running():
-    with RawServer(lambda peer: (peer.request(), peer.respond(200, b'{"id": 7, "status": "queued"}'))) as server:
+    with RawServer(scripted((200, b'{"id": 7, "status": "queued"}'))) as server:
         send(server.url)
         poll_job(server.url)
         before = threading.active_count()

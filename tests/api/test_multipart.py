@@ -31,7 +31,9 @@ def of_bytes(content: bytes, name: str = "wave.sav") -> Dataset:
 
 def parts(body: MultipartBody) -> list[tuple[str, bytes]]:
     """Return the head and the content of each part, split as RFC 2046 says."""
-    boundary = re.fullmatch(r"multipart/form-data; boundary=([0-9a-zA-Z'()+_,./:=? -]{1,70})", body.content_type)[1]
+    kind = re.fullmatch(r"multipart/form-data; boundary=([0-9a-zA-Z'()+_,./:=? -]{1,70})", body.content_type)
+    assert kind
+    boundary = kind[1]
     raw = b"".join(body)
     assert len(raw) == len(body)
     first, *middle, last = (b"\r\n" + raw).split(f"\r\n--{boundary}".encode())
@@ -48,9 +50,10 @@ def test_a_parser_reads_back_what_is_sent(content, name, fields):
     *before, (head, found) = parts(MultipartBody(of_bytes(content, name), fields))
     assert found == content
     disposition, kind = head.split("\r\n")
-    quoted = re.fullmatch(r'Content-Disposition: form-data; name="dataset"; filename="([^"\r\n]*)"', disposition)[1]
+    quoted = re.fullmatch(r'Content-Disposition: form-data; name="dataset"; filename="([^"\r\n]*)"', disposition)
+    assert quoted
     # Browsers, curl and requests percent-encode these three characters, and no others.
-    assert re.sub("%22|%0D|%0A", lambda m: unquote(m[0]), quoted) == re.sub(
+    assert re.sub("%22|%0D|%0A", lambda m: unquote(m[0]), quoted[1]) == re.sub(
         "%22|%0D|%0A", lambda m: unquote(m[0]), name
     )
     assert kind == "Content-Type: application/octet-stream"
@@ -213,7 +216,7 @@ class Overreading(io.BytesIO):
     """A file that returns more bytes than requested."""
 
     def read(self, size: int | None = -1) -> bytes:
-        return super().read(size + 1)
+        return super().read(None if size is None else size + 1)
 
 
 @pytest.mark.parametrize("kind", [io.BytesIO, Overreading])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ SERVER = ServerConfig("https://datatile.example.com")
 class SimulatedWait:
     """A wait, its log, and the time that it is given."""
 
-    def __init__(self, poll_interval: float = 30.0, timeout: float = 1_000.0, **kwargs: object) -> None:
+    def __init__(self, poll_interval: float = 30.0, timeout: float = 1_000.0, **kwargs: Any) -> None:
         self.now = 5_000.0
         self.lines: list[tuple[int, str]] = []
         self.wait = Wait(
@@ -61,9 +62,13 @@ _STATES = {"queued": JobState.QUEUED, "running": JobState.RUNNING, "done": JobSt
 _STATES |= {"failed": JobState.FAILED, "cancelled": JobState.CANCELLED}
 
 
+def is_success(job: Job | None) -> bool:
+    return job is not None and job.state is JobState.SUCCEEDED
+
+
 def test_success_at_once():
     simulated = SimulatedWait()
-    assert simulated.update("done", after=25.0).state is JobState.SUCCEEDED
+    assert is_success(simulated.update("done", after=25.0))
     assert simulated.texts() == ["Job 7 is SUCCEEDED (25.0 s)"]
 
 
@@ -86,7 +91,7 @@ def test_unsuccessful_end(word, kind):
 
 def test_success_after_the_deadline_is_still_success():
     simulated = SimulatedWait(timeout=10)
-    assert simulated.update("done", after=50).state is JobState.SUCCEEDED
+    assert is_success(simulated.update("done", after=50))
 
 
 def test_each_transition_is_logged_once():
@@ -195,7 +200,7 @@ def test_a_poll_that_was_sent_before_the_deadline_does_not_end_the_wait():
     hung = errors.TransientError("The poll got no response")
     assert simulated.wait.update(hung, 5_120, sent=5_099) is None
     assert simulated.wait.delay(5_120) == 0
-    assert simulated.wait.update(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120).state is JobState.SUCCEEDED
+    assert is_success(simulated.wait.update(Job("7", JobState.SUCCEEDED, "done"), 5_121, sent=5_120))
     with pytest.raises(errors.JobTimeoutError, match="The last poll failed: ERROR: The poll got no response"):
         SimulatedWait(timeout=100).wait.update(hung, 5_130, sent=5_100)
 
@@ -278,6 +283,7 @@ def test_delays(poll_interval, timeout, results):
             assert simulated.now >= 5_000 + timeout
             return
         except errors.NotFoundError:
+            assert rejected_since is not None
             assert simulated.now - rejected_since >= GRACE
             return
         assert simulated.now < 5_000 + timeout

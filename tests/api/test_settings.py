@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import certifi
 import pytest
@@ -19,14 +20,14 @@ from tests.support.reading import one_line
 TOKEN = "s3cret-token/+="
 
 
-def settings_of(host: str | None = "datatile.example.com", *, token: str | None = TOKEN, **kwargs: object) -> Settings:
+def settings_of(host: str | None = "datatile.example.com", *, token: str | None = TOKEN, **kwargs: Any) -> Settings:
     extra = kwargs.pop("extra", None)
     if extra is not None and not isinstance(extra, str):
         extra = json.dumps(extra)
     return Settings.of("study", host=host, token=token, extra=extra, **kwargs)
 
 
-def rejection_of(*args: object, **kwargs: object) -> str:
+def rejection_of(*args: Any, **kwargs: Any) -> str:
     with pytest.raises(InvalidInputError) as caught:
         settings_of(*args, **kwargs)
     message = one_line(caught.value)
@@ -128,7 +129,7 @@ def test_invalid_tokens(token):
 
 
 # Each option with valid values, and what they are parsed to.
-VALID = {
+VALID: dict[str, list[tuple[Any, Any]]] = {
     "allow_http": [(True, None), ("False", None)],
     "api_path": [("api/v3", "api/v3"), ("/api/v3/", "api/v3")],
     "job_path": [("jobs/{job_id}", "jobs/{job_id}"), ("/{api_path}/j?id={job_id}", "{api_path}/j?id={job_id}")],
@@ -148,7 +149,7 @@ VALID = {
     ],
     "max_upload_bytes": [(5, 5), ("7", 7)],
 }
-INVALID = {
+INVALID: dict[str, list[Any]] = {
     "allow_http": [1, "yes", [], TOKEN],
     "api_path": [1, "/", "../x", "http://x", "a b", "a?b", "a#b", " ", "a\0b"],
     "job_path": [1, "jobs", "http://x/{job_id}", "../{job_id}", "a b/{job_id}", "{job_id}#x"],

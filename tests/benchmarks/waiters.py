@@ -45,11 +45,11 @@ def _ours(at: Start) -> AsyncIterator[Any]:
     return DatatileJobTrigger(str(at.job), f"datatile_{at.name}", at.interval, _FOREVER, started=time.time()).run()
 
 
-def _dbt(at: Start) -> AsyncIterator[Any]:
+def _dbt(at: Start) -> Any:
     return DbtCloudRunJobTrigger(f"dbt_{at.name}", at.job, time.time() + _FOREVER, at.interval, 1).run()
 
 
-def _airbyte(at: Start) -> AsyncIterator[Any]:
+def _airbyte(at: Start) -> Any:
     return AirbyteSyncTrigger(at.job, f"airbyte_{at.name}", time.time() + _FOREVER, at.interval).run()
 
 
@@ -95,7 +95,7 @@ async def _measure(case: Case, wait: Callable[[Start], AsyncIterator[Any]], star
     lag = _Lag()
     probe = asyncio.create_task(lag.measure_lag())
     ended: list[Any] = []
-    waits = []
+    waits: list[asyncio.Task[Any]] = []
     counts = starts[-1].server.counts
     deadline = time.monotonic() + TIMEOUT
 

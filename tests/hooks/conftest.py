@@ -22,4 +22,5 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def hook(sandbox, connect) -> DatatileHook:
-    return connect(sandbox.url)
+    found: DatatileHook = connect(sandbox.url)
+    return found

@@ -22,7 +22,8 @@ from tests.support.scripted import scripted
 
 def token_of(head: str) -> str:
     """Return the token in a request's head."""
-    return re.search("^token: (.*?)\r?$", head, re.MULTILINE)[1]
+    (found,) = re.findall("^token: (.*?)\r?$", head, re.MULTILINE)
+    return str(found)
 
 
 class TestConnectionTest:
@@ -81,7 +82,7 @@ class TestConnectionTest:
         assert made_up not in caplog.text
 
     def test_each_connection_test_makes_up_its_own_token(self, connect):
-        heads = []
+        heads: list[str] = []
         with RawServer(scripted((404, b"{}"), requests=heads)) as server:
             for _ in range(2):
                 connect(server.url).test_connection()
@@ -89,7 +90,7 @@ class TestConnectionTest:
 
     @pytest.mark.parametrize("status", [400, 401, 403, 302, 500])
     def test_a_server_that_responds_to_a_made_up_token_differently_works(self, connect, status):
-        heads = []
+        heads: list[str] = []
         responses = [(404, b"{}")] * 3
         with RawServer(scripted(*responses, (status, b"{}"), requests=heads)) as server:
             assert connect(server.url).test_connection() == (True, f"{server.url} accepts the token.")
@@ -145,7 +146,7 @@ class TestConnectionTest:
 def test_the_form_offers_every_option_and_no_other(connect):
     works, message = connect("https://datatile.example.com", extra={"no_such_option": 1}).test_connection()
     assert not works
-    known = re.search(r"The options are: (.*)\.", message)[1]
+    (known,) = re.findall(r"The options are: (.*)\.", message)
     assert set(known.split(", ")) == set(OPTIONS)
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -22,7 +23,7 @@ from tests.support.reading import one_line
 try:
     from airflow.sdk.io import attach
 except ImportError:  # Airflow 2
-    from airflow.io.store import attach
+    from airflow.io.store import attach  # type: ignore[no-redef]
 
 CONTENT = b"respondent,vote\n1,0\n"
 
@@ -49,7 +50,7 @@ def content(dataset: Dataset) -> bytes:
         return b"".join(iter(lambda: opened.read(1 << 20), b""))
 
 
-def rejection_of(value: object, **limits: int) -> str:
+def rejection_of(value: Any, **limits: int) -> str:
     with pytest.raises(InvalidInputError) as caught:
         dataset_of(value, **limits)
     return one_line(caught.value)
@@ -162,7 +163,7 @@ class FakeStore(MemoryFileSystem):
 @pytest.fixture
 def fake_store(store: MemoryFileSystem) -> FakeStore:
     """The store again, as ``memory://fake@``."""
-    found = attach("memory", "fake", fs=FakeStore()).fs
+    found: FakeStore = attach("memory", "fake", fs=FakeStore()).fs
     # Airflow attaches it only once, so tests share the object.
     found.metadata = {"size": len(CONTENT)}
     return found

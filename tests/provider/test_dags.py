@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, ObjectStoragePath
@@ -155,7 +156,7 @@ def other_dialect(run_dag, start, connect, tmp_path):
         connect(sandbox, extra=extra)
         dataset = tmp_path / name
         dataset.write_text(content)
-        upload = {"action": "append", "dataset": str(dataset), "callback_url": f"{sandbox.url}/hook"}
+        upload: dict[str, Any] = {"action": "append", "dataset": str(dataset), "callback_url": f"{sandbox.url}/hook"}
         with DAG(f"dialect_{name}_{len(extra)}", schedule=None) as dag:
             for mode, options in SENSOR_MODES.items():
                 uploaded = DatatileUploadOperator(
@@ -198,7 +199,7 @@ def test_a_dialect_that_the_connection_does_not_configure_is_not_a_success(other
 @pytest.mark.parametrize("template", [None, "{{ task.target_hash }}"])
 def test_a_mapped_upload_is_shown_under_its_file_name(template):
     upload = DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="s3://b/wave 2.sav")
-    context = {"ti": SimpleNamespace(map_index=1), "map_index_template": template}
+    context: Any = {"ti": SimpleNamespace(map_index=1), "map_index_template": template}
     upload._label_mapped_task(context)
     assert context["map_index_template"] == (template or "{{ task.file_name }}")
     assert upload.file_name == "wave 2.sav"
@@ -208,6 +209,6 @@ def test_a_mapped_upload_is_shown_under_its_file_name(template):
 
 def test_an_upload_that_is_not_mapped_has_no_label():
     upload = DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav")
-    context = {"ti": SimpleNamespace(map_index=-1)}
+    context: Any = {"ti": SimpleNamespace(map_index=-1)}
     upload._label_mapped_task(context)
     assert context == {"ti": SimpleNamespace(map_index=-1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
@@ -19,7 +20,7 @@ from tests.support.task import first_event
 
 RUNNING = (200, {"status": "running"})
 JOB = {"id": "job-f00d", "state": "SUCCEEDED", "status": "done", "message": "", "details": {}}
-MALFORMED = [
+MALFORMED: list[Any] = [
     None,
     {},
     [],
@@ -100,7 +101,7 @@ near_misses = st.builds(
 
 @pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
 def test_any_event_is_a_success_or_raises_an_airflow_exception(run, survey, operator):
-    class Resumed(operator):
+    class Resumed(operator):  # type: ignore[valid-type,misc]
         """Is resumed, in a real task's context, with many events."""
 
         def execute(self, context):

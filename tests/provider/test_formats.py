@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_the_state_of_a_rescheduled_wait():
     sensor = DatatileJobSensor(task_id="wait", job_id="5f0c1d")
     store = Store()
     store.set("datatile_wait", stored("wait_state"))
-    context = {"task_state_store": store}
+    context: Any = {"task_state_store": store}
     seen = sensor._recall(context, 0.0)
     assert seen == _Seen("queued", 1796000060.0, "https://datatile.example.com/api/v2")
     store.rows.clear()
@@ -96,7 +97,7 @@ def test_the_state_of_a_rescheduled_wait():
 
 def test_the_arguments_of_resumed_methods():
     operator = DatatileUploadOperator(task_id="upload", action="append", target_hash="a1", dataset="/x.csv")
-    code = operator.execute_complete.__func__.__code__
+    code = inspect.unwrap(type(operator).execute_complete).__code__
     assert code.co_varnames[: code.co_argcount] == ("self", "context", "text", "job_id", "event")
-    code = operator.retry_upload.__func__.__code__
+    code = inspect.unwrap(type(operator).retry_upload).__code__
     assert code.co_varnames[: code.co_argcount] == ("self", "context", "deadline", "failures", "version", "event")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import types
 import uuid
+from typing import Any
 
 import pytest
 import requests
@@ -89,8 +90,9 @@ def test_a_link_that_cannot_be_stored_is_logged_and_pushed_at_the_end(caplog):
         def xcom_push(self, key, value):
             raise OSError("no space left")
 
-    task = types.SimpleNamespace(log=logging.getLogger("task"))
-    push_links(task, {"ti": FullStore()}, ServerConfig("https://datatile.example.com"), "7")
+    task: Any = types.SimpleNamespace(log=logging.getLogger("task"))
+    context: Any = {"ti": FullStore()}
+    push_links(task, context, ServerConfig("https://datatile.example.com"), "7")
     assert "no space left" in caplog.text
     # Airflow 3 pushes the links at the task's end; then they need no stored value.
     assert DatatileLogLink().get_link(task, ti_key=None) == "https://datatile.example.com/"

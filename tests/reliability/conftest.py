@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
         processing_seconds: float = 0.0,
         when_deferred: Callable[[Sandbox], None] = lambda sandbox: None,
         soon: Callable[[Sandbox], None] | None = None,
-        **options: object,
+        **options: Any,
     ) -> Run:
         with Sandbox(processing_seconds=processing_seconds) as sandbox, FaultProxy(sandbox.url, *faults) as proxy:
             conn_id = f"datatile_{id(sandbox)}"
@@ -64,7 +65,12 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
             and_connect(lambda sandbox: None)
             database = sandbox.add_database("Study", 3, ["respondent"])
             target = sandbox.folder if action == "create" else database
-            arguments = {"dataset": str(wave), "datatile_conn_id": conn_id, "poll_interval": 0.05, **options}
+            arguments: dict[str, Any] = {
+                "dataset": str(wave),
+                "datatile_conn_id": conn_id,
+                "poll_interval": 0.05,
+                **options,
+            }
             task = Task(
                 lambda: DatatileUploadOperator(task_id="upload", action=action, target_hash=target, **arguments),
                 retries=1,

@@ -112,7 +112,8 @@ class Dialect(CompactRepr):
         return found
 
     def upload_response(self, job_id: str, word: str) -> dict[str, Any]:
-        return SHAPES[SHAPE_OF_UPLOAD.get(self.shape, self.shape)][2](job_id, word)
+        body: dict[str, Any] = SHAPES[SHAPE_OF_UPLOAD.get(self.shape, self.shape)][2](job_id, word)
+        return body
 
     def job_response(self, job_id: str, word: str) -> Any:
         return SHAPES[self.shape][2](job_id, word)
@@ -231,8 +232,10 @@ UPLOADS = {"": Reply(), **REJECTIONS, **AMBIGUOUS}
 #: Outcomes after which an upload is retried without a user, as documented.
 TRANSIENT = ("409 busy", "423 locked", "429", "429, at once", "reset at once", "reset in the body", "503 in the body")
 #: Here the client can tell that the last byte was not sent only if the file is larger than all buffers.
-LARGE = ("reset at once", "reset in the body", "503 in the body", "200 in the body, then gone", "413, early")
-LARGE += ("early", "early 202", "early, after 103", "early, held, then gone")
+LARGE = (
+    *("reset at once", "reset in the body", "503 in the body", "200 in the body, then gone", "413, early"),
+    *("early", "early 202", "early, after 103", "early, held, then gone"),
+)
 #: Acceptances of unusual form that the client must recognize.
 ACCEPTING = ("late", "102", "103", "102 and 103", "303 to the job", "302 to the job", "202 and the job's location")
 
@@ -503,8 +506,9 @@ class ModelServer:
             "other failed": {"id": "other-1", "status": "FAILED"},
             "rejection": {"error": "no"},
         }.get(reply.body, value)
-        if message is not value and reply.status == 200 and self.dialect.has_status_in(message):
-            reply = Reply(500, body="page")
+        status = reply.status
+        if message is not value and status == 200 and self.dialect.has_status_in(message):
+            reply, status = Reply(500, body="page"), 500
         body = {"page": b"<html><h1>Hello</h1></html>", "nothing": b""}.get(reply.body, json.dumps(message).encode())
         locations = {
             "job": f"/{self.dialect.job_path.format(job_id=job_id)}",
@@ -516,7 +520,7 @@ class ModelServer:
         headers += [f"Location: {locations[reply.location]}"] if reply.location else []
         headers += [f"Retry-After: {reply.retry_after}"] if reply.retry_after else []
         if reply.cut:
-            peer.send(f"HTTP/1.1 {reply.status} Status\r\nContent-Length: {len(body) + 9}\r\n\r\n".encode() + body[:5])
+            peer.send(f"HTTP/1.1 {status} Status\r\nContent-Length: {len(body) + 9}\r\n\r\n".encode() + body[:5])
             peer.reset()
             return
-        peer.respond(reply.status, body, *headers)
+        peer.respond(status, body, *headers)

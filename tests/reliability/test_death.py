@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -32,7 +34,8 @@ def test_a_worker_killed_after_acceptance(wave, connect, monkeypatch):
 
     with Sandbox() as sandbox, FaultProxy(sandbox.url) as proxy:
         connect(sandbox, host=proxy.url)
-        arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(wave)}
+        target = sandbox.add_database("Study")
+        arguments: dict[str, Any] = {"action": "append", "target_hash": target, "dataset": str(wave)}
         task = Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=1)
         with monkeypatch.context() as patch:
             patch.setattr(Instance, "xcom_push", crash)
@@ -49,7 +52,8 @@ def accepted(wave, connect):
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
         connect(sandbox, host=proxy.url)
         targets = [sandbox.add_database("Study"), sandbox.add_database("Other")]
-        arguments = {"action": "append", "target_hash": targets[0], "dataset": str(wave), "poll_interval": 0.05}
+        arguments: dict[str, Any] = {"action": "append", "target_hash": targets[0], "dataset": str(wave)}
+        arguments |= {"poll_interval": 0.05}
         yield sandbox, Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), 1), arguments, targets
 
 
@@ -121,12 +125,14 @@ def test_a_connection_that_is_deleted_after_acceptance(accepted, monkeypatch):
 class TaskWithoutStore(Task):
     """A task of an Airflow without a state store."""
 
+    events: dict[Any, Any]
+
     @property
-    def context(self):
+    def context(self) -> Any:
         return {"ti": self.ti, "outlet_events": self.events}
 
 
-class FailingEvents(dict):
+class FailingEvents(dict[Any, Any]):
     reads = 0
 
     def __getitem__(self, outlet):
@@ -134,7 +140,7 @@ class FailingEvents(dict):
         raise RuntimeError("the event could not be described")
 
 
-def run_without_store(arguments: dict, events: dict | None = None) -> Outcome:
+def run_without_store(arguments: dict[str, Any], events: dict[Any, Any] | None = None) -> Outcome:
     task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments), retries=2)
     task.events = FailingEvents() if events is None else events
     return task.run()
@@ -282,7 +288,7 @@ def test_without_a_store_a_user_hook_that_fails_after_acceptance_is_not_a_retry(
     _, _, arguments, _ = accepted
     task = TaskWithoutStore(lambda: DatatileUploadOperator(task_id="upload", **arguments))
     task.events = {}
-    operator = DatatileUploadOperator(task_id="upload", **{hook: fail}, **arguments)
+    operator = DatatileUploadOperator(task_id="upload", **{**arguments, hook: fail})
     with pytest.raises(RuntimeError):
         getattr(operator, hook)(task.context)
     task.ti.xcom_push("job_id", "job-1")

@@ -242,7 +242,7 @@ CLEAR_NAMES = {
     failure_policy._POLL_AGAIN_STEPS: "polls again",
 }
 #: Where a rule has no steps of its own: the error's hint says it, or the next attempt decides.
-CLEAR_NAMES_WITHOUT_STEPS = {
+CLEAR_NAMES_WITHOUT_STEPS: dict[Failure, str] = {
     Failure.UNKNOWN: "sends the file: look for the upload first",
     Failure.RECORD: "sends the file: the error says what to check",
     Failure.NOT_STORED: "resumes the job",
@@ -280,7 +280,7 @@ def failed_uploads() -> list[tuple[str, ...]]:
         "not accepted, permanent": errors.PermanentError,
         "unknown": errors.OutcomeUnknownError,
     }
-    rows = [("class", "`create`, `append`", "`reload`"), ("---",) * 3]
+    rows: list[tuple[str, ...]] = [("class", "`create`, `append`", "`reload`"), ("---",) * 3]
     for name, kind in kinds.items():
         create, append, reload = (does(kind, action) for action in (Action.CREATE, Action.APPEND, Action.RELOAD))
         assert create == append

@@ -25,6 +25,7 @@ def proxy() -> Iterator[dict[str, str]]:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdout
         try:
             yield json.loads(process.stdout.readline())
         finally:

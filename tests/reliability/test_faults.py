@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -50,7 +51,7 @@ class Row:
         return f"succeeds; {1 + (self.meaning == 'unknown' and self.held)} accepted"
 
 
-def status(code: int, kind: str = "respond_instead", **options: int | bool) -> Fault:
+def status(code: int, kind: str = "respond_instead", **options: Any) -> Fault:
     return Fault(kind, "upload", status=code, **options)
 
 

@@ -126,7 +126,8 @@ class Environment:
         event(f"transport: {name}")
         if seen == "unreachable":
             raise requests.ConnectionError("refused")
-        for number, _ in enumerate(request.body):
+        body: Any = request.body
+        for number, _ in enumerate(body):
             if number == 1:
                 self.crash_point()
                 if seen == "changed":
@@ -144,6 +145,7 @@ class Environment:
             raise requests.ConnectionError("reset")
         if seen == "html":
             return response(200, "<html>")
+        assert isinstance(seen, int)
         return response(seen, {"job_id": job_id} if seen == 200 else {"error": "no"})
 
 
@@ -169,7 +171,7 @@ class Uploads(RuleBasedStateMachine):
         self.environment = Environment()
         self.once = action != "reload" and not resend
         self.retries = retries
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "task_id": "upload",
             "action": action,
             "target_hash": "f00d",

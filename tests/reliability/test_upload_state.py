@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import product
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
@@ -126,8 +127,14 @@ def task(wave, connect, tmp_path):
     dataset.write_text("respondent,vote\n1,2\n")
     with Sandbox(processing_seconds=600) as sandbox, FaultProxy(sandbox.url) as proxy:
         connect(sandbox, host=proxy.url)
-        arguments = {"action": "append", "target_hash": sandbox.add_database("Study"), "dataset": str(dataset)}
-        arguments |= {"poll_interval": 0.05, "wait_for_completion": True, "timeout": 0.3, "retries": 1}
+        arguments: dict[str, Any] = {"action": "append", "target_hash": sandbox.add_database("Study")}
+        arguments |= {
+            "dataset": str(dataset),
+            "poll_interval": 0.05,
+            "wait_for_completion": True,
+            "timeout": 0.3,
+            "retries": 1,
+        }
         yield sandbox, Task(lambda: DatatileUploadOperator(task_id="upload", **arguments), 1), arguments, dataset
 
 
@@ -286,7 +293,8 @@ def test_a_decorated_task_calls_its_function_again_when_it_is_cleared(task, tmp_
         return str(dataset)
 
     options = {k: v for k, v in arguments.items() if k != "dataset"}
-    upload = Task(lambda: task_decorator.datatile_upload(task_id="upload", **options)(path)().operator, 1)
+    decorated: Any = task_decorator.datatile_upload(task_id="upload", **options)(path)
+    upload = Task(lambda: decorated().operator, 1)
     upload.run()
     set_accepted(upload)
     assert len(calls) == 1

@@ -94,8 +94,9 @@ def survey(tmp_path: Path) -> Callable[..., Path]:
             pyreadstat.write_sav(pandas.DataFrame(columns), path, compress=path.suffix == ".zsav")
         elif path.suffix == ".xlsx":
             workbook = openpyxl.Workbook()
+            sheet = workbook.worksheets[0]
             for line in lines:
-                workbook.active.append(line)
+                sheet.append(line)
             workbook.save(path)
         else:
             text = io.StringIO()

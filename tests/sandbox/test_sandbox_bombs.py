@@ -257,7 +257,7 @@ def test_an_spss_file_that_needs_too_large_a_buffer_fails_the_job(user):
 
 def test_a_reader_that_outlives_the_sandbox_ends_by_its_cpu_limit(tmp_path):
     file = many_strings(tmp_path / "a.xlsx")
-    command = [sys.executable, reader.__file__, file, file.name, "1", str(2**30)]
+    command = [sys.executable, reader.__file__, str(file), file.name, "1", str(2**30)]
     ended = subprocess.run(command, capture_output=True, timeout=30)
     assert ended.returncode == -signal.SIGXCPU
 

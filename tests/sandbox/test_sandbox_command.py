@@ -24,6 +24,7 @@ CSV = b"respondent,vote\n1,0\n2,1\n"
 def running(*options):
     """Run the command with ``--json``; yield the process and the printed object."""
     with subprocess.Popen([*COMMAND, "--json", *options], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         try:
             yield process, json.loads(process.stdout.readline())
         finally:
@@ -57,8 +58,9 @@ def test_greeting_holds_lines_to_paste(tmp_path):
     file = tmp_path / "wave.csv"
     file.write_bytes(CSV)
     with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         try:
-            lines = []
+            lines: list[str] = []
             while not (lines and lines[-1].startswith("curl ")):
                 lines.append(process.stdout.readline())
                 assert lines[-1]

@@ -84,11 +84,11 @@ def with_port(text: str, port: int = PORT) -> str:
 def test_only_loopback_hosts_are_allowed(host, is_allowed):
     found = rejection("GET", "/", {"Host": with_port(host)})
     assert (found is None) == is_allowed
-    assert is_allowed or "Host header" in found
+    assert is_allowed or "Host header" in str(found)
 
 
 def test_a_request_without_a_host_is_rejected():
-    assert "Host header" in rejection("GET", "/", {})
+    assert "Host header" in str(rejection("GET", "/", {}))
 
 
 @pytest.mark.parametrize(("pair", "is_allowed"), ORIGINS.items())
@@ -104,10 +104,11 @@ def test_a_change_needs_a_header_that_no_form_can_send(path):
     headers = {"Host": "localhost"}
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         for missing in ({}, {"X-Requested-With": ""}):
-            assert "X-Requested-With" in rejection(method, path, headers | missing)
+            assert "X-Requested-With" in str(rejection(method, path, headers | missing))
         assert rejection(method, path, headers | {"X-Requested-With": "curl"}) is None
-    assert "Origin" in rejection("POST", path, headers | {"X-Requested-With": "x", "Origin": "http://evil.example"})
-    assert "Host" in rejection("POST", path, {"Host": "evil.example", "X-Requested-With": "x"})
+    from_elsewhere = {"X-Requested-With": "x", "Origin": "http://evil.example"}
+    assert "Origin" in str(rejection("POST", path, headers | from_elsewhere))
+    assert "Host" in str(rejection("POST", path, {"Host": "evil.example", "X-Requested-With": "x"}))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from typing import Any
 
 import pytest
 import requests
@@ -43,7 +44,7 @@ def test_states_over_time(start):
     started = time.monotonic()
     response = user.upload("create", user.sandbox.folder, ("a.csv", CSV)).json()
     assert response == {"job_id": response["job_id"], "status": "queued"}
-    seen = []
+    seen: list[dict[str, Any]] = []
     while not seen or seen[-1]["status"] not in ("succeeded", "failed"):
         job = user.job(response["job_id"])
         if not seen or seen[-1]["status"] != job["status"]:

@@ -241,8 +241,10 @@ def test_not_a_form(user, body, content_type):
 @pytest.mark.parametrize("missing", [1, 3, 20])
 def test_truncated_body_is_not_accepted(user, missing):
     form = requests.Request("POST", "http://x", files={"dataset": ("a.csv", CSV)}).prepare()
+    body = form.body
+    assert isinstance(body, bytes)
     with _connection(user) as client:
-        client.sendall(_head(user, form.headers["Content-Type"], len(form.body)) + form.body[:-missing])
+        client.sendall(_head(user, str(form.headers["Content-Type"]), len(body)) + body[:-missing])
         _until(lambda: _files(user))
         rejected = user.upload("create", user.sandbox.folder, ("b.csv", CSV))
         assert rejected.status_code == 409

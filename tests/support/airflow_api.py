@@ -35,9 +35,6 @@ class TaskInstance:
         return f"dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/{self.task_id}"
 
 
-_SAME_NAME = ("dag_id", "task_id", "map_index", "id", "state", "try_number")
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """A DAG run with its task instances, in the order in which they started."""
@@ -139,7 +136,16 @@ class AirflowApi:
             rows += page["task_instances"]
         rows.sort(key=lambda row: row["start_date"] or "~")
         tasks = tuple(
-            TaskInstance(seconds=row["duration"], run_id=run_id, **{name: row.get(name) for name in _SAME_NAME})
+            TaskInstance(
+                row["dag_id"],
+                run_id,
+                row["task_id"],
+                row["map_index"],
+                row.get("id"),
+                row["state"],
+                row["try_number"],
+                row["duration"],
+            )
             for row in rows
         )
         return Run(dag_id, run_id, state, tasks)

@@ -16,7 +16,7 @@ SUCCESS_WORDS = ["succeeded", "success", "successful", "completed", "complete", 
 LONGEST_MESSAGE = 2_000
 
 
-def response_of(body: object, status: int = 200, **headers: str) -> Response:
+def response_of(body: object, status: int = 200, **headers: Any) -> Response:
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
     return Response(status, raw, **headers)
 

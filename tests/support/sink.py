@@ -53,7 +53,7 @@ class _Decrypted:
         connection.sendall(self._sent.read())
 
     def recv_into(self, buffer: memoryview) -> int:
-        return self._wait_for(lambda: self._tls.read(1 << 14, buffer))  # type: ignore[return-value,arg-type]  # a count
+        return self._wait_for(lambda: self._tls.read(1 << 14, buffer))  # type: ignore[return-value]  # a count
 
     def recv(self, size: int) -> bytes:
         return self._wait_for(lambda: self._tls.read(size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -18,7 +19,7 @@ from tests.support.versions import HAS_STATE_STORE
 try:
     from airflow.sdk.bases.operator import ExecutorSafeguard
 except ImportError:  # Airflow 2
-    from airflow.models.baseoperator import ExecutorSafeguard
+    from airflow.models.baseoperator import ExecutorSafeguard  # type: ignore[no-redef]
 
 # Airflow allows only its task runner to call ``execute``.
 ExecutorSafeguard.test_mode = True
@@ -200,7 +201,7 @@ class Task:
         outcome.task = operator = self._make()
         try:
             # Airflow 2 checks per thread whether ``execute`` may be called; the tests run tasks in other threads.
-            return type(operator).execute.__wrapped__(operator, self.context)
+            return inspect.unwrap(type(operator).execute)(operator, self.context)
         except TaskDeferred as e:
             deferred = e
         while True:
@@ -220,7 +221,7 @@ class Task:
                 deferred = e
 
 
-def first_event(path: str, kwargs: dict[str, Any], timeout: float | None = 30.0) -> Any:
+def first_event(path: str, kwargs: dict[str, Any], *, timeout: float | None = 30.0) -> Any:
     """Run a stored trigger as a triggerer does, and return what Airflow stores of its event."""
     module, _, name = path.rpartition(".")
     trigger = getattr(import_module(module), name)(**kwargs)

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], description: str, timeout: float = 10.0) -> T:
+def until(condition: Callable[[], T | None], description: str, timeout: float = 10.0) -> T:
     """
     Call a function until its result is true, and return the result.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import pytest
@@ -44,9 +45,7 @@ def outage(lab):
         before = len(lab.faults.log)
         lab.faults.inject(fault)
         tasks[mode] = lab.start_upload("upload", files[mode], "append", targets[mode], connection="datatile_faulty")
-        until(
-            lambda before=before: any(request.body_bytes for request in lab.faults.log[before:]), f"{mode} is sending"
-        )
+        until(functools.partial(is_sending, lab, before), f"{mode} is sending")
     lab.airflow.kill("api-server")
     time.sleep(OUTAGE / 2)
     for mode in ("upload_and_wait", "upload_and_defer", "wait"):
@@ -58,13 +57,18 @@ def outage(lab):
     return {mode: lab.ended(task) for mode, task in tasks.items()}, files, targets
 
 
+def is_sending(lab, before):
+    """Return whether the proxy has received a part of a body, in a request after these."""
+    return any(request.body_bytes for request in lab.faults.log[before:])
+
+
 @pytest.mark.parametrize(
     "mode", ["upload", "upload_reset", "upload_and_wait", "upload_and_defer", "upload_and_wait_longer"]
 )
 def test_an_upload_survives_an_outage_of_the_api_server(lab, outage, mode):
     tasks, files, targets = outage
 
-    assert tasks[mode].state == "success"
+    assert tasks[mode].state == "success", lab.api.log(tasks[mode])
     (job,) = lab.sandbox.jobs(files[mode].name)
     assert lab.api.xcoms(tasks[mode])["return_value"] == job["job_id"]
     until(lambda: lab.sandbox.rows(targets[mode]), "the rows are there")

@@ -62,7 +62,7 @@ def run_and_kill(airflow, uploads):
     rng = random.Random(SEED)
     run_id = airflow.api.trigger("storm", {"uploads": uploads})
     deadline = time.monotonic() + LIMIT
-    killed = collections.Counter()
+    killed: collections.Counter[bool] = collections.Counter()
     while not (run := airflow.api.run("storm", run_id)).finished and time.monotonic() < deadline:
         running = [t for t in run.tasks if t.task_id == "upload" and t.state == "running"]
         rng.shuffle(running)
@@ -124,7 +124,7 @@ def test_each_upload_is_accepted_once_or_its_task_fails_with_an_error(storm):
             named = f"'{name}'" in message and uploads[number]["target_hash"] in message and "rocessing log" in message
             ok = task.state == "failed" and accepted[name] <= 1 and is_unknown and named
         if not ok:
-            wrong.append((task, accepted[name], airflow.api.error(task)))
+            wrong.append((task, accepted[name], airflow.api.log(task)))
     assert wrong == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import datetime
 
@@ -34,7 +35,7 @@ def timed_out(lab):
         jobs[dag_id] = lab.running_job()
         tasks[dag_id] = lab.start(dag_id, job_id=jobs[dag_id])
     for dag_id in (*limited, *limited_sensors):
-        until(lambda dag_id=dag_id: is_second_attempt(lab, tasks[dag_id]), f"{dag_id} is retried")
+        until(functools.partial(is_second_attempt, lab, tasks[dag_id]), f"{dag_id} is retried")
         lab.sandbox.release(jobs[dag_id])
     return {dag_id: lab.ended(task) for dag_id, task in tasks.items()}, files, jobs
 

@@ -56,7 +56,7 @@ with DAG("upload_and_wait_without_worker", schedule=None):
     wait = DatatileJobSensor(task_id="task", job_id=upload.output, poke_interval=1, **WITHOUT_WORKER)
 
     @task
-    def rows(job: dict[str, Any]) -> Any:
+    def rows(job: Any) -> Any:
         """Return a value of the job, to show that the XCom is a dict."""
         return job["details"]["rows"]
 
