@@ -326,14 +326,14 @@ def rules() -> list[tuple[str, ...]]:
             return CLEAR_NAMES[rule.steps]
         if rule.airflow is Airflow.AS_RAISED:
             return "as a retry"
-        if rule.failure is Failure.OUTSIDE:
+        if Failure.OUTSIDE in rule.failure:
             return CLEAR_NAMES_WITHOUT_STEPS[Failure.UNKNOWN]
         return next(
             (name for kind, name in CLEAR_NAMES_WITHOUT_STEPS.items() if kind in rule.failure), "sends the file"
         )
 
     yes_no = {None: "any", True: "yes", False: "no"}
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("error", "file accepted", "state store", "may be sent twice", "Airflow", "record", "a clear"),
         ("---",) * 7,
     ]
