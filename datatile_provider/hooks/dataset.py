@@ -155,7 +155,7 @@ def _version(info: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _lookup_errors(location: str) -> Iterator[None]:
+def _store_errors(location: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -190,7 +190,7 @@ def _from_store(path: Any, uri: str) -> Dataset:
         size = _size(info.get("size"))
         return size, f"{size} bytes {_version(info)}".strip()
 
-    with _lookup_errors(location):
+    with _store_errors(location):
         if path.is_dir():
             raise InvalidInputError(f"{location} is a directory", hint="Use the URI of one file.")
         size, version = lookup()
