@@ -106,7 +106,7 @@ def test_the_form_has_the_fields_of_datatile_only(form, page, picture):
     expect(form.locator("[name=host]")).to_have_attribute("placeholder", "datatile.example.com")
     expect(form.locator("[name=password]")).to_have_attribute("placeholder", re.compile("Profile page"))
     expect(form.locator("[name=password]")).to_have_attribute("type", "password")
-    for label in ("ServerConfig", "API token", "Protocol", "Port", "Description"):
+    for label in ("Server", "API token", "Protocol", "Port", "Description"):
         expect(form.get_by_text(label, exact=True)).to_be_visible()
     expect(form.locator("[name=login]")).to_have_count(0)
     fill(form, connection_id="datatile_default")
