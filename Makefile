@@ -60,7 +60,7 @@ test-matrix: $(READY) chromium
 test-system: $(READY)
 	$(BIN)/python -m pytest -m system
 
-# The second run measures in the processes of Airflow too. The last command fails below the limit in pyproject.toml.
+# The second run measures in the processes of Airflow too.
 coverage: $(READY)
 	rm -rf build/coverage
 	mkdir -p build/coverage
