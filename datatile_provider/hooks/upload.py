@@ -87,10 +87,12 @@ class Uploader:
             if self._retry.failures:
                 self.file.check_unchanged()
             before()
-            return self._send()
+            job = self._send()
         except errors.DatatileError as e:
             self.error, self.delay = e, self._retry.after(e, time.monotonic())
             return None
+        collect_lineage(self._hook, self.server, self.upload, self._given)
+        return job
 
     def pause(self) -> None:
         """Log the error of the last attempt, and wait until the next one."""
@@ -100,16 +102,14 @@ class Uploader:
 
     def _send(self) -> Job:
         try:
-            job = self._request()
+            return self._request()
         except errors.TokenRefusedError:
             newer = None if self._token_renewed else self._hook.newer_conn(self._settings)
             if newer is None:
                 raise
-            self._settings, self._token_renewed = newer, True
-            self._hook.log.warning("The server rejected the token. The connection has a newer one: trying it once")
-            job = self._request()
-        collect_lineage(self._hook, self.server, self.upload, self._given)
-        return job
+        self._settings, self._token_renewed = newer, True
+        self._hook.log.warning("The server rejected the token. The connection has a newer one: trying it once")
+        return self._request()
 
     def _request(self) -> Job:
         started = time.monotonic()

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -22,7 +22,7 @@ from datatile_provider.links.datatile import push_links
 from datatile_provider.operators.first_step import Cleared, Step, comparison_matters, first_step, stop_error
 from datatile_provider.operators.guard import GuardedUpload
 from datatile_provider.operators.upload_state import Phase, Record, Sent
-from datatile_provider.triggers.datatile import TRIGGER_TIMEOUT_MARGIN, DatatileRetryTrigger, defer_wait
+from datatile_provider.triggers.datatile import TRIGGER_TIMEOUT_MARGIN, DatatileRetryTrigger, defer_wait, job_of
 
 if TYPE_CHECKING:
     from datatile_provider.hooks.upload import Uploader
@@ -225,11 +225,12 @@ class UploadAttempt(GuardedUpload):
             hook.wait_for_job(job.id, poll_interval=task.poll_interval, timeout=task.timeout, server=server)
         )
 
-    def complete(self, job: Job) -> str:
+    def complete(self, event: Any) -> str:
         """Return the id of the job that the triggerer saw succeed."""
-        # An earlier process wrote the record. The next attempt reports a damaged one.
+        # An earlier process wrote the record, and a failure changes it. The next attempt reports a damaged one.
         with contextlib.suppress(ValueError):
             self._state.read()
+        job = job_of(event, self.job.id if self.job else None)
         self._task.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
         return self._done(job)
 

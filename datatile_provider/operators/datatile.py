@@ -15,7 +15,7 @@ from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
 from datatile_provider.operators.attempt import RETRY, UploadAttempt
-from datatile_provider.triggers.datatile import job_of, resume_arguments
+from datatile_provider.triggers.datatile import resume_arguments
 from datatile_provider.version_compat import resumed_method
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class DatatileUploadOperator(BaseOperator):
             if not job_id:
                 # `dag.test()` passes nothing but the event.
                 attempt.recall_job()
-            return attempt.complete(job_of(event, attempt.job.id if attempt.job else None))
+            return attempt.complete(event)
 
     def pre_execute(self, context: Context) -> None:
         """Let Airflow 2 resume an accepted upload also after its ``execution_timeout``."""
@@ -170,8 +170,11 @@ class DatatileUploadOperator(BaseOperator):
             try:
                 yield
             except Exception:
-                # Airflow deletes the XComs of earlier attempts, so this one is of this attempt.
-                attempt.recall_job()
+                if self._job:
+                    attempt.accept(self._job)
+                else:
+                    # Airflow deletes the XComs of earlier attempts, so this one is of this attempt.
+                    attempt.recall_job()
                 raise
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:

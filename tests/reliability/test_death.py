@@ -195,7 +195,7 @@ def test_without_a_store_a_deferred_wait_that_fails_is_not_retried(accepted, mon
     def time_out(event, job_id):
         raise AirflowTaskTimeout("in between")
 
-    monkeypatch.setattr("datatile_provider.operators.datatile.job_of", time_out)
+    monkeypatch.setattr("datatile_provider.operators.attempt.job_of", time_out)
     assert_accepted_once(sandbox, run_without_store(arguments))
 
 
@@ -294,6 +294,23 @@ def test_without_a_store_a_user_hook_that_fails_after_acceptance_is_not_a_retry(
     task.ti.xcom_push("job_id", "job-1")
     with pytest.raises(AirflowFailException, match="accepted as job job-1"):
         getattr(operator, hook)(task.context)
+
+
+@pytest.mark.needs_airflow("<3")
+def test_without_a_store_a_user_hook_that_fails_while_xcoms_cannot_be_read_is_not_a_retry(accepted, monkeypatch):
+    """The process knows the job that it has uploaded."""
+
+    def fail(*args):
+        raise RuntimeError("the hook failed")
+
+    _, _, arguments, _ = accepted
+    operator = DatatileUploadOperator(task_id="upload", **{**arguments, "post_execute": fail})
+    task = TaskWithoutStore(lambda: operator)
+    task.events = {}
+    job_id = task.run().result
+    monkeypatch.setattr(Instance, "xcom_pull", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(AirflowFailException, match=f"accepted as job {job_id}"):
+        operator.post_execute(task.context)
 
 
 def test_without_a_store_an_accepted_upload_has_no_retries_left(accepted):

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -25,6 +26,7 @@ from tests.support.rawserver import RawServer
 from tests.support.reading import one_line
 from tests.support.scripted import scripted
 from tests.support.task import Instance, Task
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.needs_airflow(">=3.3")
 
@@ -203,6 +205,40 @@ def test_a_changed_file_of_the_same_name_is_not_taken_for_the_accepted_one(task,
     end_jobs(sandbox)
     upload.clear()
     upload.run()
+    assert len(sandbox.uploads()) == 2
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_wait_that_fails_is_in_the_record(task, deferrable):
+    sandbox, upload, arguments, dataset = task
+    arguments |= {"deferrable": deferrable}
+    upload.run()
+    assert stored(upload).phase is Phase.WAIT_FAILED
+
+    # Its error has named the job, so a clear sends the corrected file at once.
+    end_jobs(sandbox)
+    dataset.write_text("respondent,vote\n1,3\n")
+    upload.clear()
+    upload.run()
+    assert len(sandbox.uploads()) == 2
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_file_that_replaces_one_whose_job_did_not_succeed_is_sent_by_one_clear(task, deferrable):
+    sandbox, upload, arguments, dataset = task
+    arguments |= {"deferrable": deferrable, "timeout": 30, "wait_for_completion": True}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(upload.run)
+        until(sandbox.uploads, "the file is accepted")
+        end_jobs(sandbox)
+        error = running.result(30).error
+    assert "Replace the file, then clear this task: it sends the file." in one_line(error)
+    assert (stored(upload).phase, stored(upload).text) == (Phase.REPORTED, str(error))
+
+    dataset.write_text("respondent,vote\n1,3\n")
+    arguments |= {"wait_for_completion": False}
+    upload.clear()
+    assert upload.run().state == "success"
     assert len(sandbox.uploads()) == 2
 
 
