@@ -73,7 +73,7 @@ class Airflow(Enum):
     TIMES_OUT = AirflowSensorTimeout
     TIMES_OUT_AND_RETRIES = AirflowTaskTimeout
     AS_RAISED = BaseException
-    """Whatever it does for the error itself: most are retried."""
+    """The error is raised unchanged. Airflow retries the task after most of them."""
 
 
 class StateChange(Enum):

@@ -23,7 +23,7 @@ TRIGGERER_RENDERS = AIRFLOW_VERSION >= (3, 3)
 if AIRFLOW_VERSION >= (3, 2):
     from airflow.sdk.exceptions import AirflowTaskTerminated as AirflowTaskTerminated
 else:
-    from airflow.exceptions import AirflowTaskTerminated as AirflowTaskTerminated  # type: ignore[no-redef]
+    from airflow.exceptions import AirflowTaskTerminated as AirflowTaskTerminated  # type: ignore[no-redef]  # the other version
 
 
 def first_poke_time(context: Context, retries: int) -> datetime | None:

@@ -48,8 +48,9 @@ def proxy_of(settings: Settings) -> str | None:
     """Return the URL of the proxy for a server: the connection's, or the environment's."""
     url = settings.server.url
     found = select_proxy(url, {**get_environ_proxies(url), **settings.proxies})
-    # The stubs of requests leave this one untyped.
-    return str(prepend_scheme_if_needed(found, "http")) if found else None  # type: ignore[no-untyped-call]
+    if not found:
+        return None
+    return str(prepend_scheme_if_needed(found, "http"))  # type: ignore[no-untyped-call]  # not in the stubs
 
 
 def address_with_proxy(settings: Settings) -> str:

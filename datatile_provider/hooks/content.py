@@ -116,7 +116,7 @@ class _Reader(AbstractContextManager["Readable"]):
 
     def __exit__(self, *error: object) -> bool | None:
         self._pool.shutdown()
-        return self._opening.__exit__(*error)  # type: ignore[arg-type]
+        return self._opening.__exit__(*error)  # type: ignore[arg-type]  # the three arguments of __exit__
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()

@@ -23,7 +23,7 @@ from tests.support.reading import one_line
 try:
     from airflow.sdk.io import attach
 except ImportError:  # Airflow 2
-    from airflow.io.store import attach  # type: ignore[no-redef]
+    from airflow.io.store import attach  # type: ignore[no-redef]  # another version of Airflow
 
 CONTENT = b"respondent,vote\n1,0\n"
 

@@ -101,7 +101,7 @@ near_misses = st.builds(
 
 @pytest.mark.parametrize("operator", [DatatileJobSensor, DatatileUploadOperator])
 def test_any_event_is_a_success_or_raises_an_airflow_exception(run, survey, operator):
-    class Resumed(operator):  # type: ignore[valid-type,misc]
+    class Resumed(operator):  # type: ignore[valid-type,misc]  # a class from a parameter
         """Is resumed, in a real task's context, with many events."""
 
         def execute(self, context):

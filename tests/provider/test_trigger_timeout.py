@@ -17,7 +17,7 @@ from tests.support.versions import HAS_STATE_STORE
 try:
     from airflow.sdk.exceptions import TaskDeferralError
 except ImportError:  # Airflow before 3.1
-    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef]
+    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef]  # another version of Airflow
 
 TIMED_OUT = ["Trigger timeout", "Trigger/execution timeout"]  # as Airflow 3 and Airflow 2 report it
 

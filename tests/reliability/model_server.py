@@ -76,7 +76,8 @@ class CompactRepr:
     """Base of dataclasses whose ``repr`` omits fields with their default value."""
 
     def __repr__(self) -> str:
-        found = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default)  # type: ignore[arg-type]
+        own: Any = fields(self)  # type: ignore[arg-type]  # a class that is no dataclass itself
+        found = ((f.name, getattr(self, f.name)) for f in own if getattr(self, f.name) != f.default)
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in found)})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:

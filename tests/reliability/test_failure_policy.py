@@ -160,14 +160,15 @@ def test_a_row_applied_to_an_upload(failure, accepted, store, harmless, outcome)
     )
     rows = Store()
     rows.set("datatile_upload", RECORD.as_dict())
-    upload = GuardedUpload(task, {"ti": Instance(0), **({"task_state_store": rows} if store else {})})  # type: ignore[typeddict-item]
+    context: Any = {"ti": Instance(0), **({"task_state_store": rows} if store else {})}
+    upload = GuardedUpload(task, context)
     if store:
         upload._state._known = RECORD
     if accepted is Accepted.YES:
         upload.accept(Job("job-7"))
     upload._accepted = accepted
     error = ERRORS[failure]("what happened")
-    with pytest.raises(BaseException) as caught, upload:  # noqa: PT011
+    with pytest.raises(BaseException) as caught, upload:  # noqa: PT011 - SystemExit is not an Exception
         raise error
     does, change = outcome
     if does == AS_RAISED:

@@ -41,7 +41,7 @@ def patch_dag_test() -> None:
             # Here the date is text; only when it is sent to another process is it parsed.
             return TaskRescheduleStartDate(start_date=get_start_date(*args).start_date)
 
-        TaskInstanceOperations.get_reschedule_start_date = read_start_date  # type: ignore[method-assign,assignment]
+        TaskInstanceOperations.get_reschedule_start_date = read_start_date  # type: ignore[method-assign,assignment]  # a patch
 
 
 def task_log(printed: str) -> str:

@@ -19,7 +19,7 @@ from tests.support.versions import HAS_STATE_STORE
 try:
     from airflow.sdk.bases.operator import ExecutorSafeguard
 except ImportError:  # Airflow 2
-    from airflow.models.baseoperator import ExecutorSafeguard  # type: ignore[no-redef]
+    from airflow.models.baseoperator import ExecutorSafeguard  # type: ignore[no-redef]  # another version of Airflow
 
 # Airflow allows only its task runner to call ``execute``.
 ExecutorSafeguard.test_mode = True
