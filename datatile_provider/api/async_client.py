@@ -18,14 +18,7 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.responses import MAX_POLL_BYTES, Response
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.tls import bundle_of, mtime_of, ssl_context
-from datatile_provider.api.transport import (
-    CONNECT_TIMEOUT,
-    POLL_TIMEOUT,
-    address_with_proxy,
-    no_response,
-    proxy_of,
-    reason,
-)
+from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, address_with_proxy, no_response, proxy_of
 from datatile_provider.api.validation import check_job_id
 
 if TYPE_CHECKING:
@@ -283,11 +276,10 @@ class AsyncDatatileClient:
                     raise
                 # aiohttp's own timeout has no text.
                 timed_out = isinstance(e, asyncio.TimeoutError) and not str(e)
-                why = f"timed out after {limit:,.10g} s" if timed_out else reason(e, settings.token)
+                why = f"timed out after {limit:,.10g} s" if timed_out else ""
                 if poll.cancelled_for_others:
                     why = f"cancelled after {poll.age:,.1f} s, as other polls needed the connection"
-                certificate = isinstance(e, aiohttp.ClientConnectorCertificateError)
-                raise no_response(settings, f"job {job_id}", why, e, certificate=certificate) from e
+                raise no_response(settings, f"job {job_id}", e, why=why) from e
             finally:
                 poll.is_slow = poll.age >= SLOW
         finally:
@@ -307,12 +299,7 @@ class AsyncDatatileClient:
             body = b""
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
                 body += block
-            return Response(
-                response.status,
-                body[: MAX_POLL_BYTES + 1],
-                response.headers.get("Retry-After", ""),
-                response.headers.get("Location", ""),
-            ).redact(settings.token)
+            return Response.of(response.status, body[: MAX_POLL_BYTES + 1], response.headers, settings.token)
 
 
 @asynccontextmanager
