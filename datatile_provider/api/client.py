@@ -77,9 +77,8 @@ class DatatileClient:
         :raises PermanentError: the server will not report it.
         """
         server = self._settings.server
-        url = server.job_url(check_job_id(job_id))
         try:
-            response = self._ask("GET", url, is_poll=True)
+            response = self._ask("GET", server.job_url(check_job_id(job_id)), is_poll=True)
         except OSError as e:
             raise no_response(self._settings, f"job {job_id}", e) from e
         return parsing.read_job(server, job_id, response)

@@ -106,8 +106,7 @@ class DatatileError(Exception):
         :param subject: what the error is about, for a caller that knows more than the error.
         :param steps: what a person can do next, after the hint.
         """
-        title = f"{self.title}: {then}" if then else self.title
-        lines = [title]
+        lines = [f"{self.title}: {then}" if then else self.title]
         for line in "\n".join(self._paragraphs(subject or self.subject, steps)).split("\n"):
             lines += textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
         return "\n".join([*lines, f"Help: docs/troubleshooting.md#{self.code}"])
@@ -136,11 +135,7 @@ class DatatileError(Exception):
         return [part for part in parts if part]
 
     def extended(self: _Error, sentence: str) -> _Error:
-        """
-        Return a new error that says one more thing about what happened.
-
-        :param sentence: it, without its full stop.
-        """
+        """Return a new error that says one more thing about what happened, as a sentence without its full stop."""
         return type(self)(f"{self.what}.\n{sentence}", **{name: getattr(self, name) for name in _PARTS})
 
 

@@ -53,7 +53,7 @@ def _doubt_about_acceptance(server: ServerConfig, job_id: str, value: Any, *, wh
     job = f"with the job {job_id} " if job_id else ""
     if not whole_body_sent:
         return f"The server returned success {job}before the whole file was sent"
-    if responses.inner_error(value) or responses.status_code(value):
+    if responses.inner_error(value) or responses.has_error_status(value):
         return f"The server returned success {job}with an error inside"
     if failure := states.reports_failure(server, job_id, value):
         return f"The server returned success {job}with the status {failure!r}"
@@ -130,13 +130,7 @@ def read_probe(server: ServerConfig, path: str, response: Response) -> None:
     # DATATILE would not reject the test itself, and its 404 would be JSON.
     if rejection and rejection.kind not in (errors.PermanentError, errors.NotFoundError):
         raise _rejected(rejection, response, subject, server, "path")
-    raise errors.NotDatatileError(
-        "The response is not one of DATATILE's API",
-        subject=subject,
-        server_message=responses.server_message(response),
-        hint="Check the connection's host, api_path and job_path.",
-        status=response.status,
-    )
+    raise _not_datatile("The response is not one of DATATILE's API", subject, response)
 
 
 def check_token_is_verified(server: ServerConfig, path: str, yours: Response, made_up: Response) -> None:
@@ -153,13 +147,18 @@ def check_token_is_verified(server: ServerConfig, path: str, yours: Response, ma
     if made_up.status in (429, 503):
         raise _rejected(poll_rejection(made_up.status), made_up, subject, server, "path")
     if made_up.status == yours.status and _is_api_error(made_up):
-        raise errors.NotDatatileError(
-            "The server responds to a made-up token as it does to yours, so it does not check tokens",
-            subject=subject,
-            server_message=responses.server_message(made_up),
-            hint="Check the connection's host, api_path and job_path.",
-            status=made_up.status,
-        )
+        what = "The server responds to a made-up token as it does to yours, so it does not check tokens"
+        raise _not_datatile(what, subject, made_up)
+
+
+def _not_datatile(what: str, subject: str, response: Response) -> errors.NotDatatileError:
+    return errors.NotDatatileError(
+        what,
+        subject=subject,
+        server_message=responses.server_message(response),
+        hint="Check the connection's host, api_path and job_path.",
+        status=response.status,
+    )
 
 
 def _is_api_error(response: Response) -> bool:

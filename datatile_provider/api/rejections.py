@@ -124,11 +124,7 @@ _NO_STATUS = Rejection(errors.ServerError, "The server responded with an error i
 
 
 def poll_rejection(status: int) -> Rejection:
-    """
-    Return what a response other than 2xx means for a poll. A poll changes nothing, so most of them are transient.
-
-    :param status: the HTTP status.
-    """
+    """Return what a status other than 2xx means for a poll. A poll changes nothing, so most are transient."""
     if status in _POLL:
         return _POLL[status]
     if 300 <= status < 400:

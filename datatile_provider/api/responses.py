@@ -148,14 +148,10 @@ def _is_negative(value: Any) -> bool:
     return not value or (isinstance(value, str) and value.strip().lower() in ("0", "false", "no", "none", "null"))
 
 
-def status_code(value: Any) -> int | None:
-    """Return the HTTP error status inside a response (``{"code": 500}``), or None."""
-    for layer in layers(value):
-        for name in ("code", "status", "status_code", "statusCode"):
-            found = word(layer.get(name))
-            if re.fullmatch(r"[45][0-9][0-9]", found):
-                return int(found)
-    return None
+def has_error_status(value: Any) -> bool:
+    """Return whether there is an HTTP error status inside a response, as in ``{"code": 500}``."""
+    names = ("code", "status", "status_code", "statusCode")
+    return any(re.fullmatch(r"[45][0-9][0-9]", word(layer.get(name))) for layer in layers(value) for name in names)
 
 
 def plain_text(response: Response) -> str:
