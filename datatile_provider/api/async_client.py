@@ -22,6 +22,7 @@ from datatile_provider.api.transport import (
     CONNECT_TIMEOUT,
     POLL_TIMEOUT,
     address_with_proxy,
+    logged,
     no_response,
     proxy_of,
     reason,
@@ -307,12 +308,13 @@ class AsyncDatatileClient:
             body = b""
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
                 body += block
-            return Response(
+            received = Response(
                 response.status,
                 body[: MAX_POLL_BYTES + 1],
                 response.headers.get("Retry-After", ""),
                 response.headers.get("Location", ""),
-            ).redact(settings.token)
+            )
+            return logged("GET", url, received, settings.token)
 
 
 @asynccontextmanager

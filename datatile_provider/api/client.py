@@ -24,7 +24,14 @@ from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.multipart import MultipartBody
 from datatile_provider.api.responses import MAX_POLL_BYTES, MAX_RESPONSE_BYTES, Response
 from datatile_provider.api.settings import Settings
-from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, certificate_error, no_response, reason
+from datatile_provider.api.transport import (
+    CONNECT_TIMEOUT,
+    POLL_TIMEOUT,
+    certificate_error,
+    logged,
+    no_response,
+    reason,
+)
 from datatile_provider.api.validation import check_job_id
 
 
@@ -161,12 +168,13 @@ class DatatileClient:
                     body += block
                     if len(body) >= max_bytes:
                         break
-                return Response(
+                received = Response(
                     response.status_code,
                     body[:max_bytes],
                     response.headers.get("Retry-After", ""),
                     response.headers.get("Location", ""),
-                ).redact(settings.token)
+                )
+                return logged(method, url, received, settings.token)
 
     def _failure(self, error: OSError, subject: str, note: str = "") -> errors.DatatileError:
         why = reason(error, self._settings.token)
