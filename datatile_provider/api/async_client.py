@@ -18,7 +18,14 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.responses import MAX_POLL_BYTES, Response
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.tls import bundle_of, mtime_of, ssl_context
-from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, address_with_proxy, no_response, proxy_of
+from datatile_provider.api.transport import (
+    CONNECT_TIMEOUT,
+    POLL_TIMEOUT,
+    address_with_proxy,
+    logged,
+    no_response,
+    proxy_of,
+)
 from datatile_provider.api.validation import check_job_id
 
 if TYPE_CHECKING:
@@ -50,8 +57,7 @@ class _PollQueue:
         self._usual: OrderedDict[_Poll, None] = OrderedDict()
         self._later: OrderedDict[_Poll, None] = OrderedDict()
         self._quick: dict[_Poll, asyncio.TimerHandle] = {}
-        # Oldest first.
-        self._slow: OrderedDict[_Poll, None] = OrderedDict()
+        self._slow: OrderedDict[_Poll, None] = OrderedDict()  # oldest first
 
     async def enter(self, poll: _Poll) -> None:
         """Wait until a poll may be sent. :meth:`leave` must follow, also after an error."""
@@ -132,20 +138,15 @@ class _Poll:
     """
 
     job: asyncio.Task[Job]
-    #: Done when the poll may be sent.
-    admitted: asyncio.Future[None]
+    admitted: asyncio.Future[None]  #: Done when the poll may be sent.
 
     def __init__(self, settings: Settings, *, is_slow: bool = False) -> None:
         self.settings = settings
         self.is_slow = is_slow
-        #: Whether it is a wait's last poll.
-        self.is_last = False
-        #: Whether it was cancelled for other polls.
+        self.is_last = False  #: Whether it is a wait's last poll.
         self.cancelled_for_others = False
-        #: The number of waits that wait for it.
-        self.waiters = 0
-        #: When the request was sent; None while the poll is queued.
-        self.sent: float | None = None
+        self.waiters = 0  #: The number of waits that wait for it.
+        self.sent: float | None = None  #: When the request was sent; None while the poll is queued.
 
     def start(self, poll: Coroutine[Any, Any, Job]) -> None:
         """Send the request."""
@@ -299,7 +300,8 @@ class AsyncDatatileClient:
             body = b""
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
                 body += block
-            return Response.of(response.status, body[: MAX_POLL_BYTES + 1], response.headers, settings.token)
+            received = Response.of(response.status, body[: MAX_POLL_BYTES + 1], response.headers, settings.token)
+            return logged("GET", url, received)
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.multipart import MultipartBody
 from datatile_provider.api.responses import MAX_POLL_BYTES, MAX_RESPONSE_BYTES, Response
 from datatile_provider.api.settings import Settings
-from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, no_response, reason
+from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, logged, no_response, reason
 from datatile_provider.api.validation import check_job_id
 
 
@@ -142,7 +142,8 @@ class DatatileClient:
                     content += block
                     if len(content) >= max_bytes:
                         break
-                return Response.of(response.status_code, content[:max_bytes], response.headers, settings.token)
+                received = Response.of(response.status_code, content[:max_bytes], response.headers, settings.token)
+                return logged(method, url, received)
 
 
 @contextlib.contextmanager

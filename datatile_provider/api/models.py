@@ -66,6 +66,10 @@ class ServerConfig:
         usual names.
     :param status_map: the server's own words for states, in addition to the usual ones.
     :param callback_field: the form field for the callback URL (assumed).
+    :param rows_field: the field with the number of imported rows in the response about a finished job, with dots for
+        nested fields; None tries the usual names.
+    :param database_field: the field with the database's hash there.
+    :param status_codes: the meanings of the server's own HTTP status codes, by :data:`.rejections.MEANINGS`.
     :param log_url: the address of the processing log. With ``{job_id}`` in it, it leads to that job's own page.
     """
 
@@ -76,6 +80,9 @@ class ServerConfig:
     status_field: str | None = None
     status_map: Mapping[str, JobState] = field(default_factory=lambda: MappingProxyType({}))
     callback_field: str = "callback"
+    rows_field: str | None = None
+    database_field: str | None = None
+    status_codes: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     log_url: str = ""
 
     @property

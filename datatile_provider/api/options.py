@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, WrapValidator
 
 from datatile_provider.api.errors import InvalidInputError
+from datatile_provider.api.rejections import MEANINGS, NOT_TRUSTED
 from datatile_provider.api.states import JobState, folded
 from datatile_provider.api.validation import is_web_address
 
@@ -115,6 +116,15 @@ _StatusMap = Annotated[
     ),
     AfterValidator(_unambiguous),
 ]
+_StatusCodes = Annotated[
+    dict[Annotated[int, Field(ge=400, lt=500, strict=False)], str],
+    _text_as(json.loads),
+    _otherwise(
+        "it must be a JSON object that maps status codes from 400 to 498, except 408 and 425, to one of: "
+        f"{', '.join(MEANINGS)}",
+        lambda codes: codes.keys().isdisjoint(NOT_TRUSTED) and set(codes.values()) <= set(MEANINGS),
+    ),
+]
 
 
 class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
@@ -168,6 +178,18 @@ class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
         f"The states are {_STATES}. Empty: the usual words.",
     )
     callback_field: _FormField = Field("callback", description="Form field of the upload that holds the callback URL.")
+    rows_field: _Field | None = Field(
+        None,
+        description="Field of a finished job's response with the number of imported rows. Empty: the usual names.",
+    )
+    database_field: _Field | None = Field(
+        None, description="Field of a finished job's response with the database's hash. Empty: the usual names."
+    )
+    status_codes: _StatusCodes = Field(
+        {},
+        description='The server\'s own HTTP status codes, as a JSON object: `{"400": "busy"}`. '
+        f"The meanings are {', '.join(MEANINGS)}. Empty: the usual codes.",
+    )
 
     @classmethod
     def of(cls, where: str, extra: str | None) -> Options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -32,7 +33,9 @@ def read_upload(server: ServerConfig, upload: Upload, response: Response, *, who
     job_id = server.job_id_in(location) if accepted or response.status in (301, 302, 303) else ""
     if not accepted and not job_id:
         moved = _same_path_elsewhere(url, location)
-        found = upload_rejection(response.status, whole_body_sent=whole_body_sent, moved=moved)
+        found = upload_rejection(
+            response.status, whole_body_sent=whole_body_sent, moved=moved, codes=server.status_codes
+        )
         if found is None:
             raise unknown_outcome(
                 server, upload, "The whole file was sent. The response does not show whether it was accepted", response
@@ -93,7 +96,7 @@ def read_job(server: ServerConfig, job_id: str, response: Response) -> Job:
     """
     subject = f"job {job_id}"
     if not 200 <= response.status < 300:
-        raise _rejected(poll_rejection(response.status), response, subject, server, "job")
+        raise _rejected(poll_rejection(response.status, server.status_codes), response, subject, server, "job")
     if len(response.body) > MAX_POLL_BYTES:
         raise errors.UnexpectedResponseError(
             f"The response has more than {MAX_POLL_BYTES:,} bytes, too many for a job's status",
@@ -112,7 +115,14 @@ def read_job(server: ServerConfig, job_id: str, response: Response) -> Job:
             status=response.status,
         )
     message = status.message or _job_message(value)
-    return Job(job_id, status.state, status.word, message, value, status.names_job)
+    details = _with_result(value, {"rows": server.rows_field, "database": server.database_field})
+    return Job(job_id, status.state, status.word, message, details, status.names_job)
+
+
+def _with_result(value: dict[str, Any], paths: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a response with a copy of what is at these paths, under the usual names and where they are read first."""
+    found = {name: responses.dig(value, path) for name, path in paths.items() if path}
+    return responses.with_innermost(value, {name: detail for name, detail in found.items() if detail is not None})
 
 
 def read_probe(server: ServerConfig, path: str, response: Response) -> None:
@@ -123,10 +133,10 @@ def read_probe(server: ServerConfig, path: str, response: Response) -> None:
     :raises PermanentError: the token, the roles or the address are wrong.
     :raises TransientError: no usable response now.
     """
-    if _is_api_error(response):
+    if _is_api_error(server, response):
         return
     subject = f"test of {path}"
-    rejection = None if 200 <= response.status < 300 else poll_rejection(response.status)
+    rejection = None if 200 <= response.status < 300 else poll_rejection(response.status, server.status_codes)
     # DATATILE would not reject the test itself, and its 404 would be JSON.
     if rejection and rejection.kind not in (errors.PermanentError, errors.NotFoundError):
         raise _rejected(rejection, response, subject, server, "path")
@@ -144,9 +154,10 @@ def check_token_is_verified(server: ServerConfig, path: str, yours: Response, ma
     :raises TransientError: the server is too busy to check it.
     """
     subject = f"test of {path}"
-    if made_up.status in (429, 503):
-        raise _rejected(poll_rejection(made_up.status), made_up, subject, server, "path")
-    if made_up.status == yours.status and _is_api_error(made_up):
+    rejection = poll_rejection(made_up.status, server.status_codes)
+    if rejection.kind is errors.RateLimitedError or made_up.status == 503:
+        raise _rejected(rejection, made_up, subject, server, "path")
+    if made_up.status == yours.status and _is_api_error(server, made_up):
         what = "The server responds to a made-up token as it does to yours, so it does not check tokens"
         raise _not_datatile(what, subject, made_up)
 
@@ -161,8 +172,10 @@ def _not_datatile(what: str, subject: str, response: Response) -> errors.NotData
     )
 
 
-def _is_api_error(response: Response) -> bool:
-    return response.status in (400, 404, 409, 422, 429) and isinstance(responses.parse(response.body), dict)
+def _is_api_error(server: ServerConfig, response: Response) -> bool:
+    meaning = server.status_codes.get(response.status)
+    expected = meaning not in ("token", "role") if meaning else response.status in (400, 404, 409, 422, 429)
+    return expected and isinstance(responses.parse(response.body), dict)
 
 
 def _job_message(value: Any) -> str:

@@ -3,7 +3,7 @@ What an HTTP status means for an upload and for a poll: two tables and two funct
 
 The upload's table answers one question: is it certain that the server does not have the file? Where it is not certain,
 there is no rejection, and the outcome is unknown. The vendor documents the reasons for a rejection (busy, too large,
-too fast); their status codes are assumed.
+too fast); their status codes are assumed, and the option ``status_codes`` gives those of a server that differs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 
 from datatile_provider.api import errors
 from datatile_provider.api.errors import DatatileError
@@ -82,11 +83,25 @@ _TRUSTED: Mapping[int, Rejection] = {
 }
 #: Client errors that do not say that the request was rejected. 408: the server, or a gateway before it, did not finish
 #: the request in time. 425: is meant for TLS early data, which this client never sends.
-_NOT_TRUSTED = (408, 425)
+#: 499: a gateway noted that its client had left.
+NOT_TRUSTED = (408, 425, 499)
 _REGISTERED = {status.value for status in HTTPStatus}
+#: What a code can mean, by the name in the option ``status_codes``.
+_MEANINGS: Mapping[str, Rejection] = {
+    "busy": _DESTINATION_BUSY,
+    "too_large": _TOO_LARGE,
+    "too_fast": _TOO_FAST,
+    "token": _TOKEN,
+    "role": _ROLE,
+    "not_found": _NOT_FOUND,
+    "rejected": _REJECTED,
+}
+MEANINGS = tuple(_MEANINGS)
 
 
-def upload_rejection(status: int, *, whole_body_sent: bool, moved: bool) -> Rejection | None:
+def upload_rejection(
+    status: int, *, whole_body_sent: bool, moved: bool, codes: Mapping[int, str] = MappingProxyType({})
+) -> Rejection | None:
     """
     Return what the response to an upload means when it certainly means "not accepted"; None when it is not certain.
 
@@ -94,13 +109,16 @@ def upload_rejection(status: int, *, whole_body_sent: bool, moved: bool) -> Reje
     :param whole_body_sent: whether the last byte was sent before the response came. Before that, no server can have the
         file.
     :param moved: whether the response is a redirect to the same path on another server.
+    :param codes: the meanings of this server's own codes.
     """
+    if status in codes:
+        return _MEANINGS[codes[status]]
     if status in _TRUSTED:
         return _TRUSTED[status]
     if 300 <= status < 400:
         # 307 and 308 ask for the same request elsewhere. After the others, the request may have been processed.
         return _MOVED if status in (307, 308) or moved or not whole_body_sent else None
-    if 400 <= status < 500 and status not in _NOT_TRUSTED and status in _REGISTERED:
+    if 400 <= status < 500 and status not in NOT_TRUSTED and status in _REGISTERED:
         return _REJECTED
     if whole_body_sent:
         # 5xx, with or without Retry-After: a gateway also responds so after its server accepted the file.
@@ -109,6 +127,7 @@ def upload_rejection(status: int, *, whole_body_sent: bool, moved: bool) -> Reje
 
 
 _BUSY = Rejection(errors.ServerBusyError, "The server is busy")
+_POLLS_TOO_FAST = Rejection(errors.RateLimitedError, "Requests come too fast")
 _POLL: Mapping[int, Rejection] = {
     401: _TOKEN,
     403: _ROLE,
@@ -117,14 +136,26 @@ _POLL: Mapping[int, Rejection] = {
     409: _BUSY,
     423: _BUSY,
     425: _BUSY,
-    429: Rejection(errors.RateLimitedError, "Requests come too fast"),
+    429: _POLLS_TOO_FAST,
     503: Rejection(errors.ServerBusyError, "The server is overloaded or down"),
 }
 _NO_STATUS = Rejection(errors.ServerError, "The server responded with an error instead of the job's status")
+#: Meanings that are about the request, not about the file. The others are of no use for a poll.
+_POLL_MEANINGS: Mapping[str, Rejection] = {
+    **{name: _MEANINGS[name] for name in ("token", "role", "not_found", "rejected")},
+    "busy": _BUSY,
+    "too_fast": _POLLS_TOO_FAST,
+}
 
 
-def poll_rejection(status: int) -> Rejection:
-    """Return what a status other than 2xx means for a poll. A poll changes nothing, so most are transient."""
+def poll_rejection(status: int, codes: Mapping[int, str] = MappingProxyType({})) -> Rejection:
+    """
+    Return what a status other than 2xx means for a poll. A poll changes nothing, so most are transient.
+
+    :param codes: the meanings of this server's own codes.
+    """
+    if codes.get(status) in _POLL_MEANINGS:
+        return _POLL_MEANINGS[codes[status]]
     if status in _POLL:
         return _POLL[status]
     if 300 <= status < 400:

@@ -116,6 +116,13 @@ def layers(value: Any) -> list[Mapping[str, Any]]:
     return found
 
 
+def with_innermost(value: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a response with these fields in its innermost layer, which is read first."""
+    wrapper = next((name for name in WRAPPERS if isinstance(value.get(name), dict)), None)
+    inner = {wrapper: with_innermost(value[wrapper], fields)} if wrapper else fields
+    return {**value, **inner}
+
+
 def dig(value: Any, path: str) -> Any:
     """Return the value at a dotted path (``result.id``), or None."""
     for name in path.split("."):

@@ -73,6 +73,9 @@ class Settings:
             status_field=options.status_field,
             status_map=options.status_map,
             callback_field=options.callback_field,
+            rows_field=options.rows_field,
+            database_field=options.database_field,
+            status_codes=options.status_codes,
             log_url=options.processing_log_url,
         )
         return cls(server, token, options.timeout, options.verify, options.proxies, options.max_upload_bytes)

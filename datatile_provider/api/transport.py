@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -10,15 +11,27 @@ from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select
 from urllib3.util import parse_url
 
 from datatile_provider.api import errors
-from datatile_provider.api.responses import redact
+from datatile_provider.api.responses import Response, redact
 from datatile_provider.api.settings import Settings
 
 #: Seconds to connect to the server: a server that is down should be noticed soon.
 CONNECT_TIMEOUT = 10.0
 #: The most seconds for a poll: one that hangs must not delay the wait's next poll for longer.
 POLL_TIMEOUT = 30.0
+#: The most bytes of a response's body that are logged.
+LOGGED_BYTES = 2048
 # The reasons that versions of OpenSSL give when the response is plain HTTP.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+_log = logging.getLogger(__name__)
+
+
+def logged(method: str, url: str, response: Response) -> Response:
+    """Return a response, and log it at level debug as the server sent it, without the secret."""
+    headers = {"Location": response.location, "Retry-After": response.retry_after}
+    shown = "".join(f"{name}: {value} " for name, value in headers.items() if value)
+    body = response.body[:LOGGED_BYTES].decode("utf-8", "replace")
+    _log.debug("%s %s: status %s %s%r", method, url, response.status, shown, body)
+    return response
 
 
 def no_response(

@@ -155,8 +155,7 @@ class UploadState:
     def __init__(self, context: Context, retries: int) -> None:
         # An expired record would let a task that is cleared later send its file again.
         self._store = StateStore(context, _KEY, never_expires=True, retry_for=STORE_TIMEOUT)
-        #: Whether the next attempt can read what this one writes.
-        self.lasts = self._store.lasts
+        self.lasts = self._store.lasts  #: Whether the next attempt can read what this one writes.
         self.airflow = Numbers.of(context, retries)
         self._known: Record | None = None
 

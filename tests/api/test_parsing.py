@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime, timezone
 
 import pytest
 
-from datatile_provider.api import errors, parsing, responses, states
+from datatile_provider.api import errors, parsing, rejections, responses, states
 from datatile_provider.api.models import Action, ServerConfig
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
@@ -297,6 +298,23 @@ def test_upload_responses_that_are_not_an_acceptance(body):
     assert type(outcome(parsing.read_upload, SERVER, UPLOAD, response_of(body))) is errors.OutcomeUnknownError
 
 
+@pytest.mark.parametrize(
+    ("body", "rows", "database"),
+    [
+        ({"status": "done", "stats": {"cases": 7}, "target": {"hash": "d1"}}, 7, "d1"),
+        # The options win over the usual names, in every layer.
+        ({"status": "done", "rows": 1, "database": "d0", "stats": {"cases": 7}, "target": {"hash": "d1"}}, 7, "d1"),
+        ({"data": {"status": "done", "rows": 1}, "stats": {"cases": 7}}, 7, ""),
+        # What the options name is missing.
+        ({"status": "done", "rows": 3, "stats": None}, 3, ""),
+    ],
+)
+def test_configured_fields_of_the_result(body, rows, database):
+    server = ServerConfig("https://x", rows_field="stats.cases", database_field="target.hash")
+    found = outcome(parsing.read_job, server, "7", response_of(body))
+    assert (found.state, found.rows, found.database) == (JobState.SUCCEEDED, rows, database)
+
+
 def test_json_in_latin_1_is_read():
     body = '{"id": "7", "status": "done", "message": "geprüft"}'.encode("latin-1")
     assert outcome(parsing.read_job, SERVER, "7", response_of(body)).message == "geprüft"
@@ -386,6 +404,55 @@ def test_statuses(status, sent_whole, sent_in_part):
         assert "Say what?" in one_line(error)
         if kind in (errors.DestinationBusyError, errors.RateLimitedError, BUSY):
             assert error.retry_after == 7
+
+
+MEANINGS = {
+    "busy": (errors.DestinationBusyError, BUSY),
+    "too_large": (errors.FileTooLargeError, None),
+    "too_fast": (errors.RateLimitedError, errors.RateLimitedError),
+    "token": (errors.TokenRefusedError, errors.TokenRefusedError),
+    "role": (errors.RoleMissingError, errors.RoleMissingError),
+    "not_found": (errors.NotFoundError, errors.NotFoundError),
+    "rejected": (REJECTED, REJECTED),
+}
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 498])
+@pytest.mark.parametrize(("meaning", "kinds"), MEANINGS.items())
+def test_configured_statuses(status, meaning, kinds):
+    server = ServerConfig("https://x", status_codes={status: meaning})
+    response = response_of("Say what?", status)
+    for whole_body_sent in (True, False):
+        error = outcome(parsing.read_upload, server, UPLOAD, response, whole_body_sent=whole_body_sent)
+        assert type(error) is kinds[0]
+    error = outcome(parsing.read_job, server, "7", response)
+    # A size means nothing for a poll, so the usual meaning counts.
+    assert type(error) is (kinds[1] or type(outcome(parsing.read_job, SERVER, "7", response)))
+    assert "upload" not in one_line(error)
+
+
+def test_every_meaning_of_a_status_is_tested():
+    assert tuple(MEANINGS) == rejections.MEANINGS
+
+
+@pytest.mark.parametrize(
+    ("codes", "yours", "made_up", "kind"),
+    [
+        ({403: "token"}, 403, None, errors.TokenRefusedError),
+        ({403: "token"}, 404, 403, None),
+        ({404: "role"}, 404, None, errors.RoleMissingError),
+        ({403: "not_found"}, 403, 401, None),
+        ({403: "not_found"}, 403, 403, errors.NotDatatileError),
+        ({420: "too_fast"}, 404, 420, errors.RateLimitedError),
+        ({}, 404, 503, BUSY),
+    ],
+)
+def test_a_connection_test_with_configured_statuses(codes, yours, made_up, kind):
+    server = ServerConfig("https://x", status_codes=codes)
+    with pytest.raises(kind) if kind else contextlib.nullcontext():
+        parsing.read_probe(server, "/path", response_of({}, yours))
+        assert made_up
+        parsing.check_token_is_verified(server, "/path", response_of({}, yours), response_of({}, made_up))
 
 
 @pytest.mark.parametrize(

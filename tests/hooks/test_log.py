@@ -91,6 +91,19 @@ class TestLog:
             assert TOKEN not in text
         assert any("you sent ***" in one_line(e) for e in raised)
 
+    async def test_raw_responses(self, connect, survey, lines):
+        """At level debug, as the server sent them, from each client."""
+        queued, done = b'{"job_id": "7"}', b'{"status": "done", "x": "' + b"y" * 3000 + b'"}'
+        with RawServer(scripted((202, queued, "Location: /jobs/7"), (200, done))) as server:
+            hook = connect(server.url)
+            hook.upload("append", "abc", survey)
+            hook.get_job("7")
+            await hook.get_job_async("7")
+        api = f"{server.url}/api/v2"
+        upload, *polls = [line for line in lines() if ": status 20" in line]
+        assert upload == f"POST {api}/upload/append/abc: status 202 Location: /jobs/7 {queued.decode()!r}"
+        assert polls == [f"GET {api}/jobs/7: status 200 {done[:2048].decode()!r}"] * 2
+
     def test_progress(self, connect, tmp_path, lines, monkeypatch):
         """A slow upload logs its progress."""
         ticks = iter(range(0, 10_000, 2))

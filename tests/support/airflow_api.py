@@ -194,6 +194,12 @@ class AirflowApi:
                 raise
             return None
 
+    def events(self, task: TaskInstance, event: str) -> int:
+        """Return how often Airflow's audit log has an event of a task, such as ``running``."""
+        params = {"dag_id": task.dag_id, "run_id": task.run_id, "event": event}
+        entries = self.call("GET", "eventLogs", params=params)["event_logs"]
+        return [entry["task_id"] for entry in entries].count(task.task_id)
+
     def log(self, task: TaskInstance, try_number: int | None = None) -> str:
         """Return the log of an attempt of a task, by default the last, as lines with all their fields."""
         return "\n".join(_line(entry) for entry in self._log(task, try_number or task.try_number))

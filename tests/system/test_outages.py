@@ -133,7 +133,10 @@ def test_a_wait_whose_server_is_killed_and_restarted(lab, mode):
 
 
 def assert_sent_once(lab, task, file, target, rows):
-    assert (task.state, task.try_number) == ("success", 1), lab.api.log(task, 1)
+    # The process that supervises a task may live for 5 s after the task was deferred. If the task resumes just before
+    # it ends, Airflow mistakes that end for the task's, and retries the task.
+    attempts = 1 + lab.api.events(task, "state mismatch")
+    assert (task.state, task.try_number) == ("success", attempts), lab.api.log(task)
     (job,) = lab.sandbox.jobs(file.name)
     assert lab.api.xcoms(task)["return_value"] == job["job_id"]
     until(lambda: lab.sandbox.rows(target), "the rows are there")

@@ -123,19 +123,13 @@ def test_a_restarted_triggerer_does_not_extend_the_timeout(lab):
     assert 45 <= duration(lab, task) < 45 + LATE
 
 
-def worker_starts(lab, task):
-    """Return the number of times that a worker has started to run a task."""
-    logged = lab.api.call("GET", "eventLogs", params={"dag_id": task.dag_id, "run_id": task.run_id, "event": "running"})
-    return [entry["task_id"] for entry in logged["event_logs"]].count(task.task_id)
-
-
 def test_a_deferred_wait_starts_one_worker(lab):
     job_id = lab.running_job()
     task = deferred(lab, "wait_deferred", job_id=job_id)
     lab.sandbox.release(job_id)
     task = lab.ended(task)
 
-    assert (task.state, worker_starts(lab, task)) == ("success", 1)
+    assert (task.state, lab.api.events(task, "running")) == ("success", 1)
     assert lab.api.xcoms(task)["return_value"]["id"] == job_id
 
 
@@ -147,9 +141,9 @@ def test_a_wait_for_an_upload_without_any_worker(lab):
     lab.sandbox.release(job_id)
     task = lab.ended(task)
 
-    assert (task.state, task.try_number, worker_starts(lab, task)) == ("success", 1, 0)
+    assert (task.state, task.try_number, lab.api.events(task, "running")) == ("success", 1, 0)
     run = lab.api.run(task.dag_id, task.run_id)
-    assert worker_starts(lab, run.task("upload")) == 1
+    assert lab.api.events(run.task("upload"), "running") == 1
     assert lab.api.xcoms(run.task("rows"))["return_value"] == 7
 
 
@@ -163,7 +157,7 @@ def test_a_failed_job_ends_a_wait_without_worker(lab, dag_id, state):
     lab.sandbox.hold(job_id, "failed")
     task = lab.api.wait_for_task(task, state, timeout=60)
 
-    assert (task.try_number, worker_starts(lab, task)) == (1, 1)
+    assert (task.try_number, lab.api.events(task, "running")) == (1, 1)
     assert "JOB FAILED" in lab.api.log(task)
 
 
@@ -176,7 +170,7 @@ def test_a_wait_without_worker_survives_its_triggerer(lab):
     lab.sandbox.release(job_id)
     task = lab.ended(task)
 
-    assert (task.state, task.try_number, worker_starts(lab, task)) == ("success", 1, 0)
+    assert (task.state, task.try_number, lab.api.events(task, "running")) == ("success", 1, 0)
 
 
 def test_marked_failed_while_deferred(lab):
