@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
@@ -27,9 +27,6 @@ from datatile_provider.api.transport import (
     proxy_of,
 )
 from datatile_provider.api.validation import check_job_id
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
 
 #: The most connections to a server for quick polls, however many jobs are waited for.
 MAX_CONNECTIONS = 8
@@ -176,8 +173,8 @@ class _Poll:
 
 
 _Key = tuple[str, "bool | str", "str | None", int]
-_sessions: WeakKeyDictionary[AbstractEventLoop, dict[_Key, _Shared]] = WeakKeyDictionary()
-_opening: WeakKeyDictionary[AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, _Shared]] = WeakKeyDictionary()
+_opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class AsyncDatatileClient:

@@ -145,12 +145,10 @@ class Job:
 
     def ended_by(self, error: errors.DatatileError) -> Job:
         """Return the job with the state that an error of a wait reports."""
-        states: dict[type, JobState] = {
-            errors.JobFailedError: JobState.FAILED,
-            errors.JobCancelledError: JobState.CANCELLED,
-        }
-        state = states.get(type(error))
-        return replace(self, state=state, message=error.server_message) if state else self
+        if not isinstance(error, (errors.JobFailedError, errors.JobCancelledError)):
+            return self
+        state = JobState.FAILED if isinstance(error, errors.JobFailedError) else JobState.CANCELLED
+        return replace(self, state=state, message=error.server_message)
 
     @property
     def rows(self) -> int | None:

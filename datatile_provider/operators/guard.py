@@ -27,8 +27,6 @@ class GuardedUpload:
     What an upload task knows about its file and its job. An error in its ``with`` block becomes what the table of
     ``failure_policy`` says about it.
 
-    :param task: the task.
-    :param context: the task's context.
     :param show_cause: show the traceback of the original error too.
     """
 

@@ -145,12 +145,7 @@ def _checked(value: Any, kind: type) -> Any:
 
 
 class UploadState:
-    """
-    Reads and writes the record in the task's state store. On an Airflow without a store it does nothing.
-
-    :param context: the task's context.
-    :param retries: the task's ``retries``.
-    """
+    """Reads and writes the record in the task's state store. On an Airflow without a store it does nothing."""
 
     def __init__(self, context: Context, retries: int) -> None:
         # An expired record would let a task that is cleared later send its file again.

@@ -260,7 +260,7 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """
-        Return the job that the triggerer saw succeed. Other errors than this one are those of :meth:`execute`.
+        Return the job that the triggerer saw succeed; see :meth:`execute` for the other errors.
 
         :raises AirflowException: the event is missing or can't be read.
         """

@@ -225,10 +225,8 @@ def resume_arguments(
     """
     Return what to resume a deferred task with, so that a trigger timeout means the same on every version.
 
-    :param next_method: the method that Airflow resumes the task with.
-    :param next_kwargs: its arguments.
-    :param job_id: the job that the trigger waited for.
-    :param timeout: the wait's timeout in seconds.
+    :param next_method: the method that Airflow resumes the task with; ``next_kwargs`` are its arguments.
+    :param timeout: the wait's, in seconds.
     """
     if not trigger_timed_out(next_method, next_kwargs):
         return next_method, next_kwargs
