@@ -114,11 +114,10 @@ class DatatileClient:
 
     def _ask(self, method: str, url: str, body: MultipartBody | None = None, *, is_poll: bool = False) -> Response:
         settings = self._settings
+        max_bytes = MAX_POLL_BYTES + 1 if is_poll else MAX_RESPONSE_BYTES
+        stall_timeout = min(POLL_TIMEOUT - CONNECT_TIMEOUT, settings.timeout) if is_poll else settings.timeout
         # The socket's own timeout must come first, as its error says what timed out; hence twice.
-        stall_timeout, whole_timeout, max_bytes = settings.timeout, 2 * settings.timeout, MAX_RESPONSE_BYTES
-        if is_poll:
-            stall_timeout = min(POLL_TIMEOUT - CONNECT_TIMEOUT, settings.timeout)
-            whole_timeout, max_bytes = min(POLL_TIMEOUT, 2 * stall_timeout), MAX_POLL_BYTES + 1
+        whole_timeout = min(POLL_TIMEOUT, 2 * stall_timeout) if is_poll else 2 * stall_timeout
         # A new connection: the server may close one that is kept alive while the first bytes are sent.
         with _Session() as session, _redacted_urllib3_log(settings.token):
             # With an auth set, requests does not send credentials from a .netrc.

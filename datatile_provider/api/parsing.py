@@ -140,7 +140,13 @@ def read_probe(server: ServerConfig, path: str, response: Response) -> None:
     # DATATILE would not reject the test itself, and its 404 would be JSON.
     if rejection and rejection.kind not in (errors.PermanentError, errors.NotFoundError):
         raise _rejected(rejection, response, subject, server, "path")
-    raise _not_datatile("The response is not one of DATATILE's API", subject, response)
+    raise errors.NotDatatileError(
+        "The response is not one of DATATILE's API",
+        subject=subject,
+        server_message=responses.server_message(response),
+        hint="Check the connection's host, api_path and job_path.",
+        status=response.status,
+    )
 
 
 def check_token_is_verified(server: ServerConfig, path: str, yours: Response, made_up: Response) -> None:
@@ -158,18 +164,13 @@ def check_token_is_verified(server: ServerConfig, path: str, yours: Response, ma
     if rejection.kind is errors.RateLimitedError or made_up.status == 503:
         raise _rejected(rejection, made_up, subject, server, "path")
     if made_up.status == yours.status and _is_api_error(server, made_up):
-        what = "The server responds to a made-up token as it does to yours, so it does not check tokens"
-        raise _not_datatile(what, subject, made_up)
-
-
-def _not_datatile(what: str, subject: str, response: Response) -> errors.NotDatatileError:
-    return errors.NotDatatileError(
-        what,
-        subject=subject,
-        server_message=responses.server_message(response),
-        hint="Check the connection's host, api_path and job_path.",
-        status=response.status,
-    )
+        raise errors.NotDatatileError(
+            "The server responds to a made-up token as it does to yours, so it does not check tokens",
+            subject=subject,
+            server_message=responses.server_message(made_up),
+            hint="Check the connection's host, api_path and job_path.",
+            status=made_up.status,
+        )
 
 
 def _is_api_error(server: ServerConfig, response: Response) -> bool:

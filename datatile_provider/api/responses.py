@@ -1,4 +1,4 @@
-"""Reads a server's responses: pure, and total over any bytes. Only :mod:`.parsing` knows about uploads and jobs."""
+"""Reads a server's responses: pure, total over any bytes, and without knowledge of uploads and jobs."""
 
 from __future__ import annotations
 
