@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import shlex
@@ -38,14 +37,13 @@ post("{url}/api/v2/upload/create/{folder}",
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser, with an argument for each option of :class:`Options`."""
-    default = {field.name: field.default for field in dataclasses.fields(Options)}
     command = argparse.ArgumentParser(
         prog="python -m datatile_provider.sandbox",
         description="The sandbox: a fake DATATILE server on this machine, for demos and tests.",
         argument_default=argparse.SUPPRESS,
     )
     add = command.add_argument
-    add("--host", help=f"loopback address to listen on (default {default['host']})")
+    add("--host", help=f"loopback address to listen on (default {Options.host})")
     add("--port", type=int, help="port to listen on (default: a free one)")
     add("--token", help="the user's API token (default: random)")
     add("--folder", metavar="HASH", help="hash of the folder for new databases (default: random)")
@@ -54,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "--processing-seconds",
         type=float,
         metavar="SECONDS",
-        help=f"duration of a job (default {default['processing_seconds']:g})",
+        help=f"duration of a job (default {Options.processing_seconds:g})",
     )
     add("--max-upload-bytes", type=int, metavar="BYTES", help="largest file that is accepted (default: no limit)")
     add(
@@ -66,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add("--role", action="append", dest="roles", choices=ROLES, help="a role of the user; repeatable (default: both)")
     add("--tls-cert", type=Path, metavar="PEM", help="certificate; the sandbox then serves https")
     add("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
-    add("--job-path", metavar="PATH", help=f"path of a job's status (default {default['job_path']})")
+    add("--job-path", metavar="PATH", help=f"path of a job's status (default {Options.job_path})")
     add(
         "--job-id-field",
         metavar="NAME",
@@ -106,8 +104,6 @@ def main() -> None:
     command = parser()
     arguments = vars(command.parse_args())
     as_json = arguments.pop("json", False)
-    if "roles" in arguments:
-        arguments["roles"] = tuple(arguments["roles"])
     try:
         sandbox = Sandbox(**arguments)
     except ValueError as error:

@@ -48,7 +48,6 @@ class Queue:
         self._session = aiohttp.ClientSession(timeout=CALLBACK_TIMEOUT)
 
     def start(self) -> None:
-        """Start, and resume the unfinished jobs."""
         unfinished = {job.job_id: job for job in self._store.jobs.values() if not job.finished}
         for path in self._directory.iterdir():
             if path.name not in unfinished:
@@ -65,20 +64,14 @@ class Queue:
         await self._session.close()
 
     def path(self, job_id: str) -> Path:
-        """Return the path of a job's file."""
         return self._directory / job_id
 
     def add(self, job: Job) -> None:
-        """Add a new job."""
         self._notify(job)
         self._start_job(job)
 
     async def cancel(self, job_id: str) -> Job:
-        """
-        Cancel a job, as a user does in the Drive.
-
-        :raises RejectedError: there is no such job, or it is finished.
-        """
+        """Cancel a job, as a user does in the Drive; reject the request if there is none, or if it is finished."""
         job = self._store.find_job(job_id)
         if job.finished:
             raise RejectedError(409, f"Job {job.job_id} is already finished")

@@ -43,18 +43,21 @@ class UnreadableError(Exception):
     """The file cannot be read; the message says why."""
 
 
+def library(name: str, files: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UnreadableError(
+            f"reading {files} files needs {name}: pip install 'airflow-provider-datatile[sandbox]'"
+        ) from None
+
+
 def read_spss(path: Path) -> Contents:
     """Return the rows and variables of an SPSS system file, compressed or not."""
     with path.open("rb") as file:
         if file.read(4) not in (b"$FL2", b"$FL3"):
             raise UnreadableError("it is not an SPSS data file")
-    try:
-        import pyreadstat
-        from pyreadstat import ReadstatError
-    except ImportError:
-        raise UnreadableError(
-            "reading SPSS files needs pyreadstat: pip install 'airflow-provider-datatile[sandbox]'"
-        ) from None
+    pyreadstat = library("pyreadstat", "SPSS")
     try:
         _, meta = pyreadstat.read_sav(path, metadataonly=True, output_format="dict")
         variables = list(meta.column_names)
@@ -64,7 +67,7 @@ def read_spss(path: Path) -> Contents:
         # This parses all rows and compares their number with the header. No column is requested, because pyreadstat
         # allocates memory for the declared rows of each column before it reads the first one.
         pyreadstat.read_sav(path, usecols=[], output_format="dict", disable_datetime_conversion=True)
-    except (ReadstatError, UnicodeError) as error:
+    except (pyreadstat.ReadstatError, UnicodeError) as error:
         if "allocate memory" in str(error):
             raise MemoryError from error
         raise UnreadableError(f"it is damaged or truncated ({error})") from error
@@ -118,22 +121,16 @@ def read_csv(path: Path) -> Contents:
 
 def read_xlsx(path: Path) -> Contents:
     """Return the rows and variables of the first sheet of an Excel workbook."""
-    try:
-        from openpyxl import load_workbook
-        from openpyxl.worksheet._reader import WorkSheetParser
-    except ImportError:
-        raise UnreadableError(
-            "reading Excel files needs openpyxl: pip install 'airflow-provider-datatile[sandbox]'"
-        ) from None
+    openpyxl = library("openpyxl", "Excel")
     variables: list[str] = []
     rows = 0
     try:
         with path.open("rb") as file:
-            book: Any = load_workbook(file, read_only=True, data_only=True)
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             sheet = book.worksheets[0]
             with sheet._get_source() as source:
                 # Not the sheet's iter_rows: it creates all the rows and cells of a gap.
-                parser = WorkSheetParser(
+                parser = openpyxl.worksheet._reader.WorkSheetParser(
                     source,
                     sheet._shared_strings,
                     data_only=True,
@@ -158,11 +155,7 @@ def read_xlsx(path: Path) -> Contents:
 
 
 def cell_values(number: int, cells: Sequence[dict[str, Any]]) -> dict[int, Any]:
-    """
-    Return the values of a row's cells by column.
-
-    :raises UnreadableError: the row or a column is beyond Excel's limits.
-    """
+    """Return the values of a row's cells by column, if all are within Excel's limits."""
     if number > LAST_ROW:
         raise UnreadableError(f"row {number} is beyond Excel's last row, {LAST_ROW}")
     values = {cell["column"]: cell["value"] for cell in cells if cell["value"] is not None}
