@@ -11,7 +11,6 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from datatile_provider.sandbox import Options, Sandbox
@@ -65,24 +64,16 @@ def parser() -> argparse.ArgumentParser:
     add("--tls-cert", type=Path, metavar="PEM", help="certificate; the sandbox then serves https")
     add("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
     add("--job-path", metavar="PATH", help=f"path of a job's status (default {Options.job_path})")
-    add(
-        "--job-id-field",
-        metavar="NAME",
-        help="field of the job's id in responses, with dots for nested fields (default job_id)",
-    )
-    add(
-        "--status-field",
-        metavar="NAME",
-        help="field of the status in responses, with dots for nested fields (default status)",
-    )
+    nested = "in responses, with dots for nested fields"
+    add("--job-id-field", metavar="NAME", help=f"field of the job's id {nested} (default {Options.job_id_field})")
+    add("--status-field", metavar="NAME", help=f"field of the status {nested} (default {Options.status_field})")
     add("--state-words", type=state_words, metavar="JSON", help='statuses by state: {"QUEUED": "waiting in line"}')
-    add("--callback-field", metavar="NAME", help="form field with the callback URL (default callback)")
+    add("--callback-field", metavar="NAME", help=f"form field with the callback URL (default {Options.callback_field})")
     add("--json", action="store_true", help="print one line of JSON: url, token, folder, root, connection")
     return command
 
 
 def state_words(text: str) -> dict[str, str]:
-    """Parse the argument of ``--state-words``."""
     try:
         words = json.loads(text)
     except ValueError as error:
@@ -92,7 +83,7 @@ def state_words(text: str) -> dict[str, str]:
     return words
 
 
-def stop(signum: int, frame: FrameType | None) -> NoReturn:
+def stop(*_: object) -> NoReturn:
     """Exit, which closes the sandbox."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +91,6 @@ def stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """Run the sandbox with the options of the command line."""
     command = parser()
     arguments = vars(command.parse_args())
     as_json = arguments.pop("json", False)

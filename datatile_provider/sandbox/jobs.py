@@ -22,8 +22,6 @@ from datatile_provider.sandbox.store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 
-CALLBACK_TIMEOUT = aiohttp.ClientTimeout(total=5)
-
 # Limits for reading a file; beyond them its job fails. The memory is on top of what the libraries need.
 READ_SECONDS = 60.0
 READ_BYTES = 1536 * 2**20
@@ -33,8 +31,6 @@ class Queue:
     """
     Processes jobs until it is stopped. It resumes the jobs that were unfinished at an earlier stop.
 
-    :param options: the sandbox's options.
-    :param store: the sandbox's state.
     :param directory: the folder of the received files, each named by its job's id.
     """
 
@@ -45,7 +41,7 @@ class Queue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callbacks: dict[str, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(os.cpu_count() or 1)
-        self._session = aiohttp.ClientSession(timeout=CALLBACK_TIMEOUT)
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
 
     def start(self) -> None:
         unfinished = {job.job_id: job for job in self._store.jobs.values() if not job.finished}

@@ -176,11 +176,9 @@ LIBRARIES = {".sav": "pyreadstat", ".zsav": "pyreadstat", ".xlsx": "openpyxl"}
 
 def read(path: Path, filename: str) -> Contents:
     """
-    Read a whole survey file.
+    Return the number of rows and the names of the variables of a survey file.
 
-    :param path: the file's path.
     :param filename: the name of the uploaded file; its suffix is the format.
-    :return: the number of rows, and the names of the variables.
     :raises UnreadableError: the file cannot be read, or has no rows or no usable variables.
     """
     suffix = PurePath(filename).suffix.lower()
@@ -197,12 +195,7 @@ def read(path: Path, filename: str) -> Contents:
 
 
 def limit(seconds: int, memory: int) -> None:
-    """
-    Limit the CPU time and the memory of this process.
-
-    :param seconds: CPU time in seconds, after which the system kills the process.
-    :param memory: bytes on top of what the process uses already; Linux only.
-    """
+    """Limit this process: its CPU time in seconds, and the bytes of memory on top of what it uses already."""
     try:
         import resource
     except ImportError:
@@ -220,11 +213,7 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """
-    Read a file and print the result.
-
-    :param arguments: the file's path, the name of the uploaded file, and the limits in seconds and bytes.
-    """
+    """Print what a file holds, given its path, its name as uploaded, and the limits in seconds and bytes."""
     path, filename, seconds, memory = arguments
     # Each invalid cell can cause a warning, and the server keeps stderr in memory.
     warnings.simplefilter("ignore")

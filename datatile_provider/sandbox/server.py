@@ -7,13 +7,13 @@ import logging
 import re
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pendulum
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.typedefs import Handler
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datatile_provider.sandbox.guard import rejection
@@ -44,8 +44,6 @@ class Server:
     """
     Serves a store over HTTP.
 
-    :param options: the sandbox's options.
-    :param store: the sandbox's state.
     :param directory: the folder that keeps received files until their job is finished.
     """
 
@@ -216,9 +214,7 @@ class Server:
 
 
 @web.middleware
-async def _handle_rejections(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _handle_rejections(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if reason := rejection(request.method, request.path, request.headers):
             raise RejectedError(403, reason)

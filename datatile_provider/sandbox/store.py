@@ -46,8 +46,6 @@ class RejectedError(Exception):
 
 @dataclasses.dataclass
 class Folder:
-    """A folder of the Drive."""
-
     hash: str
     name: str
     can_edit: bool = True
@@ -125,7 +123,6 @@ class Store:
     """
     The state of the sandbox, saved in a JSON file. :class:`.Sandbox` documents what changes it.
 
-    :param options: the sandbox's options.
     :param directory: the folder of the file. An existing file is loaded.
     """
 
