@@ -4,36 +4,21 @@ The errors of this provider.
 ::
 
     DatatileError
-    ├── InvalidInputError             a bad argument, file or connection; nothing was sent (also a ValueError)
-    ├── TransientError                the server does not have the upload, or did not report the job; try again
-    │   ├── ServerUnreachableError      no connection to the server, or no response from it
-    │   ├── ServerError                 an HTTP error of the server or of a gateway
-    │   ├── ServerBusyError             the server is overloaded or down
-    │   ├── RateLimitedError            requests come too fast
-    │   ├── DestinationBusyError        an earlier upload to the same destination is still processing
-    │   ├── UnexpectedResponseError     a response that does not show the job's status
-    │   ├── DatasetUnreadableError      the file could not be read to its end
-    │   ├── ConnectionUnreadableError   Airflow could not return the connection
-    │   └── StateNotStoredError         Airflow could not store the state of the upload
-    ├── PermanentError                the server does not have the upload, and another attempt changes nothing
-    │   ├── TokenRefusedError           the token is missing, wrong, or replaced by a newer one
-    │   ├── RoleMissingError            the user lacks a role, or may not edit the target
-    │   ├── NotFoundError               no such target, job or path
-    │   │   └── NotDatatileError          what responds at that address is not DATATILE's API
-    │   ├── FileTooLargeError           over the server's limit
-    │   ├── RedirectedError             the server is at another address
-    │   ├── UntrustedCertificateError   the server's TLS certificate is not trusted
-    │   ├── ConnectionChangedError      the connection points to another server than the job's
-    │   ├── DatasetChangedError         the file changed since its upload began
-    │   ├── TaskChangedError            an earlier attempt uploaded something else than the task would now
-    │   ├── AlreadyUploadedError        an earlier attempt succeeded, and maybe nobody cleared the task
-    │   └── StateUnreadableError        the task's stored state is not that of an upload
-    ├── OutcomeUnknownError           the server may have the upload or not
-    ├── UploadInterruptedError        the task was ended after the server had accepted the file
-    └── JobError                      the job did not succeed
-        ├── JobFailedError
-        ├── JobStatusUnclearError       it may have failed
-        ├── JobCancelledError
+    ├── InvalidInputError
+    ├── TransientError
+    │   ├── ServerUnreachableError, ServerError, ServerBusyError, RateLimitedError, DestinationBusyError
+    │   ├── UnexpectedResponseError, DatasetUnreadableError
+    │   └── ConnectionUnreadableError, StateNotStoredError
+    ├── PermanentError
+    │   ├── TokenRefusedError, RoleMissingError
+    │   ├── NotFoundError
+    │   │   └── NotDatatileError
+    │   ├── FileTooLargeError, RedirectedError, UntrustedCertificateError
+    │   └── ConnectionChangedError, DatasetChangedError, TaskChangedError, AlreadyUploadedError, StateUnreadableError
+    ├── OutcomeUnknownError
+    ├── UploadInterruptedError
+    └── JobError
+        ├── JobFailedError, JobStatusUnclearError, JobCancelledError
         └── JobTimeoutError
             └── ExecutionTimeoutError
 
