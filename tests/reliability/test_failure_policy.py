@@ -7,18 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 from datatile_provider import failure_policy
 from datatile_provider.api import errors
 from datatile_provider.api.models import Action, Job
 from datatile_provider.api.retry import Retry
-from datatile_provider.failure_policy import RULES, Accepted, Airflow, Failure, Rule, StateChange, decide, failure_of
+from datatile_provider.failure_policy import (
+    RULES,
+    Accepted,
+    Airflow,
+    Failure,
+    Rule,
+    StateChange,
+    decide,
+    failure_of,
+    next_steps,
+)
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.first_step import STEPS, Cleared, Step
 from datatile_provider.operators.guard import GuardedUpload
 from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
 from datatile_provider.sensors.datatile import DatatileJobSensor
+from datatile_provider.triggers.datatile import DatatileRetryTrigger
 from tests.support.task import Instance, Store
 from tests.support.versions import HAS_STATE_STORE
 
@@ -126,6 +143,20 @@ def test_each_error_has_a_kind():
     assert failure_of(errors.DatatileError("an event that can't be read")) is Failure.TRANSIENT
 
 
+@pytest.mark.parametrize(
+    ("accepted", "hint", "expected"),
+    [
+        (Accepted.NO, "Put the current token into the connection.", "After the fix, clear this task"),
+        (Accepted.NO, "", "To send the file, clear this task"),
+        (Accepted.WAITING, "", "To poll again, clear only this sensor"),
+    ],
+)
+def test_the_next_steps_ask_for_a_fix_only_if_the_error_names_one(accepted, hint, expected):
+    error = errors.TransientError("what happened", hint=hint)
+    rule = decide(failure_of(error), accepted, store=False, harmless=False)
+    assert expected in next_steps(error, rule)
+
+
 # The rows applied to a task.
 
 ERRORS = {
@@ -186,6 +217,27 @@ def test_a_row_applied_to_an_upload(failure, accepted, store, harmless, outcome)
         assert record is None
     else:
         assert record["phase"] == change
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        AirflowFailException("from a hook of the DAG"),
+        AirflowSkipException("from a hook of the DAG"),
+        AirflowSensorTimeout("from a hook of the DAG"),
+        TaskDeferred(trigger=DatatileRetryTrigger(0.0), method_name="execute_complete"),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+def test_what_airflow_does_not_retry_is_raised_unchanged(raised):
+    """After acceptance and without a state store, any other exception fails the task."""
+    task = DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav")
+    context: Any = {"ti": Instance(0)}
+    upload = GuardedUpload(task, context)
+    upload.accept(Job("job-7"))
+    with pytest.raises(type(raised)) as caught, upload:
+        raise raised
+    assert caught.value is raised
 
 
 @pytest.mark.parametrize(
