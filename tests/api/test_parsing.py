@@ -541,6 +541,7 @@ def test_bad_callback_urls(bad):
 def test_actions():
     assert [Action.of(name) for name in ("create", "reload", "append")] == list(Action)
     assert [action for action in Action if action.repeatable] == [Action.RELOAD]
+    assert [action for action in Action if action.target == "folder"] == [Action.CREATE]
     for bad in ("", "Create", "delete", "create "):
         with pytest.raises(errors.InvalidInputError, match="Use one of: create, reload, append"):
             Action.of(bad)
