@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +81,21 @@ def test_the_first_step(phase, upload, harmless):
 )
 def test_a_clear_is_distinguished_from_a_retry(before, now, expected):
     assert Cleared.since(Numbers(*before), Numbers(*now)) is expected
+
+
+@pytest.mark.parametrize(
+    ("max_tries", "try_number", "dag_run", "expected"),
+    [
+        (2, 3, SimpleNamespace(clear_number=1), (2, 1, 3, 1)),
+        (2, 3, SimpleNamespace(clear_number=0), (2, 1, 3, 0)),
+        # What an Airflow does not tell.
+        (2, 3, SimpleNamespace(), (2, 1, 3, -1)),
+        (None, None, None, (0, 1, 0, -1)),
+    ],
+)
+def test_the_numbers_of_an_attempt(max_tries, try_number, dag_run, expected):
+    context: Any = {"ti": SimpleNamespace(max_tries=max_tries, try_number=try_number), "dag_run": dag_run}
+    assert Numbers.of(context, retries=1) == Numbers(*expected)
 
 
 def test_the_file_is_read_only_if_the_first_step_depends_on_it():
