@@ -93,6 +93,7 @@ def test_probe(response):
 @example(Response(404, b"{}"), Response(404, b"{}"))
 @example(Response(404, b"{}"), Response(401, b"{}"))
 @example(Response(429, b"{}"), Response(429, b"{}"))
+@example(Response(404, b"{}"), Response(503, b"{}"))
 def test_only_the_same_response_shows_that_tokens_are_not_checked(yours, made_up):
     found = outcome(parsing.check_token_is_verified, SERVER, "/jobs/x", yours, made_up)
     busy = (errors.RateLimitedError, errors.ServerBusyError)

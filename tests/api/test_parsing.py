@@ -83,6 +83,13 @@ def test_no_job_id(body):
         assert part in one_line(error)
 
 
+def test_an_unknown_outcome_names_the_time_of_the_response():
+    """A person looks for that time in the server's processing log."""
+    response = response_of("", at=datetime(2026, 10, 21, 7, 28, tzinfo=timezone.utc))
+    error = outcome(parsing.read_upload, SERVER, UPLOAD, response)
+    assert "That was at 2026-10-21 07:28:00 UTC." in one_line(error)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -360,6 +367,14 @@ def test_configured_status_words_and_fields():
     )
 
 
+def test_the_largest_response_to_a_poll_that_is_read():
+    body = json.dumps({"id": "7", "status": "done"}).encode().ljust(responses.MAX_POLL_BYTES)
+    assert outcome(parsing.read_job, SERVER, "7", response_of(body)).state is JobState.SUCCEEDED
+    error = outcome(parsing.read_job, SERVER, "7", response_of(body + b" "))
+    assert type(error) is errors.UnexpectedResponseError
+    assert "more than 65,536 bytes" in one_line(error)
+
+
 REJECTED, UNKNOWN, SERVER_ERROR = errors.PermanentError, errors.OutcomeUnknownError, errors.ServerError
 REDIRECTED, BUSY = errors.RedirectedError, errors.ServerBusyError
 
@@ -368,13 +383,16 @@ REDIRECTED, BUSY = errors.RedirectedError, errors.ServerBusyError
     ("status", "sent_whole", "sent_in_part"),
     [
         (101, UNKNOWN, SERVER_ERROR),
+        (199, UNKNOWN, SERVER_ERROR),
         (200, UNKNOWN, UNKNOWN),
         (204, UNKNOWN, UNKNOWN),
+        (299, UNKNOWN, UNKNOWN),
         (300, UNKNOWN, REDIRECTED),
         (302, UNKNOWN, REDIRECTED),
         (303, UNKNOWN, REDIRECTED),
         (307, REDIRECTED, REDIRECTED),
         (308, REDIRECTED, REDIRECTED),
+        (399, UNKNOWN, REDIRECTED),
         (400, REJECTED, REJECTED),
         (401, errors.TokenRefusedError, errors.TokenRefusedError),
         (403, errors.RoleMissingError, errors.RoleMissingError),
@@ -402,8 +420,30 @@ def test_statuses(status, sent_whole, sent_in_part):
         assert error.status == status
         assert str(UPLOAD) in one_line(error)
         assert "Say what?" in one_line(error)
-        if kind in (errors.DestinationBusyError, errors.RateLimitedError, BUSY):
-            assert error.retry_after == 7
+        assert error.retry_after == 7
+        # The processing log shows the upload that must finish first, or whether this one was accepted.
+        logged = kind in (errors.DestinationBusyError, UNKNOWN)
+        assert error.log_url == (SERVER.processing_log_url if logged else "")
+
+
+@pytest.mark.parametrize(
+    ("location", "kind"),
+    [
+        ("https://elsewhere.example.com{path}", REDIRECTED),
+        ("//elsewhere.example.com{path}", REDIRECTED),
+        ("http://datatile.example.com{path}", REDIRECTED),
+        ("https://datatile.example.com:8443{path}", REDIRECTED),
+        ("{path}", UNKNOWN),
+        ("https://elsewhere.example.com/login", UNKNOWN),
+        ("https://elsewhere.example.com{path}?accepted=1", UNKNOWN),
+        ("http://[", UNKNOWN),
+    ],
+)
+def test_only_a_redirect_to_the_same_path_elsewhere_accepted_nothing(location, kind):
+    path = "/api/v2/upload/append/abc123"
+    for status in (301, 302, 303):
+        response = response_of("", status, location=location.format(path=path))
+        assert type(outcome(parsing.read_upload, SERVER, UPLOAD, response)) is kind
 
 
 MEANINGS = {
@@ -459,8 +499,13 @@ def test_a_connection_test_with_configured_statuses(codes, yours, made_up, kind)
     ("status", "kind", "text"),
     [
         (101, SERVER_ERROR, "responded with an error"),
+        (199, SERVER_ERROR, "responded with an error"),
         (200, errors.UnexpectedResponseError, "has no status"),
+        (299, errors.UnexpectedResponseError, "has no status"),
+        (300, REDIRECTED, "redirects to"),
         (302, REDIRECTED, "redirects to"),
+        (399, REDIRECTED, "redirects to"),
+        (400, REJECTED, "rejected the request"),
         (401, errors.TokenRefusedError, "rejected the API token"),
         (403, errors.RoleMissingError, "lacks a role"),
         (404, errors.NotFoundError, "no such job"),
@@ -470,6 +515,7 @@ def test_a_connection_test_with_configured_statuses(codes, yours, made_up, kind)
         (423, BUSY, "server is busy"),
         (425, BUSY, "server is busy"),
         (429, errors.RateLimitedError, "Requests come too fast"),
+        (499, REJECTED, "rejected the request"),
         (500, SERVER_ERROR, "responded with an error"),
         (503, BUSY, "overloaded or down"),
         (999, SERVER_ERROR, "responded with an error"),
@@ -482,6 +528,32 @@ def test_statuses_of_a_poll(status, kind, text):
     assert "Say what?" in one_line(error)
     # The message is about the poll, not about an upload.
     assert "upload" not in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        # An error in JSON is DATATILE's.
+        *((status, {"message": "unknown job"}, None) for status in (400, 404, 409, 422, 429)),
+        (199, "", SERVER_ERROR),
+        (200, {"message": "unknown job"}, errors.NotDatatileError),
+        (200, "<h1>Welcome</h1>", errors.NotDatatileError),
+        (299, "", errors.NotDatatileError),
+        (300, "", REDIRECTED),
+        (302, "", REDIRECTED),
+        (400, "", errors.NotDatatileError),
+        (401, {"message": "no"}, errors.TokenRefusedError),
+        (403, {"message": "no"}, errors.RoleMissingError),
+        (404, "<h1>Not found</h1>", errors.NotDatatileError),
+        (429, "", errors.RateLimitedError),
+        (500, {"message": "no"}, SERVER_ERROR),
+        (503, "", BUSY),
+    ],
+)
+def test_the_response_to_the_test_of_a_connection(status, body, kind):
+    error = outcome(parsing.read_probe, SERVER, "/api/v2/jobs/x", response_of(body, status))
+    assert error is None if kind is None else type(error) is kind
+    assert error is None or (error.status, error.subject) == (status, "test of /api/v2/jobs/x")
 
 
 @pytest.mark.parametrize(
@@ -536,6 +608,7 @@ def test_bad_callback_urls(bad):
 def test_actions():
     assert [Action.of(name) for name in ("create", "reload", "append")] == list(Action)
     assert [action for action in Action if action.repeatable] == [Action.RELOAD]
+    assert [action for action in Action if action.target == "folder"] == [Action.CREATE]
     for bad in ("", "Create", "delete", "create "):
         with pytest.raises(errors.InvalidInputError, match="Use one of: create, reload, append"):
             Action.of(bad)
@@ -560,12 +633,40 @@ def test_urls():
             "502 Bad & worse",
         ),
         ("plain", "plain"),
+        ("x" * 500, "x" * 500),
+        ("x" * 501, "x" * 499 + "…"),
         ("", ""),
         (b"\xff\x00", "2 bytes that are not text"),
     ],
 )
 def test_server_message(body, message):
     assert responses.server_message(response_of(body, 500)) == message
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}")])
+def test_deeply_nested_json_is_cut(opening, closing):
+    """Whatever logs or stores it later must not reach Python's recursion limit."""
+    value = responses.parse((opening * 200 + "1" + closing * 200).encode())
+    assert 5 < json.dumps(value).count(opening) < 20
+
+
+def test_numbers_that_json_does_not_have_are_none():
+    value = responses.parse(b"[7, 0.5, -1e9, 1e999, -1e999, NaN, Infinity, -Infinity]")
+    assert value == [7, 0.5, -1e9, None, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "masked"),
+    [
+        ("12345", "your token is 12345", "your token is ***"),
+        ('12"345', r'{"token": "12\"345"}', '{"token": "***"}'),
+        ("12/345", r'{"token": "12\/345"}', '{"token": "***"}'),
+        # It would mask a word.
+        ("done", "the job is done", "the job is done"),
+    ],
+)
+def test_a_secret_is_masked_wholly(secret, text, masked):
+    assert responses.redact(text, secret) == masked
 
 
 @pytest.mark.parametrize(
@@ -582,3 +683,15 @@ def test_the_message_is_the_one_beside_the_configured_status():
     server = ServerConfig("https://x", status_field="data.status")
     value = {"message": "OK", "data": {"status": "failed", "message": "row 3 is broken"}}
     assert states.status_of(server, "7", value).message == "row 3 is broken"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "7", "status": "failed", "reason": "row 3 is broken"},
+        {"message": "row 3 is broken", "data": {"id": "7", "status": "failed"}},
+        {"id": "7", "status": "failed", "error": {"detail": "row 3 is broken"}},
+    ],
+)
+def test_the_message_of_a_job_that_failed(body):
+    assert outcome(parsing.read_job, SERVER, "7", response_of(body)).message == "row 3 is broken"

@@ -7,18 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 from datatile_provider import failure_policy
 from datatile_provider.api import errors
 from datatile_provider.api.models import Action, Job
 from datatile_provider.api.retry import Retry
-from datatile_provider.failure_policy import RULES, Accepted, Airflow, Failure, Rule, StateChange, decide, failure_of
+from datatile_provider.failure_policy import (
+    RULES,
+    Accepted,
+    Airflow,
+    Failure,
+    Rule,
+    StateChange,
+    decide,
+    failure_of,
+    next_steps,
+)
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.first_step import STEPS, Cleared, Step
 from datatile_provider.operators.guard import GuardedUpload
 from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
 from datatile_provider.sensors.datatile import DatatileJobSensor
+from datatile_provider.triggers.datatile import DatatileRetryTrigger
+from tests.support.reading import one_line
 from tests.support.task import Instance, Store
 from tests.support.versions import HAS_STATE_STORE
 
@@ -126,6 +144,20 @@ def test_each_error_has_a_kind():
     assert failure_of(errors.DatatileError("an event that can't be read")) is Failure.TRANSIENT
 
 
+@pytest.mark.parametrize(
+    ("accepted", "hint", "expected"),
+    [
+        (Accepted.NO, "Put the current token into the connection.", "After the fix, clear this task"),
+        (Accepted.NO, "", "To send the file, clear this task"),
+        (Accepted.WAITING, "", "To poll again, clear only this sensor"),
+    ],
+)
+def test_the_next_steps_ask_for_a_fix_only_if_the_error_names_one(accepted, hint, expected):
+    error = errors.TransientError("what happened", hint=hint)
+    rule = decide(failure_of(error), accepted, store=False, harmless=False)
+    assert expected in next_steps(error, rule)
+
+
 # The rows applied to a task.
 
 ERRORS = {
@@ -186,6 +218,119 @@ def test_a_row_applied_to_an_upload(failure, accepted, store, harmless, outcome)
         assert record is None
     else:
         assert record["phase"] == change
+
+
+def guarded(instance: Instance, *, rows: Store | None = None, **options: bool) -> GuardedUpload:
+    """Return an append, on an Airflow without a state store if there are no rows."""
+    task = DatatileUploadOperator(task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav")
+    context: Any = {"ti": instance, **({"task_state_store": rows} if rows else {})}
+    return GuardedUpload(task, context, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [({}, False), ({"show_cause": False}, False), ({"show_cause": True}, True)]
+)
+def test_the_traceback_of_the_original_error_is_shown_only_on_request(options, shown):
+    error = errors.TokenRefusedError("what happened")
+    with pytest.raises(AirflowFailException) as caught, guarded(Instance(0), **options):
+        raise error
+    assert caught.value.__cause__ is (error if shown else None)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        AirflowFailException("from a hook of the DAG"),
+        AirflowSkipException("from a hook of the DAG"),
+        AirflowSensorTimeout("from a hook of the DAG"),
+        TaskDeferred(trigger=DatatileRetryTrigger(0.0), method_name="execute_complete"),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+def test_what_airflow_does_not_retry_is_raised_unchanged(raised):
+    """After acceptance and without a state store, any other exception fails the task."""
+    upload = guarded(Instance(0))
+    upload.accept(Job("job-7"))
+    with pytest.raises(type(raised)) as caught, upload:
+        raise raised
+    assert caught.value is raised
+
+
+@pytest.mark.parametrize(
+    ("accepted", "job", "raised", "expected"),
+    [
+        (
+            Accepted.YES,
+            Job("job-7"),
+            AirflowTaskTimeout("60 s"),
+            "The file was accepted as job job-7, then execution_timeout ended the task.",
+        ),
+        (
+            Accepted.YES,
+            None,
+            ConnectionError("no XCom backend"),
+            "The file was accepted, then ConnectionError (no XCom backend) ended the task.",
+        ),
+        (Accepted.MAYBE, None, AirflowTaskTimeout("60 s"), "execution_timeout ended the task while the file was sent."),
+    ],
+)
+def test_an_error_from_outside_says_what_ended_the_task_and_whether_the_file_was_accepted(
+    accepted, job, raised, expected
+):
+    upload = guarded(Instance(0))
+    upload._accepted, upload.job = accepted, job
+    with pytest.raises(AirflowFailException) as caught, upload:
+        raise raised
+    assert expected in one_line(caught.value)
+
+
+def test_the_job_that_an_earlier_process_has_pushed_is_recalled():
+    instance = Instance(0)
+    instance.xcom_push("job_id", "job-7")
+    assert guarded(instance).accepted_job_id() == "job-7"
+    upload = guarded(instance)
+    upload.recall_job()
+    with pytest.raises(AirflowFailException, match="accepted as job job-7"), upload:
+        raise ConnectionError("from a hook of the DAG")
+
+
+def test_without_a_job_to_recall_the_file_is_not_taken_for_accepted():
+    upload = guarded(Instance(0))
+    assert upload.accepted_job_id() == ""
+    with pytest.raises(ConnectionError), upload:
+        raise ConnectionError("from a hook of the DAG")
+
+
+def test_a_job_id_that_cannot_be_read_leaves_the_outcome_unknown(monkeypatch):
+    """Airflow would retry the task, and so send the file again."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no XCom backend")
+
+    monkeypatch.setattr(Instance, "xcom_pull", fail)
+    upload = guarded(Instance(0))
+    with pytest.raises(errors.OutcomeUnknownError, match="no XCom backend"):
+        upload.accepted_job_id()
+    upload.recall_job()
+
+
+@pytest.mark.needs_airflow(">=3.3")
+def test_a_record_that_cannot_be_stored_does_not_change_what_the_error_means(monkeypatch):
+    """The error of the store would make Airflow retry the task."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no state store")
+
+    rows = Store()
+    rows.set("datatile_upload", RECORD.as_dict())
+    monkeypatch.setattr(rows, "set", fail)
+    upload = guarded(Instance(0), rows=rows)
+    assert upload._state.read() == RECORD
+    upload.accept(Job("job-7"))
+    with pytest.raises(AirflowFailException, match="what happened"), upload:
+        raise errors.JobFailedError("what happened")
+    assert rows.get("datatile_upload") == RECORD.as_dict()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from airflow.providers.common.compat.sdk import task as task_decorator
 
 from datatile_provider.api.errors import DatasetUnreadableError
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from datatile_provider.operators.first_step import Cleared, Step, first_step
+from datatile_provider.operators.first_step import Cleared, Step, comparison_matters, first_step
 from datatile_provider.operators.upload_state import Numbers, Phase, Record, Sent
 from datatile_provider.sandbox import Sandbox
 from tests.support.faults import FaultProxy
@@ -72,6 +73,7 @@ def test_the_first_step(phase, upload, harmless):
         ((1, 1, 1, 0), (1, 0, 2, 0), Cleared.UNSURE),
         # Retries lowered before the attempt that succeeded.
         ((2, 0, 2, 0), (2, 0, 3, 0), Cleared.UNSURE),
+        ((3, 1, 2, 0), (3, 1, 3, 0), Cleared.UNSURE),
         # Retries lowered, task cleared, retries restored.
         ((2, 2, 1, 0), (2, 2, 3, 1), Cleared.UNSURE),
         ((2, 2, 1, -1), (2, 2, 3, -1), Cleared.NO),
@@ -79,6 +81,28 @@ def test_the_first_step(phase, upload, harmless):
 )
 def test_a_clear_is_distinguished_from_a_retry(before, now, expected):
     assert Cleared.since(Numbers(*before), Numbers(*now)) is expected
+
+
+@pytest.mark.parametrize(
+    ("max_tries", "try_number", "dag_run", "expected"),
+    [
+        (2, 3, SimpleNamespace(clear_number=1), (2, 1, 3, 1)),
+        (2, 3, SimpleNamespace(clear_number=0), (2, 1, 3, 0)),
+        # What an Airflow does not tell.
+        (2, 3, SimpleNamespace(), (2, 1, 3, -1)),
+        (None, None, None, (0, 1, 0, -1)),
+    ],
+)
+def test_the_numbers_of_an_attempt(max_tries, try_number, dag_run, expected):
+    context: Any = {"ti": SimpleNamespace(max_tries=max_tries, try_number=try_number), "dag_run": dag_run}
+    assert Numbers.of(context, retries=1) == Numbers(*expected)
+
+
+def test_the_file_is_read_only_if_the_first_step_depends_on_it():
+    """A large file is not read for nothing, and one that can't be read does not hide an error that was reported."""
+    found = {case for case in product(Phase, Cleared) if comparison_matters(*case, harmless=False)}
+    unless_cleared = {(Phase.DONE, Cleared.NO), (Phase.DONE, Cleared.UNSURE)}
+    assert found == {*product((Phase.ACCEPTED, Phase.WAIT_FAILED), Cleared), *unless_cleared}
 
 
 def test_a_record_round_trip():
