@@ -28,7 +28,6 @@ from datatile_provider.failure_policy import (
     StateChange,
     decide,
     failure_of,
-    next_steps,
 )
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.first_step import STEPS, Cleared, Step
@@ -155,7 +154,7 @@ def test_each_error_has_a_kind():
 def test_the_next_steps_ask_for_a_fix_only_if_the_error_names_one(accepted, hint, expected):
     error = errors.TransientError("what happened", hint=hint)
     rule = decide(failure_of(error), accepted, store=False, harmless=False)
-    assert expected in next_steps(error, rule)
+    assert expected in rule.next_steps(error)
 
 
 # The rows applied to a task.
