@@ -41,7 +41,9 @@ class Queue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callbacks: dict[str, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(os.cpu_count() or 1)
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+        # A receiver may close an idle connection just as it is used again, and no callback is repeated.
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
 
     def start(self) -> None:
         unfinished = {job.job_id: job for job in self._store.jobs.values() if not job.finished}

@@ -197,10 +197,12 @@ class Options:
             )
 
     def _check_codes(self) -> None:
-        codes = self.status_codes.values()
-        if set(self.status_codes) - set(STATUS_CODES) or not all(type(c) is int and 400 <= c <= 499 for c in codes):
+        # A gateway sends 408, 425 and 499 too.
+        allowed = set(range(400, 499)) - {408, 425}
+        known = set(self.status_codes) <= set(STATUS_CODES)
+        if not known or not all(type(code) is int and code in allowed for code in self.status_codes.values()):
             raise ValueError(
-                f"status_codes: must map {', '.join(STATUS_CODES)} to codes from 400 to 499, "
+                f"status_codes: must map {', '.join(STATUS_CODES)} to codes from 400 to 498 except 408 and 425, "
                 f"not {dict(self.status_codes)}"
             )
 

@@ -313,6 +313,7 @@ def test_a_restart_resumes_the_jobs(start, tmp_path):
         {"state_words": {"RUNNING": 2, "SUCCEEDED": "2"}},
         {"status_codes": {"late": 409}},
         {"status_codes": {"busy": 500}},
+        {"status_codes": {"busy": 408}},
         {"status_codes": {"busy": "409"}},
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from datatile_provider.api.settings import Settings
 from datatile_provider.sandbox import Sandbox
 from tests.support.dialects import dialects
 from tests.support.rawserver import Peer, RawServer
+from tests.support.waiting import until
 
 CSV = b"respondent,vote\n1,0\n2,1\n"
 ERRORS = {
@@ -125,8 +125,8 @@ def test_processed_jobs_fit_the_document(dialect):
         database = sandbox.add_database("Tracker", rows=1, variables=["vote"])
         assert _is(client.upload("reload", database, b"no form", multipart=False), "rejected")
         jobs = [client.upload("append", database, CSV, listener.url), client.upload("create", sandbox.folder, b"\0")]
-        while not all(job["state"] in ("SUCCEEDED", "FAILED") for job in sandbox.jobs()) or len(events) < 3:
-            time.sleep(0.01)
+        until(lambda: {job["state"] for job in sandbox.jobs()} == {"SUCCEEDED", "FAILED"}, "both jobs are finished")
+        until(lambda: len(events) == 3, "three callbacks")
         succeeded, failed = map(client.poll, jobs)
         assert (succeeded.state, succeeded.rows, succeeded.database) == ("SUCCEEDED", 2, database)
         assert (failed.state, failed.rows, failed.database) == ("FAILED", None, "")
