@@ -85,9 +85,14 @@ class Sandbox:
         return self._store.root
 
     @property
+    def api_url(self) -> str:
+        """The URL of the sandbox's API, without a trailing slash."""
+        return f"{self.url}/{self._options.api_path.strip('/')}"
+
+    @property
     def connection(self) -> dict[str, Any]:
         """The Airflow connection to this sandbox; as JSON, a value for ``AIRFLOW_CONN_…``."""
-        extra = {"processing_log_url": f"{self.url}/processing-log/{{job_id}}"}
+        extra = {"processing_log_url": f"{self.url}/processing-log/{{job_id}}"} | self._options.extra
         return {"conn_type": "datatile", "host": self.url, "password": self.token, "extra": extra}
 
     def state(self) -> dict[str, Any]:

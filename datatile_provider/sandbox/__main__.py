@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from datatile_provider.sandbox import Options, Sandbox
 from datatile_provider.sandbox.options import ROLES
@@ -26,10 +26,10 @@ For Airflow:
 export AIRFLOW_CONN_DATATILE_DEFAULT={connection}
 
 From a shell:
-curl -H 'token: {token}' -F dataset=@FILE {url}/api/v2/upload/create/{folder}
+curl -H 'token: {token}' -F dataset=@FILE {api_url}/upload/create/{folder}
 
 From Python:
-post("{url}/api/v2/upload/create/{folder}",
+post("{api_url}/upload/create/{folder}",
      headers={{"token": "{token}"}}, files={{"dataset": open(FILE, "rb")}})
 """
 
@@ -63,24 +63,30 @@ def parser() -> argparse.ArgumentParser:
     add("--role", action="append", dest="roles", choices=ROLES, help="a role of the user; repeatable (default: both)")
     add("--tls-cert", type=Path, metavar="PEM", help="certificate; the sandbox then serves https")
     add("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
+    add("--api-path", metavar="PATH", help=f"path of the API (default {Options.api_path})")
     add("--job-path", metavar="PATH", help=f"path of a job's status (default {Options.job_path})")
     nested = "in responses, with dots for nested fields"
     add("--job-id-field", metavar="NAME", help=f"field of the job's id {nested} (default {Options.job_id_field})")
+    add("--bare-id", choices=("json", "text"), help="respond to an upload with the job's id alone")
+    add("--numeric-ids", action="store_true", help="give jobs numbers as ids")
     add("--status-field", metavar="NAME", help=f"field of the status {nested} (default {Options.status_field})")
-    add("--state-words", type=state_words, metavar="JSON", help='statuses by state: {"QUEUED": "waiting in line"}')
+    add("--state-words", type=json_object, metavar="JSON", help='statuses by state: {"QUEUED": "waiting in line"}')
+    add("--rows-field", metavar="NAME", help=f"field of the imported rows {nested} (default {Options.rows_field})")
+    add("--database-field", metavar="NAME", help=f"field of the database {nested} (default {Options.database_field})")
     add("--callback-field", metavar="NAME", help=f"form field with the callback URL (default {Options.callback_field})")
+    add("--status-codes", type=json_object, metavar="JSON", help='status codes of rejections: {"busy": 423}')
     add("--json", action="store_true", help="print one line of JSON: url, token, folder, root, connection")
     return command
 
 
-def state_words(text: str) -> dict[str, str]:
+def json_object(text: str) -> dict[str, Any]:
     try:
-        words = json.loads(text)
+        found = json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(words, dict):
+    if not isinstance(found, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
-    return words
+    return found
 
 
 def stop(*_: object) -> NoReturn:
@@ -111,7 +117,7 @@ def main() -> None:
             print(json.dumps(facts), flush=True)
         else:
             facts["connection"] = shlex.quote(json.dumps(sandbox.connection))
-            print(BANNER.format(**facts), flush=True)
+            print(BANNER.format(**facts, api_url=sandbox.api_url), flush=True)
         while True:
             time.sleep(3600)
 

@@ -41,7 +41,9 @@ class Queue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callbacks: dict[str, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(os.cpu_count() or 1)
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+        # A receiver may close an idle connection just as it is used again, and no callback is repeated.
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
 
     def start(self) -> None:
         unfinished = {job.job_id: job for job in self._store.jobs.values() if not job.finished}
@@ -160,21 +162,41 @@ def response(options: Options, job: Job) -> dict[str, Any]:
     return {
         "action": job.action,
         "hash": job.hash,
-        "database": job.database,
         "filename": job.filename,
-        "rows": job.rows,
         "total_rows": job.total_rows,
         "message": last.message,
         "created_at": job.transitions[0].time,
         "updated_at": last.time,
-    } | receipt(options, job)
+    } | _nested(
+        {
+            options.job_id_field: _id(options, job),
+            options.status_field: _status(options, job),
+            options.rows_field: job.rows,
+            options.database_field: job.database,
+        }
+    )
 
 
-def receipt(options: Options, job: Job) -> dict[str, Any]:
-    """Return the API's response to an upload: the job's id and status."""
+def receipt(options: Options, job: Job) -> Any:
+    """Return the API's response to an upload: the job's id and status, or the id alone."""
+    if options.bare_id:
+        return _id(options, job)
+    return _nested({options.job_id_field: _id(options, job), options.status_field: _status(options, job)})
+
+
+def _id(options: Options, job: Job) -> str | int:
+    # A kept job may have an id of the other kind.
+    return int(job.job_id) if options.numeric_ids and job.job_id.isdecimal() else job.job_id
+
+
+def _status(options: Options, job: Job) -> str | int:
+    return options.word(job.state) if job.fixed_status is None else job.fixed_status
+
+
+def _nested(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with these fields; dots in their names separate nested fields."""
     body: dict[str, Any] = {}
-    status = options.state_words.get(job.state, job.state.lower()) if job.fixed_status is None else job.fixed_status
-    for field, value in ((options.job_id_field, job.job_id), (options.status_field, status)):
+    for field, value in fields.items():
         *outer, name = field.split(".")
         inner = body
         for step in outer:

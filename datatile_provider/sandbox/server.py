@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from datatile_provider.sandbox.guard import rejection
 from datatile_provider.sandbox.jobs import Queue, receipt, response
-from datatile_provider.sandbox.options import Options, is_loopback
+from datatile_provider.sandbox.openapi import document
+from datatile_provider.sandbox.options import STATUS_CODES, Options, is_loopback
 from datatile_provider.sandbox.store import Job, RejectedError, Store, mails
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,13 @@ class Server:
         directory.mkdir(parents=True, exist_ok=True)
         self._options = options
         self._store = store
+        self._job_path, self._job_query = options.job_route
         self.queue = Queue(options, store, directory)
         app = web.Application(middlewares=[_handle_rejections])
         app.add_routes(
             [
-                web.post("/api/v2/upload/{action}/{hash}", self._upload),
-                web.get("/" + options.job_path.lstrip("/"), self._job),
                 web.get("/", self._drive_page),
+                web.get("/openapi.json", self._document),
                 web.get("/processing-log", self._log_page),
                 web.get("/processing-log/", self._log_page),
                 web.get("/processing-log/{job_id}", self._job_page),
@@ -68,6 +69,9 @@ class Server:
                 web.post("/sandbox/roles", self._set_roles),
                 web.post("/sandbox/jobs/{job_id}/cancel", self._cancel),
                 web.post("/sandbox/jobs/{job_id}/status", self._set_status),
+                # After the pages: its path may be {job_id} alone.
+                web.post(options.upload_path, self._in_dialect(self._upload)),
+                web.get(self._job_path, self._in_dialect(self._job)),
             ]
         )
         # After an early rejection, the server keeps reading for a short time, so that the client can read the response.
@@ -100,11 +104,26 @@ class Server:
         await self.queue.stop()
         await self._runner.cleanup()
 
+    def _in_dialect(self, handler: Handler) -> Handler:
+        """Return a handler of the API that rejects requests with the status codes of the options."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except RejectedError as error:
+                reason = next(reason for reason, codes in STATUS_CODES.items() if error.status in codes)
+                error.status = self._options.status_codes.get(reason, error.status)
+                raise
+
+        return handle
+
     async def _upload(self, request: web.Request) -> web.Response:
         action, target = request.match_info["action"], request.match_info["hash"]
         length = max(0, (request.content_length or 0) - ENVELOPE)
         with self._store.receiving(request.headers.get("token"), action, target, length):
-            job_id = uuid.uuid4().hex
+            unique = uuid.uuid4()
+            # As a number, an id has 53 bits: more are not exact in every reader of JSON.
+            job_id = str(unique.int >> 75) if self._options.numeric_ids else unique.hex
             path = self.queue.path(job_id)
             try:
                 filename, callback = await self._receive(request, path)
@@ -114,7 +133,8 @@ class Server:
                 path.unlink(missing_ok=True)
                 raise
         self.queue.add(job)
-        return web.json_response(receipt(self._options, job))
+        body = receipt(self._options, job)
+        return web.Response(text=str(body)) if self._options.bare_id == "text" else web.json_response(body)
 
     async def _receive(self, request: web.Request, path: Path) -> tuple[str, str | None]:
         """Write the file to ``path``, and return its name and the callback URL."""
@@ -160,7 +180,16 @@ class Server:
 
     async def _job(self, request: web.Request) -> web.Response:
         self._store.check_token(request.headers.get("token"))
-        return web.json_response(response(self._options, self._store.find_job(request.match_info["job_id"])))
+        job_id = request.match_info.get("job_id", "")
+        for name, value in self._job_query.items():
+            given = request.query.get(name)
+            if given is None or value not in (given, "{job_id}"):
+                raise RejectedError(400, f"The query parameter {name} is missing or wrong")
+            job_id = given if value == "{job_id}" else job_id
+        return web.json_response(response(self._options, self._store.find_job(job_id)))
+
+    async def _document(self, request: web.Request) -> web.Response:
+        return web.json_response(document(self._options))
 
     async def _drive_page(self, request: web.Request) -> web.Response:
         return _page("drive.html", store=self._store)

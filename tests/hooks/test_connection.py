@@ -202,13 +202,17 @@ def test_airflow_2_shows_the_form():
 
 
 async def test_another_dialect_by_connection_extra_alone(connect, survey):
-    """Job path, id field, status field, status words and callback field all differ from the defaults."""
+    """Every option that describes a server differs from its default."""
     words = {"QUEUED": "Eingereiht", "RUNNING": "Läuft", "SUCCEEDED": "Fertig", "FAILED": "Kaputt"}
+    codes = {"busy": 400, "not_found": 410, "token": 403, "role": 402, "too_large": 412, "too_fast": 420}
     dialect = {
-        "job_path": "jobs/v7/{job_id}/zustand",
+        "api_path": "schnittstelle/v7",
+        "job_path": "{api_path}/zustand?art=import&nr={job_id}",
         "job_id_field": "antwort.vorgang.nummer",
         "status_field": "antwort.lage",
         "callback_field": "rueckruf",
+        "rows_field": "antwort.zeilen",
+        "database_field": "antwort.ziel.tabelle",
     }
     callbacks = []
 
@@ -217,20 +221,64 @@ async def test_another_dialect_by_connection_extra_alone(connect, survey):
         peer.respond(200)
 
     with (
-        Sandbox(token=TOKEN, processing_seconds=0.1, state_words=words, **dialect) as sandbox,
+        Sandbox(token=TOKEN, processing_seconds=0.1, state_words=words, status_codes=codes, **dialect) as sandbox,
         RawServer(handle) as listener,
     ):
         status_map = {word.upper(): state for state, word in words.items()}
-        hook = connect(sandbox.url, extra={"status_map": status_map, **dialect})
+        status_codes = {str(code): meaning for meaning, code in codes.items()}
+        hook = connect(sandbox.url, extra={"status_map": status_map, "status_codes": status_codes, **dialect})
         assert hook.test_connection()[0]
         job = hook.upload("create", sandbox.folder, survey, callback_url=listener.url)
         assert (job.id, job.state, job.status) == (sandbox.jobs()[0]["job_id"], JobState.QUEUED, "Eingereiht")
         done = finished(hook, job)
         assert (done.state, done.status, done.details["total_rows"]) == (JobState.SUCCEEDED, "Fertig", 3)
+        assert (done.rows, done.database) == (3, sandbox.databases()[0]["hash"])
         again = await hook.wait_for_job_async(job.id, poll_interval=0.05, timeout=5, started=time.time())
         assert again.state is JobState.SUCCEEDED
         invalid = survey.with_suffix(".sav")
         invalid.write_bytes(b"no SPSS file")
         with pytest.raises(errors.JobFailedError, match="cannot be read"):
             finished(hook, hook.upload("create", sandbox.folder, invalid))
+        with pytest.raises(errors.NotFoundError):
+            hook.upload("append", "0" * 16, survey)
+        sandbox.set_roles()
+        with pytest.raises(errors.RoleMissingError):
+            hook.upload("append", done.database, survey)
+        sandbox.regenerate_token()
+        with pytest.raises(errors.TokenRefusedError):
+            hook.get_job(job.id)
     assert callbacks[:3] == ["Eingereiht", "Läuft", "Fertig"]
+
+
+@pytest.mark.parametrize("bare_id", ["json", "text"])
+@pytest.mark.parametrize("numeric_ids", [True, False])
+def test_a_bare_id_and_numbers_for_states(connect, survey, bare_id, numeric_ids):
+    words = {"QUEUED": 0, "RUNNING": 1, "SUCCEEDED": 2, "FAILED": -1, "CANCELLED": -2}
+    options = {"state_words": words, "bare_id": bare_id, "numeric_ids": numeric_ids, "status_field": "zustand"}
+    with Sandbox(token=TOKEN, processing_seconds=0.1, **options) as sandbox:
+        hook = connect(sandbox.url, extra=sandbox.connection["extra"])
+        job = hook.upload("create", sandbox.folder, survey)
+        assert (job.id, job.status) == (sandbox.jobs()[0]["job_id"], "")
+        assert job.id.isdecimal() == numeric_ids
+        assert (finished(hook, job).status, sandbox.jobs()[0]["state"]) == ("2", "SUCCEEDED")
+
+
+def test_the_sandbox_gives_the_extra_of_its_dialect():
+    options = {
+        "job_path": "status?id={job_id}",
+        "status_field": "result.phase",
+        "state_words": {"QUEUED": False, "RUNNING": False, "SUCCEEDED": True},
+        "status_codes": {"busy": 423},
+    }
+    with Sandbox(**options, rows_field="result.count") as sandbox:
+        log_url = f"{sandbox.url}/processing-log/{{job_id}}"
+        assert sandbox.connection["extra"] == {
+            "processing_log_url": log_url,
+            "job_path": "status?id={job_id}",
+            "status_field": "result.phase",
+            "status_map": {"false": "RUNNING", "true": "SUCCEEDED"},
+            "rows_field": "result.count",
+            "status_codes": {"423": "busy"},
+        }
+    with Sandbox() as sandbox:
+        assert list(sandbox.connection["extra"]) == ["processing_log_url"]

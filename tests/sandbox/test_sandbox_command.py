@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import signal
@@ -52,6 +53,32 @@ def test_prints_one_line_of_json_and_ends_on_a_signal(signum):
         assert requests.post(url, headers={"token": printed["token"]}, files=files, timeout=5).status_code == 403
         end(process, signum)
         assert process.stdout.read() == ""
+
+
+def test_another_dialect():
+    given = {
+        "--api-path": "rest",
+        "--job-path": "{api_path}/status?id={job_id}",
+        "--job-id-field": "result.id",
+        "--status-field": "result.state",
+        "--state-words": '{"QUEUED": 0}',
+        "--rows-field": "result.count",
+        "--database-field": "result.db",
+        "--callback-field": "notify",
+        "--status-codes": '{"token": 403}',
+    }
+    with running("--numeric-ids", *itertools.chain(*given.items())) as (process, printed):
+        extra = printed["connection"]["extra"]
+        options = {f"--{name.replace('_', '-')}": value for name, value in extra.items()}
+        same = {"--api-path", "--job-path", *(name for name in given if name.endswith("-field"))}
+        assert {name: options[name] for name in same} == {name: given[name] for name in same}
+        assert (extra["status_map"], extra["status_codes"]) == ({"0": "QUEUED"}, {"403": "token"})
+        url = f"{printed['url']}/rest/upload/create/{printed['folder']}"
+        files = {"dataset": ("a.csv", CSV)}
+        assert requests.post(url, files=files, timeout=5).status_code == 403
+        result = requests.post(url, headers={"token": printed["token"]}, files=files, timeout=5).json()["result"]
+        assert (type(result["id"]), result["state"]) == (int, 0)
+        end(process)
 
 
 def test_greeting_holds_lines_to_paste(tmp_path):
@@ -131,6 +158,8 @@ def test_https(tmp_path):
         (["--port", "99999"], "must be 0 to 65535"),
         (["--state-words", "[]"], "not a JSON object"),
         (["--state-words", "{"], "not JSON"),
+        (["--bare-id", "xml"], "invalid choice: 'xml'"),
+        (["--status-codes", '{"busy": 200}'], "status_codes: must map busy, too_large"),
         (
             ["--tls-cert", "none.pem", "--tls-key", "none.pem"],
             "none.pem and none.pem are not a certificate and its key",

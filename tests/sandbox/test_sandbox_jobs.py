@@ -152,6 +152,41 @@ def test_another_dialect(start, listener):
     assert requests.get(status, headers={"token": user.sandbox.token}, timeout=5).json() == received[-1]
 
 
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("kind=upload&id={job_id}&more=1", 200),
+        ("id={job_id}", 400),
+        ("kind=other&id={job_id}", 400),
+        ("kind=upload", 400),
+        ("kind=upload&id=unknown", 404),
+    ],
+)
+def test_a_job_in_the_query(start, query, status):
+    user = start(job_path="{api_path}/status?kind=upload&id={job_id}", api_path="/rest/")
+    address = f"{user.sandbox.api_url}/upload/create/{user.sandbox.folder}"
+    assert address.startswith(f"{user.sandbox.url}/rest/upload")
+    headers = {"token": user.sandbox.token}
+    job_id = requests.post(address, headers=headers, files={"dataset": ("a.csv", CSV)}, timeout=5).json()["job_id"]
+    url = f"{user.sandbox.url}/rest/status?{query.format(job_id=job_id)}"
+    assert requests.get(url, headers=headers, timeout=5).status_code == status
+
+
+def test_pages_and_controls_keep_their_paths_and_codes_in_any_dialect(start):
+    user = start(job_path="{job_id}", status_codes={"not_found": 410, "role": 402, "busy": 423})
+    job_id = user.upload("create", user.sandbox.folder, ("a.csv", CSV)).json()["job_id"]
+
+    def get(path):
+        return requests.get(f"{user.sandbox.url}/{path}", headers={"token": user.sandbox.token}, timeout=5)
+
+    assert get(job_id).json()["job_id"] == job_id
+    assert get("unknown").status_code == 410
+    assert "Processing log" in get("processing-log").text
+    assert get("processing-log/unknown").status_code == 404
+    assert get("openapi.json").json()["openapi"] == "3.1.0"
+    assert requests.post(f"{user.sandbox.url}/sandbox/token", timeout=5).status_code == 403
+
+
 def test_pages(user):
     name = "<script>alert('x')</script> & \"co\".csv"
     job = user.run("create", user.sandbox.folder, (name, b"a&b,<i>\n1,2\n"))
@@ -258,10 +293,28 @@ def test_a_restart_resumes_the_jobs(start, tmp_path):
         {"processing_seconds": float("nan")},
         {"tls_cert": "cert.pem"},
         {"job_path": "api/v2/jobs"},
+        {"job_path": "jobs/{job_id}?id={job_id}"},
+        {"job_path": "jobs/{hash}/{job_id}"},
+        {"job_path": "jobs?{job_id}"},
+        {"job_path": "?id={job_id}"},
+        {"job_path": "processing-log/{job_id}"},
+        {"api_path": ""},
+        {"api_path": "api/{version}"},
+        {"api_path": "sandbox/v2"},
+        {"callback_field": "dataset"},
+        {"bare_id": "xml"},
         {"job_id_field": "a..b"},
         {"job_id_field": "job", "status_field": "job.status"},
         {"roles": ("king",)},
+        {"rows_field": "result", "database_field": "result"},
         {"state_words": {"DONE": "done"}},
+        {"state_words": {"QUEUED": 0.5}},
+        {"state_words": {"QUEUED": "Failed"}},
+        {"state_words": {"RUNNING": 2, "SUCCEEDED": "2"}},
+        {"status_codes": {"late": 409}},
+        {"status_codes": {"busy": 500}},
+        {"status_codes": {"busy": 408}},
+        {"status_codes": {"busy": "409"}},
     ],
 )
 def test_options_that_cannot_work(option):
