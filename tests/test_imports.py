@@ -120,7 +120,7 @@ def test_nothing_but_the_command_line_imports_the_commands():
 def test_the_reading_of_a_document_is_pure():
     for name, imports in of("cli").items():
         if name.startswith("datatile_provider.cli.openapi."):
-            assert not HTTP & libraries(imports.all) and "rich" not in libraries(imports.all), name
+            assert not {*HTTP, "rich"} & libraries(imports.all), name
             assert {part(module) for module in imports.all & FILES.keys()} <= {"api", "cli"}, name
 
 
