@@ -16,7 +16,7 @@ from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState, state_of
 from datatile_provider.cli.openapi.document import Node, Operation, body_of
 from datatile_provider.cli.openapi.names import NOT_IDS
-from datatile_provider.cli.openapi.schemas import Field, example, fields
+from datatile_provider.cli.openapi.schemas import Field, example, fields, schema_of
 from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 
 _DEFAULT = ServerConfig("")
@@ -51,8 +51,12 @@ class Answer:
     def of(cls, operation: Operation) -> Answer:
         """Return the response of success of an operation."""
         status, node = operation.success()
-        media, schema = body_of(node)
-        return cls(node, media, fields(schema), status)
+        media, schema, examples = body_of(node)
+        found = fields(schema)
+        if len(found) == 1 and not found[0].kinds & {"string", "integer", "number"}:
+            examples += [part.value["example"] for part in found[0].parts if "example" in part.value]
+            found = fields(schema_of(examples, node)) if examples else found
+        return cls(node, media, found, status)
 
     @property
     def ids(self) -> list[Field]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from datatile_provider.api.rejections import NOT_TRUSTED
 from datatile_provider.cli.openapi.document import Operation, body_of
 from datatile_provider.cli.openapi.findings import Certainty, Finding
 from datatile_provider.cli.openapi.schemas import fields
@@ -100,6 +101,9 @@ def _finding(status: int, meanings: dict[str, str]) -> Finding:
         return Finding(topic, Certainty.SURE, str(default), option, where=where, needed=False)
     if len(meanings) == 1:
         meaning = next(iter(meanings))
+        if status in NOT_TRUSTED or status >= 500:
+            why = "a response with this status does not show whether the file was accepted"
+            return Finding(topic, Certainty.DIFFERS, meaning, option, where=where, why=why, needed=False)
         return Finding(
             topic, Certainty.SURE, meaning, option, {str(status): meaning}, where, "by its description", needed=False
         )

@@ -183,13 +183,18 @@ class Operation:
         return [_split(document, "/", "#")]
 
 
-def body_of(response: Node) -> tuple[str, Node]:
-    """Return media type and schema of a response: of its JSON, else of its text, else of whatever it has."""
+def body_of(response: Node) -> tuple[str, Node, list[Any]]:
+    """Return media type, schema and examples of a response: of its JSON, else of its text, else of what it has."""
     if response.document.is_swagger:
-        return "application/json", response["schema"]
+        examples = [inner.value for _, inner in response["examples"].members()]
+        return "application/json", response["schema"], examples
     media = list(response["content"].members())
     ranked = sorted(media, key=lambda found: ("json" not in found[0], found[0] != "*/*", "text" not in found[0]))
-    return (ranked[0][0], ranked[0][1]["schema"]) if ranked else ("", Node(response.document, None, response.pointer))
+    if not ranked:
+        return "", Node(response.document, None, response.pointer), []
+    kind, inner = ranked[0]
+    examples = [inner["example"], *(named["value"] for _, named in inner["examples"].members())]
+    return kind, inner["schema"], [found.value for found in examples if found]
 
 
 def _swagger_server(document: Document) -> tuple[str, str, str]:

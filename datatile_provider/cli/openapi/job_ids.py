@@ -7,7 +7,7 @@ from typing import Any
 from datatile_provider.cli.openapi.answers import Answer, read_id, server_with
 from datatile_provider.cli.openapi.findings import Certainty, Finding
 from datatile_provider.cli.openapi.jobs import LINK, Poll, links_of
-from datatile_provider.cli.openapi.names import IDS, JOBS, OTHERS, WORK
+from datatile_provider.cli.openapi.names import IDS, JOB, JOBS, OTHERS, WORK
 from datatile_provider.cli.openapi.schemas import Field
 from datatile_provider.cli.openapi.uploads import UploadOperation
 from datatile_provider.cli.openapi.vocabulary import has_any, tokens
@@ -39,7 +39,10 @@ def _job_id(
     answer = Answer.of(upload.operation)
     where = answer.node.pointer
     scores = {f.dotted: _id_score(f, poll, links) for f in answer.ids}
-    best = [f for f in answer.ids if scores[f.dotted] == max(scores.values()) and scores[f.dotted] > 0]
+    top = max(scores.values(), default=0)
+    # The words of a name weigh little.
+    margin = 0 if top >= LINK else 1 if top > 2 else 0
+    best = [f for f in answer.ids if scores[f.dotted] >= max(top - margin, 1)]
     if len(best) == 1:
         return _explicit_or_default(best[0], answer, extra, scores[best[0].dotted])
     if best:
@@ -72,7 +75,7 @@ def _id_score(field: Field, poll: Poll | None, links: list[tuple[str, str, str]]
     words = tokens(field.name)
     is_id = bool(set(words) & set(IDS)) or any(word.endswith(("nummer", "nr")) for word in words)
     about = tokens(field.about)
-    score = 3 * has_any(words, JOBS) + 2 * has_any(words, WORK) + is_id
+    score = 3 * has_any(words, JOBS) + 2 * has_any(words, JOB) + 2 * has_any(words, WORK) + is_id
     if poll and "".join(words) == "".join(tokens(poll.parameter)):
         score += 1 if words == ["id"] else 4
     if has_any(about, JOBS):

@@ -11,11 +11,15 @@ from datatile_provider.api.states import JobState, state_of
 from datatile_provider.cli.openapi.answers import Answer
 from datatile_provider.cli.openapi.document import Operation
 from datatile_provider.cli.openapi.findings import Certainty, Finding
-from datatile_provider.cli.openapi.names import IDS, JOBS, OTHERS, STATUS_NAMES, WORK
+from datatile_provider.cli.openapi.names import IDS, JOB, JOBS, OTHERS, STATUS_NAMES, WORK
 from datatile_provider.cli.openapi.uploads import UploadOperation, filled
 from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 
 _MAX_CANDIDATES = 60
+_NO_JOB = 3
+_MARGIN = 4
+_SURE = 12
+_NEAR = 5
 #: The score of what a link in the document names.
 LINK = 100
 _DEFAULT = ServerConfig("")
@@ -53,7 +57,8 @@ def polls_of(uploads: list[UploadOperation]) -> list[Poll]:
     about_jobs = [
         p for p in found if has_any(tokens(f"{p.operation.path} {p.parameter} {p.operation.about}"), (*JOBS, *WORK))
     ]
-    return (about_jobs or found)[:_MAX_CANDIDATES]
+    roots = _roots(uploads)
+    return sorted(about_jobs or found, key=lambda poll: not _is_below(poll, roots))[:_MAX_CANDIDATES]
 
 
 def _polls(operation: Operation) -> Iterator[Poll]:
@@ -83,16 +88,70 @@ def _is_target(operation: Operation, target: str) -> bool:
     return operation.node.text("operationId") == target or target.endswith(f"#/paths/{path}/{operation.method}")
 
 
-def choose_poll(uploads: list[UploadOperation], polls: list[Poll]) -> tuple[list[Poll], str]:
-    """Return the best candidates, of which one alone is the right one, and why."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """
+    Which operation reports a job's status.
+
+    :param polls: the best candidates; only one alone is the right one.
+    :param sure: whether the document says so.
+    :param why: what shows it, or why it may be another.
+    """
+
+    polls: list[Poll]
+    sure: bool = False
+    why: str = ""
+
+    @property
+    def poll(self) -> Poll | None:
+        """The operation, if there is one candidate only."""
+        return self.polls[0] if len(self.polls) == 1 else None
+
+
+def choose_poll(uploads: list[UploadOperation], polls: list[Poll]) -> Choice:
+    """Return the operation that reports a job's status, or the best candidates."""
     links = list(links_of(uploads))
-    linked = [p for p in polls for target, name, _ in links if _is_target(p.operation, target) and p.parameter == name]
+    linked = {
+        poll.path: poll
+        for poll in polls
+        for target, name, _ in links
+        if _is_target(poll.operation, target) and poll.parameter == name
+    }
     if linked:
-        return list(dict.fromkeys(linked)), "the upload's response links to it"
+        return Choice(list(linked.values()), sure=True, why="the upload's response links to it")
     names = {"".join(tokens(f.name)) for upload in uploads for f in Answer.of(upload.operation).ids}
-    scored = sorted(((_score(poll, names), i) for i, poll in enumerate(polls)), reverse=True)
-    best = [polls[i] for score, i in scored if score == scored[0][0] and score > 3]
-    return best, ""
+    roots = _roots(uploads)
+    scored = [(_score(poll, names) + _NEAR * _is_below(poll, roots), poll) for poll in polls]
+    top = max((score for score, _ in scored), default=0)
+    # The words of a name weigh little against an operation that reports a status too.
+    best = [
+        poll
+        for score, poll in scored
+        if score > _NO_JOB and (score == top or (score >= top - _MARGIN and _reports_status(poll)))
+    ]
+    if len(best) > 1 and len({poll.path.partition("{job_id}")[0] for poll in best}) == 1:
+        shortest = min(best, key=lambda poll: len(poll.path))
+        others = ", ".join(poll.operation.name for poll in best if poll is not shortest)
+        return Choice([shortest], why=f"there is {others} too")
+    sure = top >= _SURE
+    return Choice(best, sure=sure, why="" if sure else "little says that it reports a job")
+
+
+def _roots(uploads: list[UploadOperation]) -> set[str]:
+    """Return where the API is. Others behind the same gateway have jobs too."""
+    return {f"{base}/{upload.prefix}" for upload in uploads for _, base, _ in upload.operation.prefixes()}
+
+
+def _is_below(poll: Poll, roots: set[str]) -> bool:
+    paths = [f"{base}/{poll.path}".split("/") for _, base, _ in poll.operation.prefixes()]
+    starts = [[part for part in root.split("/") if part] for root in roots]
+    return any([part for part in path if part][: len(start)] == start for path in paths for start in starts)
+
+
+def _reports_status(poll: Poll) -> bool:
+    found = Answer.of(poll.operation).fields
+    named = any(set(tokens(f.name)) & STATUS_NAMES for f in found)
+    return named or any(state_of(_DEFAULT, str(v)) is not JobState.UNKNOWN for f in found for v in f.values)
 
 
 def _score(poll: Poll, names: set[str]) -> int:
@@ -102,6 +161,7 @@ def _score(poll: Poll, names: set[str]) -> int:
         (p.text("description") for p in poll.operation.parameters() if p.text("name") == poll.parameter), ""
     )
     score = 4 * has_any(path, JOBS) + 4 * has_any(parameter, JOBS) + 2 * has_any(path, WORK)
+    score += has_any(path, JOB) + has_any(parameter, JOB)
     score += has_any(parameter, WORK) + 3 * ("".join(parameter) in names and parameter != ["id"])
     score += 2 * has_any(tokens(description), JOBS) + 2 * has_any(tokens(poll.operation.about), JOBS)
     score += has_any(tokens(poll.operation.about), ("status", "state", "progress", "poll"))
@@ -113,19 +173,18 @@ def _score(poll: Poll, names: set[str]) -> int:
     return score - 4 * bool(set(tail) - {"status", "state", "progress", "json"}) - 4 * has_any(parameter, OTHERS)
 
 
-def find_job_path(polls: list[Poll], why: str, api_path: str) -> Finding:
+def find_job_path(choice: Choice, api_path: str) -> Finding:
     """
     Return where a job's status is polled.
 
-    :param polls: the best candidates.
     :param api_path: where the API is on the server, for a path below it.
     """
     topic, option = "path of a job's status", "job_path"
-    names = tuple(poll.operation.name for poll in polls)
-    if not polls:
+    names = tuple(poll.operation.name for poll in choice.polls)
+    if not choice.polls:
         return Finding(topic, Certainty.NOT_FOUND, option=option, why="no GET takes the id of a job")
-    poll, where = polls[0], polls[0].operation.node.pointer
-    if len(polls) > 1:
+    poll, where = choice.polls[0], choice.polls[0].operation.node.pointer
+    if not choice.poll:
         why = "several operations may report it"
         return Finding(topic, Certainty.NOT_FOUND, option=option, where=where, why=why, candidates=names)
     if poll.needs:
@@ -141,7 +200,6 @@ def find_job_path(polls: list[Poll], why: str, api_path: str) -> Finding:
         path += "/"
     if api_path and path.startswith(f"{api_path}/"):
         path = f"{{api_path}}{path[len(api_path) :]}"
-    sure = bool(why) or _score(poll, set()) >= 8
-    why = why or ("" if sure else "nothing else in the document may report a job")
     value = None if path == _DEFAULT.job_path else path
-    return Finding(topic, Certainty.SURE if sure else Certainty.LIKELY, names[0], option, value, where, why)
+    certainty = Certainty.SURE if choice.sure else Certainty.LIKELY
+    return Finding(topic, certainty, names[0], option, value, where, choice.why)

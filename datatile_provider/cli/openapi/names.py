@@ -11,17 +11,14 @@ def listed(text: str) -> tuple[str, ...]:
 #: Beginnings of words for a job.
 JOBS = listed(
     """
-    job task auftrag auftraeg vorgang vorgaeng aufgabe tache travail travaux tarea trabajo zadani uloh ukol
-    задач задан
+    job task process proces operation auftrag auftraeg vorgang vorgaeng aufgabe verarbeitung tache traitement travail
+    travaux tarea trabajo zadani uloh ukol задач задан обработ
     """
 )
+#: The vendor's own word for it.
+JOB = ("job",)
 #: Beginnings of words for what a job does, or where it waits.
-WORK = listed(
-    """
-    process import ticket queue operation proceso procesu traitement verarbeitung execution run batch upload status
-    state progress ingest load обработ очеред импорт
-    """
-)
+WORK = listed("import ticket queue execution run batch upload status state progress ingest load очеред импорт")
 #: Words for an id.
 IDS = listed(
     """

@@ -26,6 +26,8 @@ _USUAL = tuple(
         ("running", JobState.RUNNING),
         ("done", JobState.SUCCEEDED),
         ("failed", JobState.FAILED),
+        ("success", JobState.SUCCEEDED),
+        ("error", JobState.FAILED),
     )
 )
 
@@ -58,7 +60,8 @@ def find_status(poll: Poll, job_id_name: str, extra: dict[str, Any]) -> list[Fin
     for value in (None, chosen.dotted):
         server = server_with({**extra, "status_map": status_map, **({option: value} if value else {})})
         if server and all(_reads(server, answer, chosen, word, id_names) for word in known):
-            certain = Certainty.SURE if scores[chosen.path] > 3 else Certainty.LIKELY
+            explained = len({word.states for word in words if len(word.states) == 1}) > 2
+            certain = Certainty.SURE if explained or scores[chosen.path] > 3 else Certainty.LIKELY
             why = "" if certain is Certainty.SURE else "by its name alone"
             return [Finding(topic, certain, chosen.dotted, option, value, chosen.node.pointer, why), *found]
     return [Finding(topic, Certainty.DIFFERS, chosen.dotted, option, None, chosen.node.pointer, why), *found]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from datatile_provider.cli.openapi.answers import server_with
 from datatile_provider.cli.openapi.codes import find_codes
 from datatile_provider.cli.openapi.credentials import find_other_input, find_token
 from datatile_provider.cli.openapi.document import Document
@@ -34,9 +37,9 @@ def read(value: Any, location: str = "") -> Learned:
     uploads = uploads_of(document)
     operations = [upload.operation for upload in uploads]
     api_path, callback = find_api_path(uploads), find_callback(uploads)
-    polls, why = choose_poll(uploads, polls_of(uploads))
-    poll = polls[0] if len(polls) == 1 else None
-    job_path = find_job_path(polls, why, str(extra_of([api_path]).get("api_path", api_path.found)))
+    choice = choose_poll(uploads, polls_of(uploads))
+    poll = choice.poll
+    job_path = find_job_path(choice, str(extra_of([api_path]).get("api_path", api_path.found)))
     findings = [find_host(uploads), api_path, find_actions(uploads), find_part(uploads)]
     findings += [find_token([*operations, *([poll.operation] if poll else [])]), callback]
     findings += find_other_input(operations, {"dataset", callback.found})
@@ -52,4 +55,15 @@ def read(value: Any, location: str = "") -> Learned:
         findings.append(Finding("words of the status", Certainty.NOT_FOUND, option="status_map", why=why))
     findings += find_codes(operations, poll.operation if poll else None)
     notes = [f"The document refers to {name!r}, which was not read." for name in list(document.external)[:5]]
-    return Learned(tuple(findings), tuple(notes))
+    return Learned(tuple(_valid(findings)), tuple(notes))
+
+
+def _valid(findings: list[Finding]) -> Iterator[Finding]:
+    """Yield the findings. A value that the connection would reject is no longer one."""
+    kept: list[Finding] = []
+    for finding in findings:
+        if finding.value is not None and server_with(extra_of([*kept, finding])) is None:
+            why = "the connection does not accept it as the option's value"
+            finding = replace(finding, certainty=Certainty.DIFFERS, value=None, found=str(finding.value), why=why)
+        kept.append(finding)
+        yield finding

@@ -15,10 +15,12 @@ from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 
 _ROWS = listed(
     """
-    row record case interview respondent zeile fall faelle datensatz datensaetze ligne entretien fila registro caso
-    entrevista строк интервью wiersz rekord radk zaznam
+    rows records cases interviews respondents zeilen falle faelle datensatze datensaetze lignes entretiens filas
+    registros casos entrevistas строк интервью wierszy rekordow radku zaznamu
     """
 )
+_ROW = listed("row record case interview respondent zeile zeilen fall ligne fila registro caso")
+_COUNT = listed("count num anzahl number nb liczba pocet")
 _TAKEN = listed("import insert load written added append accepted processed verarbeitet")
 _LEFT = listed("fail error skip reject invalid total expected ignored duplicate warning before remaining max limit")
 _DATABASES = listed("database db datenbank base basedatos bazy baza databaze баз")
@@ -35,10 +37,12 @@ class _Result:
 
 def _rows_score(field: Field) -> int:
     words = tokens(field.name)
-    if not field.kinds & {"integer", "number"} or set(words) & {"id", "number", "no", "code"}:
+    inside = [word for name in field.path[:-1] for word in tokens(name)]
+    if not field.kinds & {"integer", "number"} or set(words) & {"id", "no", "code"} or has_any(inside, _LEFT):
         return 0
     about = tokens(field.about)
-    if not has_any(words, _ROWS) and not (has_any(about, _ROWS) and has_any(words, _TAKEN)):
+    named = set(words) & set(_ROWS) or (set(words) & set(_ROW) and set(words) & set(_COUNT))
+    if not named and not (set(about) & set(_ROWS) and has_any(words, _TAKEN)):
         return 0
     score = 3 + 2 * has_any(words, _TAKEN) + has_any(about, _TAKEN) - 4 * has_any(words, _LEFT)
     return score - 2 * has_any(about, _LEFT[:7])

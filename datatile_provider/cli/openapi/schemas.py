@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ ELEMENT = "[]"
 _MAX_PARTS = 200
 _MAX_FIELDS = 2_000
 _MAX_DEPTH = 7
+_MAX_EXAMPLES = 10
 _COMBINED = ("allOf", "oneOf", "anyOf")
 
 
@@ -157,3 +159,31 @@ def example(found: list[Field], value_of: Callable[[Field, int], Any], wanted: C
         return value_of(outer, number)
 
     return build(0, found[0])
+
+
+def schema_of(examples: list[Any], beside: Node) -> Node:
+    """
+    Return a schema for a document that has only examples.
+
+    :param examples: the examples.
+    :param beside: where they are in the document.
+    """
+    inferred = [_inferred(example, _MAX_DEPTH) for example in examples[:_MAX_EXAMPLES]]
+    return Node(beside.document, {"anyOf": inferred}, f"{beside.pointer}/examples")
+
+
+def _inferred(value: Any, depth: int) -> dict[str, Any]:
+    if isinstance(value, dict) and depth:
+        members = islice(value.items(), _MAX_PARTS)
+        return {"type": "object", "properties": {name: _inferred(inner, depth - 1) for name, inner in members}}
+    if isinstance(value, list) and depth:
+        return {"type": "array", "items": _inferred(value[0], depth - 1) if value else {}}
+    if isinstance(value, bool):
+        return {"type": "boolean"}
+    if isinstance(value, (int, float)):
+        return {"type": "integer" if isinstance(value, int) else "number", "example": value}
+    if isinstance(value, str):
+        is_time = re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]", value)
+        return {"type": "string", "example": value, **({"format": "date-time"} if is_time else {})}
+    # Such as null, whose type is not known.
+    return {"description": ""}

@@ -15,6 +15,7 @@ from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 _PATH = re.compile(r"(?P<prefix>(?:/.*)?)/upload/(?P<action>[^/{}]+|\{[^{}/]+\})/\{[^{}/]+\}(?P<slash>/?)")
 _ACTIONS = tuple(action.value for action in Action)
 _DEFAULT = ServerConfig("")
+_DATASET = "dataset"
 _CALLBACKS = ("callback", "webhook", "hook", "notif", "postback", "ruckruf", "rappel")
 _NO_URL = ("secret", "token", "method", "header", "event", "email", "mail", "retries", "timeout", "password", "format")
 
@@ -44,8 +45,10 @@ def uploads_of(document: Document) -> list[UploadOperation]:
     """
     found = [upload for operation in document.operations() if (upload := _upload(operation))]
     current = [u for u in found if u.operation.node.value.get("deprecated") is not True] or found
+    # The vendor documents the name of the part. It tells DATATILE's uploads from others behind the same gateway.
+    documented = [u for u in current if _DATASET in (f.path[0] for f in _form(u.operation))]
     if current:
-        return current
+        return documented or current
     others = [o.name for o in document.operations() if o.method in ("post", "put") and "multipart" in o.form()[0]]
     near = f" Its uploads of files are: {', '.join(others[:5])[:300]}." if others else ""
     raise DocumentError(
@@ -149,7 +152,7 @@ def find_part(uploads: list[UploadOperation]) -> Finding:
         where = f"{upload.operation.node.pointer}/{'parameters' if not media else 'requestBody'}"
         if media and "multipart" not in media:
             return Finding(topic, Certainty.DIFFERS, media, where=where, why="uploads are sent as multipart/form-data")
-        if "dataset" in (f.path[0] for f in form):
+        if _DATASET in (f.path[0] for f in form):
             continue
         if files:
             why = "the vendor documents dataset"

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 
 from datatile_provider.api.models import ServerConfig
 from datatile_provider.api.states import JobState, state_of
-from datatile_provider.cli.openapi.names import listed
+from datatile_provider.cli.openapi.names import STATUS_NAMES, listed
 
 # English, German, French, Spanish, Russian, Polish, Czech. A word that has two meanings is left out, such as German
 # "beendet" (ended) or English "ready".
 _PHRASES = {
     JobState.QUEUED: """
         queue, queued, in queue, in the queue, in line, pending, waiting, awaiting, waiting to be processed, accepted,
-        submitted, scheduled, enqueued, received, not started, not yet started, to be processed
+        submitted, scheduled, enqueued, received, not started, not yet started, to be processed,
+        delayed, deferred, postponed
         wartet, wartend, warteschlange, in warteschlange, in der warteschlange, eingereiht, angenommen, ausstehend,
         geplant, wartet auf verarbeitung, empfangen
         attente, en attente, en file, file d attente, en file d attente, planifie, planifiee, recu
@@ -27,7 +28,9 @@ _PHRASES = {
         """,
     JobState.RUNNING: """
         running, processing, in progress, in process, started, executing, importing, ongoing, being processed,
-        being imported, is processed, is being processed, is being imported, underway
+        being imported, is processed, is being processed, is being imported, underway, working, reading, parsing,
+        loading, validating, checking, converting, merging, saving, writing, indexing, analyzing, analysing,
+        calculating, preparing, retry, retrying
         lauft, laeuft, laufend, in bearbeitung, wird bearbeitet, wird verarbeitet, in verarbeitung, verarbeitung,
         wird importiert, wird geladen, gestartet, in arbeit, bearbeitung
         en cours, en traitement, traitement, traitement en cours, en cours de traitement, en execution, demarre
@@ -47,7 +50,8 @@ _PHRASES = {
         dokonceno, dokonceny, hotovo, uspech, uspesne, zpracovano, ukonceno
         """,
     JobState.FAILED: """
-        failed, failure, fail, error, errors, errored, rejected, invalid, nok, ko, crashed, unsuccessful
+        failed, failure, fail, error, errors, errored, rejected, invalid, nok, ko, crashed, unsuccessful,
+        timed out, timeout
         fehlgeschlagen, fehlschlag, fehler, gescheitert, fehlerhaft, abgelehnt, misslungen
         echec, echoue, echouee, erreur, erreurs, en erreur, en echec, rejete, rejetee
         fallido, fallida, fallo, fallado, fracasado, fracaso, rechazado, rechazada, errores
@@ -78,6 +82,10 @@ _UNCERTAIN = set(
         """
     )
 )
+#: Words that say nothing about the state, such as those before it in the name of a constant: "JobStatusDone".
+_NOISE = {*STATUS_NAMES, "job", "task"}
+#: Words whose state is not certain: a job that is tried again has not ended, and may also be waiting.
+_UNCLEAR = {"retry", "retrying"}
 _SHORT = 6
 _LONG = 14
 
@@ -106,15 +114,15 @@ def state_in(text: str) -> tuple[JobState | None, bool]:
 
     :param text: the word or the text, in one of the known languages.
     """
-    words = tokens(text)
-    usual = state_of(_DEFAULTS, text)
+    words = [word for word in tokens(text) if word not in _NOISE]
+    usual = state_of(_DEFAULTS, " ".join(words))
     if usual is not JobState.UNKNOWN:
         return usual, True
     found = _states(words)
     if set(words) & _UNCERTAIN and tuple(words) not in _STATES:
         return None, False
     if len(found) == 1:
-        return found.pop(), len(words) <= _LONG
+        return found.pop(), len(words) <= _LONG and not set(words) & _UNCLEAR
     final = found - {JobState.QUEUED, JobState.RUNNING}
     if len(words) <= _SHORT and len(found) == 2 and len(final) < 2:
         # "Processing failed" has failed, "waiting for processing" waits; "accepted and done" is neither.
