@@ -19,7 +19,6 @@ _MAX_CANDIDATES = 60
 _NO_JOB = 3
 _MARGIN = 4
 _SURE = 12
-_NEAR = 5
 #: The score of what a link in the document names.
 LINK = 100
 _DEFAULT = ServerConfig("")
@@ -120,9 +119,18 @@ def choose_poll(uploads: list[UploadOperation], polls: list[Poll]) -> Choice:
     if linked:
         return Choice(list(linked.values()), sure=True, why="the upload's response links to it")
     names = {"".join(tokens(f.name)) for upload in uploads for f in Answer.of(upload.operation).ids}
+    scored = [(_score(poll, names), poll) for poll in polls]
     roots = _roots(uploads)
-    scored = [(_score(poll, names) + _NEAR * _is_below(poll, roots), poll) for poll in polls]
-    top = max((score for score, _ in scored), default=0)
+    near = [(score, poll) for score, poll in scored if _is_below(poll, roots)]
+    top, top_near = max([0, *(s for s, _ in scored)]), max([0, *(s for s, _ in near)])
+    if top_near >= max(_SURE, top - _MARGIN) and len(near) < len(scored):
+        elsewhere = [poll.operation.name for score, poll in scored if score >= top_near and not _is_below(poll, roots)]
+        choice = _best(near, top_near)
+        return Choice(choice.polls, why=f"another API has {elsewhere[0]}") if choice.sure and elsewhere else choice
+    return _best(scored, top)
+
+
+def _best(scored: list[tuple[int, Poll]], top: int) -> Choice:
     # The words of a name weigh little against an operation that reports a status too.
     best = [
         poll
