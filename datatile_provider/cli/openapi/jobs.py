@@ -18,7 +18,7 @@ from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 _MAX_CANDIDATES = 60
 _NO_JOB = 3
 _MARGIN = 4
-_SURE = 12
+_SURE = 10
 #: The score of what a link in the document names.
 LINK = 100
 _DEFAULT = ServerConfig("")
@@ -177,7 +177,7 @@ def _score(poll: Poll, names: set[str]) -> int:
     score += 4 * any(set(tokens(f.name)) & STATUS_NAMES for f in found)
     score += 2 * any(state_of(_DEFAULT, str(v)) is not JobState.UNKNOWN for f in found for v in f.values)
     # /jobs/{id}/log is about a job too.
-    tail = tokens(poll.operation.path.rpartition("}")[2])
+    tail = tokens(poll.operation.path.rpartition("}")[2]) if poll.place == "path" else []
     return score - 4 * bool(set(tail) - {"status", "state", "progress", "json"}) - 4 * has_any(parameter, OTHERS)
 
 

@@ -17,6 +17,7 @@ from datatile_provider.cli.openapi.statuses import Word, words_of
 from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 
 _NO_STATUS = set(listed("url uri href link message text at time date description id name details reason label"))
+_PARTS = ("code", "value", "name", "key", "id")
 _DEFAULT = ServerConfig("")
 #: Words to try a status field with, if the document lists none.
 _USUAL = tuple(
@@ -80,13 +81,17 @@ def _score(field: Field, poll: Poll) -> int:
     if not field.scalar or field.formats & {"date-time", "uri", "url"}:
         return 0
     states = {state for word in words_of(field) for state in word.states}
-    named = bool(set(words) & STATUS_NAMES)
-    if set(words) & _NO_STATUS or not (named or len(states) > 2):
+    inside = [word for name in field.path[:-1] for word in tokens(name)]
+    # {"status": {"code": 1, "text": "…"}}
+    is_part = field.name.lower() in _PARTS and bool(
+        set(tokens(field.path[-2] if len(field.path) > 1 else "")) & STATUS_NAMES
+    )
+    named = bool(set(words) & STATUS_NAMES) or is_part
+    if (set(words) & _NO_STATUS and not is_part) or not (named or len(states) > 2):
         return 0
     # A stage of the processing is finer than a status.
     score = 3 * named - 2 * bool(set(words) & {"phase", "stage", "stand"}) + 2 * len(states)
     score += 3 * bool(states & {JobState.QUEUED, JobState.RUNNING})
-    inside = [word for name in field.path[:-1] for word in tokens(name)]
     score += has_any(inside, JOBS) + 2 * has_any(words, JOBS) + 2 * has_any(tokens(field.about), JOBS)
     others = has_any(inside, OTHERS) or has_any(words, OTHERS)
     return score - 4 * others - 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))

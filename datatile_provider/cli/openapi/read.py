@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,34 +35,42 @@ def read(value: Any, location: str = "") -> Learned:
     document = Document(value, location)
     uploads = uploads_of(document)
     operations = [upload.operation for upload in uploads]
-    api_path, callback = find_api_path(uploads), find_callback(uploads)
     choice = choose_poll(uploads, polls_of(uploads))
     poll = choice.poll
-    job_path = find_job_path(choice, str(extra_of([api_path]).get("api_path", api_path.found)))
-    findings = [find_host(uploads), api_path, find_actions(uploads), find_part(uploads)]
-    findings += [find_token([*operations, *([poll.operation] if poll else [])]), callback]
-    findings += find_other_input(operations, {"dataset", callback.found})
-    job_id = find_job_id(uploads, poll, extra_of([*findings, job_path]))
-    findings += [job_id, job_path]
+    found = _Found()
+    found.add(find_host(uploads), api_path := find_api_path(uploads), find_actions(uploads), find_part(uploads))
+    found.add(find_token([*operations, *([poll.operation] if poll else [])]), callback := find_callback(uploads))
+    found.add(*find_other_input(operations, {"dataset", callback.found}))
+    found.add(find_job_path(choice, api_path.found))
+    found.add(job_id := find_job_id(uploads, poll, found.extra))
     if poll:
         name = job_id.found.rpartition(".")[2] if job_id.certainty is Certainty.SURE else ""
-        findings += find_status(poll, name, extra_of(findings))
-        findings += find_results(poll)
+        found.add(*find_status(poll, name, found.extra), *find_results(poll))
     else:
         why = "the path of a job's status is not known"
-        findings.append(Finding("field of the status", Certainty.NOT_FOUND, option="status_field", why=why))
-        findings.append(Finding("words of the status", Certainty.NOT_FOUND, option="status_map", why=why))
-    findings += find_codes(operations, poll.operation if poll else None)
+        found.add(Finding("field of the status", Certainty.NOT_FOUND, option="status_field", why=why))
+        found.add(Finding("words of the status", Certainty.NOT_FOUND, option="status_map", why=why))
+    found.add(*find_codes(operations, poll.operation if poll else None))
     notes = [f"The document refers to {name!r}, which was not read." for name in list(document.external)[:5]]
-    return Learned(tuple(_valid(findings)), tuple(notes))
+    return Learned(tuple(found.kept), tuple(notes))
 
 
-def _valid(findings: list[Finding]) -> Iterator[Finding]:
-    """Yield the findings. A value that the connection would reject is no longer one."""
-    kept: list[Finding] = []
-    for finding in findings:
-        if finding.value is not None and server_with(extra_of([*kept, finding])) is None:
-            why = "the connection does not accept it as the option's value"
-            finding = replace(finding, certainty=Certainty.DIFFERS, value=None, found=str(finding.value), why=why)
-        kept.append(finding)
-        yield finding
+class _Found:
+    """The findings so far. A value that the connection would not accept is none."""
+
+    def __init__(self) -> None:
+        self.kept: list[Finding] = []
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The options that they set."""
+        return extra_of(self.kept)
+
+    def add(self, *findings: Finding) -> None:
+        """Add findings."""
+        for finding in findings:
+            self.kept.append(finding)
+            if finding.value is not None and server_with(self.extra) is None:
+                why = "the connection does not accept it as the option's value"
+                rejected = replace(finding, certainty=Certainty.DIFFERS, found=str(finding.value), value=None, why=why)
+                self.kept[-1] = rejected

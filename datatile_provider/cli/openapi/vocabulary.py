@@ -14,9 +14,9 @@ from datatile_provider.cli.openapi.names import STATUS_NAMES, listed
 # "beendet" (ended) or English "ready".
 _PHRASES = {
     JobState.QUEUED: """
-        queue, queued, in queue, in the queue, in line, pending, waiting, awaiting, waiting to be processed, accepted,
-        submitted, scheduled, enqueued, received, not started, not yet started, to be processed,
-        delayed, deferred, postponed
+        queue, queued, in queue, in the queue, in line, pending, waiting, waits, awaiting, waiting to be processed,
+        accepted, submitted, scheduled, enqueued, received, not started, not yet started, to be processed, delayed,
+        deferred, postponed
         wartet, wartend, warteschlange, in warteschlange, in der warteschlange, eingereiht, angenommen, ausstehend,
         geplant, wartet auf verarbeitung, empfangen
         attente, en attente, en file, file d attente, en file d attente, planifie, planifiee, recu
@@ -27,7 +27,7 @@ _PHRASES = {
         ve fronte, fronta, ceka, ceka ve fronte, cekajici, prijato, naplanovano
         """,
     JobState.RUNNING: """
-        running, processing, in progress, in process, started, executing, importing, ongoing, being processed,
+        running, processing, in progress, in process, in work, started, executing, importing, ongoing, being processed,
         being imported, is processed, is being processed, is being imported, underway, working, reading, parsing,
         loading, validating, checking, converting, merging, saving, writing, indexing, analyzing, analysing,
         calculating, preparing, retry, retrying
@@ -61,7 +61,7 @@ _PHRASES = {
         chyba, chybou, selhalo, selhal, neuspech, neuspesne, zamitnuto, odmitnuto
         """,
     JobState.CANCELLED: """
-        cancelled, canceled, aborted, terminated, stopped, revoked, killed
+        cancelled, canceled, aborted, terminated, stopped, revoked, killed, withdrawn
         abgebrochen, storniert, annulliert, gestoppt
         annule, annulee, interrompu, interrompue, arrete, arretee, abandonne
         cancelado, cancelada, anulado, anulada, abortado, detenido
