@@ -134,6 +134,10 @@ ID = {"type": "string", "format": "uuid"}
         (fields(processId=ID, taskId=ID), None, NOT_FOUND),
         (fields(message="string"), None, NOT_FOUND),
         (fields(folder_id=ID, request_id=ID), None, NOT_FOUND),
+        (fields(jobs_ahead="integer", job_priority="string", message="string"), None, NOT_FOUND),
+        (fields(previous_job_id=ID, ticket=ID), "ticket", SURE),
+        (fields(previous_job_id=ID, job_id=ID), None, SURE),
+        (fields(database=fields(id=ID), job=fields(uid=ID)), "job.uid", SURE),
         (fields(jobs={"type": "array", "items": fields(job_id=ID)}), None, DIFFERS),
         ({"type": "object", "properties": {"job.id": ID}}, None, DIFFERS),
     ],
@@ -206,6 +210,32 @@ def test_usual_words_need_no_map():
     assert learned.extra == {}
 
 
+def test_a_text_about_something_else_explains_no_status():
+    document = new_document(job=status([0, 1, 2, 3]))
+    text = "Exit codes of the program: 0 - success, 1 - error, 2 - cancelled, 3 - queued"
+    document["paths"][POLL]["get"]["description"] = text
+    learned = read(document)
+    assert {f.certainty for f in learned.findings if f.topic.startswith("status ")} == {LIKELY}
+    document["paths"][POLL]["get"]["description"] = f"The status is one of: {text}"
+    learned = read(document)
+    assert {f.certainty for f in learned.findings if f.topic.startswith("status ")} == {SURE}
+
+
+def test_a_default_that_its_description_does_not_confirm_is_likely():
+    learned = read(new_document(rejections={"409": "A database with this name exists", "423": "Locked"}))
+    assert finding(learned, "HTTP status 409").certainty is LIKELY
+    assert finding(learned, "HTTP status 423").certainty is SURE
+
+
+def test_the_jobs_of_another_api_behind_the_same_gateway():
+    document = new_document()
+    document["paths"] = {f"/collector{path}": item for path, item in document["paths"].items()}
+    document["paths"]["/export/jobs/{job_id}"] = document["paths"][f"/collector{POLL}"]
+    learned = read(document)
+    assert learned.extra == {"api_path": "api/v2/collector"}
+    assert finding(learned, "path of a job's status").certainty is LIKELY
+
+
 def test_alternatives_with_titles_explain_words():
     alternatives = [{"const": i, "title": title} for i, title in enumerate(["Waiting", "Active", "Done", "Failed"])]
     learned = read(new_document(job=fields(job_id="string", status={"oneOf": alternatives})))
@@ -223,6 +253,10 @@ def test_alternatives_with_titles_explain_words():
         ("done", "done: waiting"),
         ("idle", "idle: not finished"),
         ("held", "held: will fail if nobody releases it"),
+        ("UPLOAD_COMPLETE", ""),
+        ("file received, validation finished", ""),
+        ("4", "4: the file is processed"),
+        ("kept", "kept: accepted and done"),
     ],
 )
 def test_a_word_without_a_clear_explanation_is_never_sure(word, description):
@@ -331,6 +365,8 @@ def test_the_header_of_the_token(schemes, security, certainty):
         ({"400": "The file is too large, or another upload is running"}, None),
         ({"422": "The file cannot be read", "500": "Error"}, None),
         ({"503": "Another upload is in progress"}, None),
+        ({"400": "The file contains too many columns"}, None),
+        ({"400": "Unexpected token in the codebook", "422": "The account is locked"}, None),
     ],
 )
 def test_the_codes_of_a_rejection(rejections, option):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from datatile_provider.api.rejections import NOT_TRUSTED
 from datatile_provider.cli.openapi.document import Operation, body_of
@@ -24,7 +25,8 @@ _DEFAULTS = {
 # Phrases of a description, without accents and punctuation.
 _MEANINGS = {
     "busy": r"""
-        in progress, still (being )?(process|import|runn|upload|load)\w*, is running, not finished, locked, busy
+        in progress, still (being )?(process|import|runn|upload|load)\w*, is running, not finished, busy
+        (database|destination|target|folder) is locked
         already (being )?(process|runn|import|upload|load)\w*, (previous|earlier|another|other) (upload|import|job|load)
         noch (in bearbeitung|nicht fertig|nicht abgeschlossen), lauft (noch|bereits), gesperrt
         wird (noch|bereits|gerade)
@@ -37,14 +39,21 @@ _MEANINGS = {
         demasiado grande, tamano maximo, слишком большой, размер файла, zbyt duzy, za duzy, prilis velky
         """,
     "too_fast": r"""
-        too (many|fast|often|frequent\w*), rate limit\w*, (upload|request) rate, throttl\w*, slow down
-        zu (schnell|viele|haufig|oft), trop (de requetes|rapide|frequent|souvent|vite)\w*, demasiad[ao]s
-        слишком (часто|много), zbyt (wiele|czesto|szybko), prilis (mnoho|casto|rychle)
+        too many (\w+ )?(requests|uploads|calls|attempts), too (fast|often|frequent\w*), rate limit\w*
+        (upload|request) rate, throttl\w*, slow down
+        zu (schnell|haufig|oft|viele (anfragen|uploads|aufrufe)), trop (de requetes|rapide|frequent|souvent|vite)\w*
+        demasiad[ao]s (solicitudes|peticiones|cargas)
+        слишком (часто|много (запросов|загрузок)), zbyt (wiele (zadan|przesylek)|czesto|szybko)
+        prilis (mnoho pozadavku|casto|rychle)
         """,
     "token": r"""
-        tokens?, unauthori[sz]ed, unauthenticated, not authenticated, authentication, not logged in, api key
+        (invalid|missing|expired|wrong|unknown|revoked|bad|old|no|without|incorrect|replaced) (\w+ ){0,2}tokens?
+        tokens? (\w+ ){0,3}(invalid|missing|expired|wrong|unknown|revoked|required|not valid|replaced|rejected)
+        unauthori[sz]ed, unauthenticated, not authenticated, authentication, not logged in, api key
         nicht angemeldet, nicht authentifiziert, jeton, non authentifie, no autenticado, autenticacion
-        токен\w*, nieautoryzowan\w*
+        (неверн|недействит|отсутств|устар)\w* (\w+ ){0,2}токен\w*
+        токен\w* (\w+ ){0,2}(неверн|недействит|отсутств|устар|не )\w*
+        nieautoryzowan\w*
         """,
     "role": r"""
         roles?, permissions?, forbidden, not (allowed|permitted), access denied, lacks, rights, privileges?
@@ -76,13 +85,19 @@ def find_codes(uploads: list[Operation], poll: Operation | None) -> list[Finding
     :param poll: the operation that reports a job's status, if it is known.
     """
     found: dict[int, dict[str, str]] = {}
+    assumed: set[int] = set()
     for operation in [*uploads, *([poll] if poll else [])]:
-        for status, pointer, meanings in _described(operation):
+        for status, pointer, text in _described(operation):
+            meanings = [meaning for meaning, pattern in _PATTERNS.items() if pattern.search(text)]
             if operation is poll:
-                meanings = [m for m in meanings if m in _OF_POLLS]
-            for meaning in meanings or ([_DEFAULTS[status]] if status in _DEFAULTS and operation is not poll else []):
+                meanings = [meaning for meaning in meanings if meaning in _OF_POLLS]
+            elif not meanings and status in _DEFAULTS:
+                meanings = [_DEFAULTS[status]]
+                if text and text != " ".join(tokens(HTTPStatus(status).phrase)):
+                    assumed.add(status)
+            for meaning in meanings:
                 found.setdefault(status, {}).setdefault(meaning, pointer)
-    findings = [_finding(status, meanings) for status, meanings in sorted(found.items())]
+    findings = [_finding(status, meanings, told=status not in assumed) for status, meanings in sorted(found.items())]
     known = {f.found for f in findings if f.certainty is not Certainty.NOT_FOUND}
     missing = tuple(m for m in _MEANINGS if m not in known)
     if missing:
@@ -93,12 +108,13 @@ def find_codes(uploads: list[Operation], poll: Operation | None) -> list[Finding
     return findings
 
 
-def _finding(status: int, meanings: dict[str, str]) -> Finding:
+def _finding(status: int, meanings: dict[str, str], *, told: bool) -> Finding:
     topic, option = f"HTTP status {status}", "status_codes"
     where = next(iter(meanings.values()))
     default = _DEFAULTS.get(status)
     if default in meanings:
-        return Finding(topic, Certainty.SURE, str(default), option, where=where, needed=False)
+        certainty, why = (Certainty.SURE, "") if told else (Certainty.LIKELY, "its description does not say so")
+        return Finding(topic, certainty, str(default), option, where=where, why=why, needed=False)
     if len(meanings) == 1:
         meaning = next(iter(meanings))
         if status in NOT_TRUSTED or status >= 500:
@@ -111,10 +127,10 @@ def _finding(status: int, meanings: dict[str, str]) -> Finding:
     return Finding(topic, Certainty.NOT_FOUND, "", option, None, where, why, tuple(meanings), needed=False)
 
 
-def _described(operation: Operation) -> Iterator[tuple[int, str, list[str]]]:
+def _described(operation: Operation) -> Iterator[tuple[int, str, str]]:
+    """Yield status, place and description of the responses of an error, without case, accents and punctuation."""
     for name, response in operation.responses().items():
         if re.fullmatch("[45][0-9][0-9]", name):
             schema = fields(body_of(response)[1])[:1]
             about = " ".join([response.text("description"), *(f.about for f in schema)])
-            text = " ".join(tokens(about[:2_000]))
-            yield int(name), response.pointer, [m for m, pattern in _PATTERNS.items() if pattern.search(text)]
+            yield int(name), response.pointer, " ".join(tokens(about[:2_000]))

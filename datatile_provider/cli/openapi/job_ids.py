@@ -73,9 +73,12 @@ def _id_score(field: Field, poll: Poll | None, links: list[tuple[str, str, str]]
     if any(field.dotted == source for _, _, source in links):
         return LINK
     words = tokens(field.name)
-    is_id = bool(set(words) & set(IDS)) or any(word.endswith(("nummer", "nr")) for word in words)
+    is_id = bool(set(words) & set(IDS)) or any(map(_is_number, words))
     about = tokens(field.about)
     score = 3 * has_any(words, JOBS) + 2 * has_any(words, JOB) + 2 * has_any(words, WORK) + is_id
+    # In "jobs_ahead" and "previous_job_id", other words say what it is.
+    other = [word for word in words if word not in IDS and not has_any([word], (*JOBS, *WORK)) and not _is_number(word)]
+    score -= (2 if is_id else 4) * bool(other)
     if poll and "".join(words) == "".join(tokens(poll.parameter)):
         score += 1 if words == ["id"] else 4
     if has_any(about, JOBS):
@@ -103,3 +106,8 @@ def _explicit_or_default(chosen: Field, answer: Answer, extra: dict[str, Any], s
             return Finding(topic, certainty, chosen.dotted, option, value, where, why)
     why = "the provider does not read it there"
     return Finding(topic, Certainty.DIFFERS, chosen.dotted, option, None, where, why)
+
+
+def _is_number(word: str) -> bool:
+    # German writes "auftragsnummer" as one word.
+    return word.endswith(("nummer", "nr"))

@@ -22,8 +22,8 @@ WORK = listed("import ticket queue execution run batch upload status state progr
 #: Words for an id.
 IDS = listed(
     """
-    id ids number no nr num nummer kennung numero key uuid guid ticket ref reference identifier hash handle cislo numer
-    номер
+    id ids number no nr num nummer kennung numero key uuid guid uid ticket ref reference identifier hash handle cislo
+    numer номер
     """
 )
 #: Words in the name of a field that is no id.
@@ -37,7 +37,7 @@ NOT_IDS = listed(
 OTHERS = listed(
     """
     folder database db project user owner account tenant file dataset request correlation trace parent target
-    destination row client ordner datenbank dossier base carpeta папк баз survey
+    destination row client ordner datenbank dossier base carpeta папк баз survey previous last
     """
 )
 #: Names of a field that holds a status.

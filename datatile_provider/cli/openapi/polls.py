@@ -18,6 +18,8 @@ from datatile_provider.cli.openapi.vocabulary import has_any, tokens
 
 _NO_STATUS = set(listed("url uri href link message text at time date description id name details reason label"))
 _PARTS = ("code", "value", "name", "key", "id")
+#: The score of a field that is named "status", and of which nothing else is known.
+_BY_NAME = 4
 _DEFAULT = ServerConfig("")
 #: Words to try a status field with, if the document lists none.
 _USUAL = tuple(
@@ -43,7 +45,7 @@ def find_status(poll: Poll, job_id_name: str, extra: dict[str, Any]) -> list[Fin
     """
     topic, option = "field of the status", "status_field"
     answer = Answer.of(poll.operation)
-    scores = {f.path: _score(f, poll) for f in answer.fields if f.path}
+    scores = {f.path: _score(f) for f in answer.fields if f.path}
     best = [f for f in answer.fields if f.path and scores[f.path] == max(scores.values()) and scores[f.path] > 0]
     if len(best) != 1:
         names = [f.dotted for f in best or answer.fields if f.path and f.scalar]
@@ -62,7 +64,7 @@ def find_status(poll: Poll, job_id_name: str, extra: dict[str, Any]) -> list[Fin
         server = server_with({**extra, "status_map": status_map, **({option: value} if value else {})})
         if server and all(_reads(server, answer, chosen, word, id_names) for word in known):
             explained = len({word.states for word in words if len(word.states) == 1}) > 2
-            certain = Certainty.SURE if explained or scores[chosen.path] > 3 else Certainty.LIKELY
+            certain = Certainty.SURE if explained or scores[chosen.path] > _BY_NAME else Certainty.LIKELY
             why = "" if certain is Certainty.SURE else "by its name alone"
             return [Finding(topic, certain, chosen.dotted, option, value, chosen.node.pointer, why), *found]
     return [Finding(topic, Certainty.DIFFERS, chosen.dotted, option, None, chosen.node.pointer, why), *found]
@@ -76,21 +78,21 @@ def _reads(server: ServerConfig, answer: Answer, chosen: Field, word: Word, name
     )
 
 
-def _score(field: Field, poll: Poll) -> int:
+def _score(field: Field) -> int:
     words = tokens(field.name)
     if not field.scalar or field.formats & {"date-time", "uri", "url"}:
         return 0
     states = {state for word in words_of(field) for state in word.states}
     inside = [word for name in field.path[:-1] for word in tokens(name)]
     # {"status": {"code": 1, "text": "…"}}
-    is_part = field.name.lower() in _PARTS and bool(
-        set(tokens(field.path[-2] if len(field.path) > 1 else "")) & STATUS_NAMES
-    )
+    container = tokens(field.path[-2]) if len(field.path) > 1 else []
+    is_part = field.name.lower() in _PARTS and bool(set(container) & STATUS_NAMES)
     named = bool(set(words) & STATUS_NAMES) or is_part
     if (set(words) & _NO_STATUS and not is_part) or not (named or len(states) > 2):
         return 0
+    score = 3 * named + 2 * len(states) + (field.name.lower() in ("status", "state"))
     # A stage of the processing is finer than a status.
-    score = 3 * named - 2 * bool(set(words) & {"phase", "stage", "stand"}) + 2 * len(states)
+    score -= 2 * bool(set(words) & {"phase", "stage", "stand"})
     score += 3 * bool(states & {JobState.QUEUED, JobState.RUNNING})
     score += has_any(inside, JOBS) + 2 * has_any(words, JOBS) + 2 * has_any(tokens(field.about), JOBS)
     others = has_any(inside, OTHERS) or has_any(words, OTHERS)

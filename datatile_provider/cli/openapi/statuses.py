@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datatile_provider.api.states import JobState
 from datatile_provider.cli.openapi.document import Node
@@ -43,28 +43,31 @@ def words_of(status: Field, *around: str) -> list[Word]:
     :param status: the field of the status.
     :param around: texts about the response and the operation, which may explain them too.
     """
-    texts = [re.sub(r"[^\S\n]+", " ", text)[:_MAX_TEXT] for text in (status.about, *around)]
-    values = [str(value) for value in status.values] or next(filter(None, map(_listed, texts)), [])
+    own, *others = (re.sub(r"[^\S\n]+", " ", text)[:_MAX_TEXT] for text in (status.about, *around))
+    # A text about the operation may explain something else, unless it names the field.
+    naming = [text for text in others if re.search(rf"\b{re.escape(status.name)}\b", text, re.IGNORECASE)]
+    listed = map(_listed, [own, *naming])
     explained = dict(_beside(status))
     found: list[Word] = []
-    for value in values:
-        meanings = [*explained.get(value, []), *(m for text in texts for m in _meanings(value, text))]
-        found.append(_word(value, meanings))
+    for value in [str(value) for value in status.values] or next(filter(None, listed), []):
+        meanings = [*explained.get(value, []), *_meanings(value, own)]
+        about = meanings or [meaning for text in naming for meaning in _meanings(value, text)]
+        elsewhere = [] if about else [meaning for text in others for meaning in _meanings(value, text)]
+        word = _word(value, about or elsewhere)
+        found.append(replace(word, clear=False) if elsewhere and word.states else word)
     return found
 
 
 def _word(value: str, meanings: list[str]) -> Word:
     states: dict[JobState, str] = {}
-    clear = True
-    own, own_clear = state_in(value) if re.search(r"[^\W\d]", value) else (None, True)
+    own, clear = state_in(value) if re.search(r"[^\W\d]", value) else (None, True)
     if own:
         states[own] = "the word itself"
-        clear = own_clear
     for meaning in meanings:
         state, is_clear = state_in(meaning)
         if state and state not in states:
             states[state] = f"the document explains it: {' '.join(meaning.split())[:80]!r}"
-            clear = clear and is_clear
+            clear = is_clear if own is None else clear and is_clear
     return Word(value, tuple(states), clear, "; ".join(states.values()))
 
 

@@ -28,7 +28,7 @@ _PHRASES = {
         """,
     JobState.RUNNING: """
         running, processing, in progress, in process, in work, started, executing, importing, ongoing, being processed,
-        being imported, is processed, is being processed, is being imported, underway, working, reading, parsing,
+        being imported, is being processed, is being imported, underway, working, reading, parsing,
         loading, validating, checking, converting, merging, saving, writing, indexing, analyzing, analysing,
         calculating, preparing, retry, retrying
         lauft, laeuft, laufend, in bearbeitung, wird bearbeitet, wird verarbeitet, in verarbeitung, verarbeitung,
@@ -86,6 +86,10 @@ _UNCERTAIN = set(
 _NOISE = {*STATUS_NAMES, "job", "task"}
 #: Words whose state is not certain: a job that is tried again has not ended, and may also be waiting.
 _UNCLEAR = {"retry", "retrying"}
+#: Phrases that may mean two states.
+_NEUTRAL = ("is processed", "are processed", "is imported", "are imported")
+#: Beginnings of words for a step before the import. That it is finished does not mean that the job is.
+_STEPS = listed("upload transfer receiv valid pars read check step stage part queue scan convert prepar start")
 _SHORT = 6
 _LONG = 14
 
@@ -104,6 +108,7 @@ _STATES = {
     for phrase in re.split(r",|\n", phrases)
     if phrase.strip()
 }
+_STATES.update({tuple(tokens(phrase)): JobState.UNKNOWN for phrase in _NEUTRAL})
 _LONGEST = max(map(len, _STATES))
 _DEFAULTS = ServerConfig("")
 
@@ -118,16 +123,18 @@ def state_in(text: str) -> tuple[JobState | None, bool]:
     usual = state_of(_DEFAULTS, " ".join(words))
     if usual is not JobState.UNKNOWN:
         return usual, True
-    found = _states(words)
-    if set(words) & _UNCERTAIN and tuple(words) not in _STATES:
+    found = _states(words) - {JobState.UNKNOWN}
+    whole = tuple(words) in _STATES
+    if not whole and (set(words) & _UNCERTAIN or (JobState.SUCCEEDED in found and has_any(words, _STEPS))):
         return None, False
     if len(found) == 1:
         return found.pop(), len(words) <= _LONG and not set(words) & _UNCLEAR
     final = found - {JobState.QUEUED, JobState.RUNNING}
+    if not final and found:
+        # "Waiting for processing" waits.
+        return JobState.QUEUED, len(words) <= _SHORT
     if len(words) <= _SHORT and len(found) == 2 and len(final) < 2:
-        # "Processing failed" has failed, "waiting for processing" waits; "accepted and done" is neither.
-        if not final:
-            return JobState.QUEUED, True
+        # "Processing failed" has failed; "accepted and done" is neither.
         return (final.pop(), True) if JobState.RUNNING in found else (None, False)
     return None, False
 
