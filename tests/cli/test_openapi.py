@@ -227,6 +227,13 @@ def test_a_default_that_its_description_does_not_confirm_is_likely():
     assert finding(learned, "HTTP status 423").certainty is SURE
 
 
+def test_a_value_that_the_connection_would_reject_is_none():
+    learned = read(new_document(form={"callback url": "string"}))
+    assert finding(learned, "field of the callback").certainty is DIFFERS
+    assert learned.extra == {}
+    assert learned.complete
+
+
 def test_the_jobs_of_another_api_behind_the_same_gateway():
     document = new_document()
     document["paths"] = {f"/collector{path}": item for path, item in document["paths"].items()}

@@ -41,7 +41,8 @@ _MEANINGS = {
     "too_fast": r"""
         too many (\w+ )?(requests|uploads|calls|attempts), too (fast|often|frequent\w*), rate limit\w*
         (upload|request) rate, throttl\w*, slow down
-        zu (schnell|haufig|oft|viele (anfragen|uploads|aufrufe)), trop (de requetes|rapide|frequent|souvent|vite)\w*
+        zu (schnell|haufig|oft|viele (anfragen|uploads|aufrufe)), in kurzer zeit
+        trop (de requetes|rapide|frequent|souvent|vite)\w*
         demasiad[ao]s (solicitudes|peticiones|cargas)
         слишком (часто|много (запросов|загрузок)), zbyt (wiele (zadan|przesylek)|czesto|szybko)
         prilis (mnoho pozadavku|casto|rychle)
@@ -50,6 +51,7 @@ _MEANINGS = {
         (invalid|missing|expired|wrong|unknown|revoked|bad|old|no|without|incorrect|replaced) (\w+ ){0,2}tokens?
         tokens? (\w+ ){0,3}(invalid|missing|expired|wrong|unknown|revoked|required|not valid|replaced|rejected)
         unauthori[sz]ed, unauthenticated, not authenticated, authentication, not logged in, api key
+        tokens? (\w+ ){0,2}(fehlt|ungultig|abgelaufen|falsch), (ungultig|abgelaufen|falsch|fehlend)\w* tokens?
         nicht angemeldet, nicht authentifiziert, jeton, non authentifie, no autenticado, autenticacion
         (неверн|недействит|отсутств|устар)\w* (\w+ ){0,2}токен\w*
         токен\w* (\w+ ){0,2}(неверн|недействит|отсутств|устар|не )\w*

@@ -50,6 +50,9 @@ def read(value: Any, location: str = "") -> Learned:
         why = "the path of a job's status is not known"
         found.add(Finding("field of the status", Certainty.NOT_FOUND, option="status_field", why=why))
         found.add(Finding("words of the status", Certainty.NOT_FOUND, option="status_map", why=why))
+    # With all options set, the response to an upload must still be read as it was without them.
+    if find_job_id(uploads, poll, found.extra).certainty is not job_id.certainty:
+        found.reject(job_id, "the provider does not read it together with the other options")
     found.add(*find_codes(operations, poll.operation if poll else None))
     notes = [f"The document refers to {name!r}, which was not read." for name in list(document.external)[:5]]
     return Learned(tuple(found.kept), tuple(notes))
@@ -71,6 +74,10 @@ class _Found:
         for finding in findings:
             self.kept.append(finding)
             if finding.value is not None and server_with(self.extra) is None:
-                why = "the connection does not accept it as the option's value"
-                rejected = replace(finding, certainty=Certainty.DIFFERS, found=str(finding.value), value=None, why=why)
-                self.kept[-1] = rejected
+                self.reject(finding, "the connection does not accept it as the option's value")
+
+    def reject(self, finding: Finding, why: str) -> None:
+        """Take back a finding that was added."""
+        found = finding.found if finding.value is None else str(finding.value)
+        rejected = replace(finding, certainty=Certainty.DIFFERS, found=found, value=None, why=why)
+        self.kept[self.kept.index(finding)] = rejected
