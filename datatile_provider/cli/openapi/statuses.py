@@ -108,15 +108,15 @@ def _meanings(value: str, text: str) -> Iterator[str]:
     if not text or value.lower() not in text.lower():
         return
     quoted = re.escape(value)
-    forward = re.findall(rf"(?<![\w.]){quoted}(?:{_SEPARATOR}){_MEANING}", text, re.IGNORECASE)
-    if not forward and value.isdigit():
+    forward = re.findall(rf"(?<![\w.-]){quoted}(?:{_SEPARATOR}){_MEANING}", text, re.IGNORECASE)
+    if not forward and value.lstrip("-").isdigit():
         forward = re.findall(rf"([^\W\d_][\w -]{{0,40}}?)\s*[=:(]\s*[`'\"]?{quoted}(?!\w)", text)
     yield from forward
 
 
 def _listed(text: str) -> list[str]:
     """Return the values that a text lists, for a field without an enumeration."""
-    numbers = list(dict.fromkeys(re.findall(rf"(?<![\w.])(\d{{1,3}})(?:{_SEPARATOR})[^\W\d]", text)))
+    numbers = list(dict.fromkeys(re.findall(rf"(?<![\w.-])(-?\d{{1,3}})(?:{_SEPARATOR})[^\W\d]", text)))
     if len(numbers) > 2:
         return numbers
     quoted = list(dict.fromkeys(_QUOTED.findall(text)))
