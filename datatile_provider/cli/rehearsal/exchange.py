@@ -85,7 +85,9 @@ def described(found: Reading, *, upload: bool) -> str:
         kind = "unclear"
     elif found.status is None:
         kind = "no response"
-    said = f': "{found.server_message}"' if found.server_message else ""
+    # An unclear response is shown in full in the report.
+    message = found.server_message if kind == "rejected" else ""
+    said = f': "{message}"' if message else ""
     what = f". {found.what}" if kind != "rejected" else ""
     return " ".join(f"{kind}, {found.code} ({found.status or '-'}){said}{what}".split())
 

@@ -246,8 +246,9 @@ def _states(record: Record) -> Row:
     shown = " → ".join(map(repr, words)) or "no status was read"
     if done:
         return _row("states", shown, confirmed=True, option=_map(learned), needed=True)
-    guess = f". If {words[-1]!r} means that the job has finished, run again with --finished" if words else ""
-    return _row("states", f"{shown}. No job has succeeded{guess}", confirmed=False, option=_map(learned), needed=True)
+    word = repr(words[-1]) if words else "a word"
+    guess = f"No job has succeeded. If {word} means that it has, run again with --finished {word}"
+    return Row("states", Verdict.UNSEEN, f"{shown}. {guess}", _map(learned), needed=True)
 
 
 def _statuses(record: Record, *steps: Step) -> list[Job]:
@@ -265,9 +266,6 @@ def _damaged(record: Record) -> Row:
         return _row(_DAMAGED, "not tried: it needs a database", confirmed=False)
     found = sent[-1][1]
     if not isinstance(found, Job):
-        expected = type(found) is errors.PermanentError or not isinstance(found, errors.PermanentError)
-        if expected and not isinstance(found, errors.TransientError):
-            return _row(_DAMAGED, described(found, upload=True), confirmed=type(found) is errors.PermanentError)
         return _code(record, _DAMAGED, "rejected", errors.PermanentError, sent)
     job = record.jobs(Step.DAMAGED)[-1]
     learned = {w: s for w, s in record.learned.get("status_map", {}).items() if w == job.status and s == "FAILED"}
@@ -276,7 +274,9 @@ def _damaged(record: Record) -> Row:
         return _row(_DAMAGED, seen, confirmed=True, option=_map(learned))
     if job.state is JobState.SUCCEEDED:
         return _row(_DAMAGED, f"its job ended as {job.status!r}: the server takes damaged files", confirmed=False)
-    guess = f". If {job.status!r} means that it has failed, run again with --failed" if job.status else ""
+    guess = (
+        f". If {job.status!r} means that it has failed, run again with --failed {job.status!r}" if job.status else ""
+    )
     return _row(_DAMAGED, f"its job was last {job.status!r}{guess}", confirmed=False)
 
 
@@ -330,7 +330,8 @@ def _code(
         return _row(topic, f"not tried{after}", confirmed=False)
     exchange, found = sent[-1]
     seen = f"{described(found, upload=True)}{after}"
-    if isinstance(found, kind):
+    # The most general kind is that of a rejection for any other reason.
+    if type(found) is kind or (kind is not errors.PermanentError and isinstance(found, kind)):
         return _row(topic, seen, confirmed=True)
     code = exchange.response.status if exchange.response else 0
     if not 400 <= code < 499 or code in NOT_TRUSTED:

@@ -274,19 +274,22 @@ class Rehearsal:
                 self._learn(job_id, ended=True)
                 return None
             if now - changed > _ASK_AFTER:
-                self._ask_word(found)
+                self._ask_word(job_id, found)
             time.sleep(gap)
             gap = min(gap * 1.5, _LONGEST_GAP)
 
-    def _ask_word(self, found: Reading) -> None:
+    def _ask_word(self, job_id: str, found: Reading) -> None:
+        """Ask what a status means that has not changed for some time, once."""
         text = found.status if isinstance(found, Job) and found.state is JobState.UNKNOWN else ""
+        if isinstance(found, errors.UnexpectedResponseError):
+            polls = self.record.polls(job_id)
+            _, fields = learning.status_fields(self._settings.server, polls, ())
+            text = learning.histories(polls)[fields[0]][-1] if len(fields) == 1 else ""
         if self._ask is None or not text or text in self._asked:
             return
         self._asked.add(text)
-        answer = self._ask(
-            f"The status is {text!r} for some time. Look at the job in DATATILE. Has it succeeded? [y/n/failed] "
-        )
-        answer = answer.strip().lower()
+        page = self._settings.server.page_url(job_id)
+        answer = self._ask(f"The job shows {text!r} for some time. Has it succeeded? See {page} [y/n/failed] ").lower()
         if answer.startswith("y"):
             self.record.finished += (text,)
         elif answer.startswith("f"):

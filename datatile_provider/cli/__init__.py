@@ -1,1 +1,0 @@
-"""The command group. No module that a DAG file imports is in it."""

@@ -1,0 +1,409 @@
+"""The command ``rehearse``, against sandboxes of many dialects, faults, and servers that differ elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyreadstat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datatile_provider.api.models import Action, ServerConfig, Upload
+from datatile_provider.api.responses import Response
+from datatile_provider.api.states import JobState
+from datatile_provider.cli import rehearse
+from datatile_provider.cli.rehearsal import learning, steps
+from datatile_provider.cli.rehearsal.exchange import Exchange, Record, Step
+from datatile_provider.cli.rehearsal.findings import Verdict, findings
+from datatile_provider.cli.rehearsal.report import Report, as_markdown, as_values, redactor
+from datatile_provider.cli.rehearsal.survey import ROWS, survey
+from datatile_provider.sandbox import Sandbox
+from tests.support.faults import KINDS, Fault, FaultProxy
+from tests.support.fixtures import connect, plain_environment
+from tests.support.rawserver import TOKEN, Peer, RawServer
+from tests.support.waiting import until
+
+__all__ = ["connect", "plain_environment"]
+
+GERMAN = {"QUEUED": "wartend", "RUNNING": "wird importiert", "SUCCEEDED": "erledigt", "FAILED": "kaputt"}
+GERMAN_MAP = {word: state for state, word in GERMAN.items()}
+CONTRACT = Path(__file__).parents[2] / "docs" / "contract.md"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Poll soon, and lose patience soon, as the sandboxes are quick."""
+    monkeypatch.setattr(steps, "_FIRST_GAP", 0.05)
+    monkeypatch.setattr(steps, "_LONGEST_GAP", 0.2)
+    monkeypatch.setattr(steps, "_PATIENCE", 0.3)
+
+
+class Result:
+    """The result of a run: its exit code, the two outputs, and the rows by topic."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    def row(self, topic: str) -> dict[str, Any]:
+        return next(row for row in self.json["rows"] if row["topic"] == topic)
+
+    def verdicts(self, verdict: Verdict) -> set[str]:
+        return {row["topic"] for row in self.json["rows"] if row["verdict"] == verdict.value}
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(connect, capsys) -> Run:
+    """Rehearse on a server, with more arguments; a dictionary is the connection's extra."""
+
+    def run(server: Any, folder: str, *arguments: str, **fields: Any) -> Result:
+        connect(server, **fields)
+        parser = argparse.ArgumentParser()
+        rehearse.add_arguments(parser)
+        capsys.readouterr()
+        code = rehearse.run(parser.parse_args(["--folder", folder, "--yes", "--timeout", "20", *arguments]))
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_survey_is_a_labelled_spss_file(tmp_path):
+    file = tmp_path / "survey.sav"
+    file.write_bytes(survey())
+    frame, meta = pyreadstat.read_sav(file)
+    assert frame.to_dict("list") == {"RESPID": [1, 2, 3], "VOTE": [1, 2, 1]}
+    assert len(frame) == meta.number_rows == ROWS
+    assert meta.column_names_to_labels == {"RESPID": "Respondent", "VOTE": "Did you vote?"}
+    assert meta.variable_value_labels == {"VOTE": {1: "Yes", 2: "No"}}
+    assert meta.file_encoding == "UTF-8"
+
+
+@pytest.mark.parametrize("cut", [20, 100, 300])
+def test_a_damaged_survey_is_one_that_a_library_rejects(tmp_path, cut):
+    file = tmp_path / "survey.sav"
+    file.write_bytes(survey()[:-cut])
+    with pytest.raises(pyreadstat.ReadstatError):
+        pyreadstat.read_sav(file)
+
+
+def test_the_usual_dialect_is_confirmed(run, tmp_path):
+    report = tmp_path / "report.md"
+    with Sandbox(processing_seconds=0.4) as sandbox:
+        result = run(sandbox, sandbox.folder, "--json", "--report", str(report))
+        assert result.code == 0, result.err
+        assert "CONFIRMED: uploads and waits work with this connection" in result.err
+        unseen = {"callback", "roles", "size", "rate", "processing log"}
+        assert result.verdicts(Verdict.UNSEEN) == unseen
+        assert result.verdicts(Verdict.DIFFERS) == set()
+        assert result.json["extra"] == {}
+        [database] = sandbox.databases()
+        assert [database["hash"], database["folder"]] == [result.json["database"], sandbox.folder]
+        assert database["hash"] in result.json["cleanup"]
+        assert database["name"] in result.json["cleanup"]
+        actions = [(upload["action"], upload["hash"]) for upload in sandbox.uploads()]
+        same = database["hash"]
+        assert actions == [("create", sandbox.folder), ("append", same), *[("reload", same)] * 3]
+        token, host = sandbox.token, urlsplit(sandbox.url).netloc
+    for text in (result.out, report.read_text("utf-8")):
+        assert token not in text
+        assert host not in text
+    assert sandbox.folder not in report.read_text("utf-8")
+    topics = {row["topic"] for row in result.json["rows"]}
+    tables = CONTRACT.read_text("utf-8").split("## Usual names")[0]
+    assert topics >= set(re.findall(r"^\| ([a-z ]+?) \|", tables, re.MULTILINE)) - {"topic"}
+
+
+def test_nothing_on_stdout_if_nothing_differs_and_hosts_only_if_wanted(run, tmp_path):
+    report = tmp_path / "report.md"
+    with Sandbox(processing_seconds=0.2) as sandbox:
+        result = run(sandbox, sandbox.folder, "--hosts", "--report", str(report))
+    assert (result.code, result.out) == (0, "")
+    assert urlsplit(sandbox.url).netloc in report.read_text("utf-8")
+
+
+DIALECTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "flat id": ({"job_id_field": "nr"}, []),
+    "nested id": ({"job_id_field": "receipt.number"}, []),
+    "job path": ({"job_path": "api/v2/status/{job_id}"}, []),
+    "path and id": ({"job_path": "api/v2/job/{job_id}/status", "job_id_field": "ticket"}, []),
+    "status": ({"status_field": "progress.phase"}, []),
+    "words": ({"state_words": GERMAN}, ["--finished", "erledigt", "--failed", "kaputt"]),
+    "words and status": (
+        {"state_words": GERMAN, "status_field": "stand.wort"},
+        ["--finished", "Erledigt", "--failed", "kaputt"],
+    ),
+    "numbers": (
+        {"state_words": {"QUEUED": "0", "RUNNING": "1", "SUCCEEDED": "2", "FAILED": "9"}},
+        ["--finished", "2", "--failed", "9"],
+    ),
+    "all but the callback": (
+        {
+            "job_path": "api/v2/task/{job_id}",
+            "job_id_field": "task.key",
+            "status_field": "stand.wort",
+            "state_words": GERMAN,
+        },
+        ["--finished", "erledigt", "--failed", "kaputt"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_dialect_is_learned_and_then_confirmed(run, name):
+    dialect, arguments = DIALECTS[name]
+    with Sandbox(processing_seconds=0.6, **dialect) as sandbox:
+        first = run(sandbox, sandbox.folder, *arguments)
+        assert first.code == 1, first.err
+        extra = first.json
+        second = run(sandbox, sandbox.folder, "--extra", json.dumps(extra))
+        assert (second.code, second.out) == (0, ""), second.err
+    expected = {key: value for key, value in dialect.items() if key not in ("job_path", "state_words")}
+    assert {key: value for key, value in extra.items() if key in expected} == expected
+    if path := dialect.get("job_path"):
+        assert extra["job_path"].replace("{api_path}", "api/v2") == path
+    if words := dialect.get("state_words"):
+        assert extra["status_map"] == {word: state for state, word in words.items()}
+
+
+def test_the_extra_of_the_connection_is_kept_and_the_callback_is_sent(run):
+    calls: list[str] = []
+
+    def called(peer: Peer) -> None:
+        calls.append(peer.request()[1].decode())
+        peer.respond(200, b"{}", "Connection: close")
+
+    with RawServer(called) as listener, Sandbox(processing_seconds=0.2, callback_field="notify") as sandbox:
+        extra = {"timeout": 60, "callback_field": "notify", "status_map": {"x": "RUNNING"}}
+        url = f"{listener.url}/secret-path"
+        result = run(sandbox, sandbox.folder, "--json", "--callback-url", url, extra=extra)
+        until(lambda: len(calls) >= 3, "the callbacks")
+    assert result.code == 0, result.err
+    assert result.json["extra"] == {"callback_field": "notify", "status_map": {"x": "RUNNING"}}
+    assert "Look whether the URL was called" in result.row("callback")["seen"]
+    assert "secret-path" not in result.out
+    [sent] = [e for e in result.json["exchanges"] if e["parts"] == ["notify", "dataset"]]
+    assert sent["status"] == 200
+
+
+def test_without_a_confirmed_word_it_says_what_to_confirm(run):
+    with Sandbox(processing_seconds=0.2, state_words=GERMAN) as sandbox:
+        result = run(sandbox, sandbox.folder, "--json", "--timeout", "1.5")
+    assert result.code == 1
+    assert "--finished 'erledigt'" in result.row("states")["seen"]
+    assert result.row("states")["verdict"] == Verdict.UNSEEN.value
+    assert "SUCCEEDED" not in json.dumps(result.json["extra"])
+    assert "NOT CONFIRMED: states" in result.err
+
+
+def test_a_status_of_unknown_words_at_an_unknown_place_has_candidates(run):
+    with Sandbox(processing_seconds=0.8, state_words=GERMAN, status_field="stand.wort") as sandbox:
+        result = run(sandbox, sandbox.folder, "--json", "--timeout", "2.5")
+    seen = result.row("status")["seen"]
+    assert '{"status_field": "stand.wort"} (wartend → wird importiert → erledigt)' in seen
+    assert "status_field" not in result.json["extra"]
+
+
+def test_a_job_at_an_unknown_path(run):
+    with Sandbox(processing_seconds=0.2, job_path="somewhere/else/{job_id}") as sandbox:
+        result = run(sandbox, sandbox.folder, "--json", "--timeout", "2")
+    assert result.code == 1
+    assert "Set job_path" in result.row("polling")["seen"]
+
+
+def test_a_server_that_never_finishes(run):
+    with Sandbox(processing_seconds=60) as sandbox:
+        result = run(sandbox, sandbox.folder, "--json", "--timeout", "1")
+        assert [upload["action"] for upload in sandbox.uploads()] == ["create"]
+    assert result.code == 1
+    assert result.json["ended"] == "create: its job was not seen to finish within 1 s"
+    assert result.row("response")["verdict"] == result.row("token")["verdict"] == Verdict.CONFIRMED.value
+    assert "Look for a database rehearsal-" in result.json["cleanup"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("forward", "stall_in_body", "drip")])
+@pytest.mark.parametrize("on", ["upload", "poll"])
+def test_faults(run, kind, on):
+    """The result is that of the server, or says what was not seen. A file is never appended twice."""
+    with Sandbox(token=TOKEN, processing_seconds=0.2) as sandbox:
+        skip = [Fault("forward", "poll"), Fault("forward", "upload")] if on == "upload" else [Fault("forward", "poll")]
+        # The append, or the first poll of the create.
+        with FaultProxy(sandbox.url, *skip, Fault(kind, "any" if kind == "refuse" else on, seconds=0.1)) as proxy:
+            result = run(proxy.url, sandbox.folder, "--json", "--timeout", "3")
+        assert result.code == (0 if "ended" not in result.json or not result.json["ended"] else 1), result.err
+        assert len([upload for upload in sandbox.uploads() if upload["action"] == "append"]) <= 1
+    assert TOKEN not in result.out + result.err
+
+
+class Odd:
+    """
+    A DATATILE server whose jobs finish at once, with codes of its own.
+
+    :param codes: the status codes, by what they mean.
+    """
+
+    def __init__(self, **codes: int) -> None:
+        self.codes = {"busy": 409, "token": 401, "not_found": 404, "damaged": 200, "create": 200, **codes}
+        self.running = False
+        self.reloads = 0
+
+    def __call__(self, peer: Peer) -> None:
+        head, body = peer.request()
+        method, path, _ = head.split(" ", 2)
+        code, answer = self.response(method, path, TOKEN in head, body)
+        peer.respond(code, json.dumps(answer).encode(), "Connection: close")
+
+    def response(self, method: str, path: str, known: bool, body: bytes) -> tuple[int, dict[str, Any]]:
+        name = path.rpartition("/")[2]
+        if not known and self.codes["token"] != 200:
+            return self.codes["token"], {"error": "no"}
+        if "nowhere" in path and (method == "GET" or self.codes["not_found"] != 200):
+            return self.codes["not_found"], {"error": "no such thing"}
+        if method == "GET":
+            status = "running" if name == "j4" and self.running else "done"
+            self.running = False
+            return 200, {"job_id": name, "status": status, "database": "db01", "rows": 3}
+        if "/create/" in path:
+            return self.codes["create"], {"job_id": "j1"}
+        self.reloads += "/reload/" in path
+        if self.reloads == 3 and self.codes["busy"] != 200:
+            return self.codes["busy"], {"error": "wait"}
+        if survey() not in body and self.codes["damaged"] != 200:
+            return self.codes["damaged"], {"error": "damaged"}
+        self.running = self.reloads == 2
+        return 200, {"job_id": f"j{2 + self.reloads}"}
+
+
+@pytest.mark.parametrize(
+    ("codes", "topic", "option"),
+    [
+        ({"busy": 400}, "one at a time", {"400": "busy"}),
+        ({"busy": 429}, "one at a time", {}),
+        ({"busy": 423}, "one at a time", {}),
+        ({"token": 403}, "token", {"403": "token"}),
+        ({"token": 400}, "token", {"400": "token"}),
+        ({"not_found": 422}, "target", {"422": "not_found"}),
+        ({"not_found": 403}, "target", {}),
+        ({"damaged": 422}, "damaged file", {}),
+        ({"damaged": 409}, "damaged file", {}),
+        ({"damaged": 413}, "damaged file", {"413": "rejected"}),
+    ],
+)
+def test_codes_of_a_server(run, codes, topic, option):
+    with RawServer(Odd(**codes)) as server:
+        result = run(server.url, "f01", "--json", "--timeout", "3")
+    assert result.code == 0, result.err
+    assert result.row(topic)["option"] == ({"status_codes": option} if option else {})
+    assert result.json["extra"] == ({"status_codes": option} if option else {})
+
+
+def test_one_code_for_two_meanings_is_not_mapped(run):
+    with RawServer(Odd(busy=400, damaged=400)) as server:
+        result = run(server.url, "f01", "--json")
+    assert result.json["extra"] == {}
+    assert "The code also stands for: reload with a damaged file" in result.row("one at a time")["seen"]
+
+
+def test_a_learned_code_is_confirmed_by_the_next_run(run):
+    codes = {"busy": 400, "token": 403, "not_found": 422}
+    with RawServer(Odd(**codes)) as server:
+        first = run(server.url, "f01")
+        assert first.json == {"status_codes": {"400": "busy", "403": "token", "422": "not_found"}}
+    with RawServer(Odd(**codes)) as server:
+        second = run(server.url, "f01", "--json", "--extra", first.out)
+    assert {"one at a time", "token", "target"} <= second.verdicts(Verdict.CONFIRMED)
+    assert second.json["extra"] == first.json
+
+
+def test_a_server_that_takes_any_token_is_not_one_with_a_confirmed_header(run):
+    with RawServer(Odd(token=200)) as server:
+        result = run(server.url, "f01", "--json")
+    assert result.row("header")["verdict"] == Verdict.UNSEEN.value
+    assert "does not look at tokens" in result.row("header")["seen"]
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 413, 429, 500, 503])
+def test_a_create_that_is_not_accepted_ends_the_run(run, code):
+    with RawServer(Odd(create=code)) as server:
+        result = run(server.url, "f01", "--json", "--timeout", "0.5")
+    assert result.code == 1
+    assert str(code) in result.json["ended"]
+    assert {"path", "response", "polling", "status", "states"} <= result.verdicts(Verdict.UNSEEN)
+
+
+def test_a_database_that_is_not_reported_must_be_given(run):
+    class Silent(Odd):
+        def response(self, method, path, known, body):
+            code, answer = super().response(method, path, known, body)
+            answer.pop("rows", None)
+            found = {"target": answer.pop("database"), "read": {"interviews": 3}} if "database" in answer else {}
+            return code, {**answer, **found}
+
+    with RawServer(Silent()) as server:
+        first = run(server.url, "f01", "--json")
+    assert first.code == 0, first.err
+    assert "give --database" in first.json["ended"]
+    assert first.row("action")["verdict"] == Verdict.UNSEEN.value
+    with RawServer(Silent()) as server:
+        second = run(server.url, "f01", "--json", "--database", "db01")
+    assert second.json["extra"] == {"database_field": "target", "rows_field": "read.interviews"}
+    assert "(given)" in second.json["cleanup"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folder", "a b"], "is not a hash"),
+        (["--folder", "f", "--extra", "{"], "--extra is not JSON"),
+        (["--folder", "f", "--extra", "[]"], "--extra is not JSON, or not an object"),
+        (["--folder", "f", "--extra", '{"job_idfield": "x"}'], "Did you mean 'job_id_field'?"),
+        (["--folder", "f", "--extra", "@/does/not/exist"], "No such file"),
+        (["--folder", "f", "--timeout", "0"], "--timeout must be"),
+        (["--folder", "f", "--callback-url", "nowhere"], "is not an http or https URL"),
+        (["--folder", "f", "--report", "/does/not/exist.md"], "No such file"),
+        (["--folder", "f", "--conn-id", "missing"], "isn't defined"),
+    ],
+)
+def test_wrong_arguments_send_nothing(connect, capsys, arguments, message):
+    with RawServer(Odd()) as server:
+        connect(server.url)
+        parser = argparse.ArgumentParser()
+        rehearse.add_arguments(parser)
+        code = rehearse.run(parser.parse_args([*arguments, "--yes"]))
+        assert server.connections == 0
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_without_a_terminal_it_needs_yes(connect, capsys):
+    with RawServer(Odd()) as server:
+        connect(server.url)
+        parser = argparse.ArgumentParser()
+        rehearse.add_arguments(parser)
+        assert rehearse.run(parser.parse_args(["--folder", "f01"])) == 2
+        assert server.connections == 0
+    assert "Without a terminal, --yes is needed" in capsys.readouterr().err
+
+
+def test_a_server_that_is_down_is_told_before_anything_is_sent(run):
+    result = run("http://127.0.0.1:1", "f01", "--json")
+    assert result.code == 1
+    assert result.json["ended"].startswith("SERVER UNREACHABLE")
+    assert result.json["cleanup"] == "Nothing to delete: no file was sent."
