@@ -53,11 +53,9 @@ def lineage(
     """
     Return the inputs, outputs and facets of a task.
 
-    :param datatile_conn_id: the id of the Airflow connection.
     :param job: the latest known state of the job; None if there is no job.
     :param dataset: the file that the task uploaded; None for a task that only waits.
     :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
-    :param target_hash: the hash of the upload's target.
     """
     server = DatatileHook(datatile_conn_id).get_conn().server
     source = file_uri(dataset) if dataset is not None else ""
@@ -67,10 +65,9 @@ def lineage(
     database = (job.database if job else "") or (target_hash if action != "create" else "")
     outputs = []
     if database:
-        rows = job.rows if job and job.state is JobState.SUCCEEDED else None
         statistics: dict[str, Any] = {}
-        if rows is not None:
-            statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rows)
+        if job and job.state is JobState.SUCCEEDED and job.rows is not None:
+            statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(job.rows)
         outputs.append(OutputDataset(*openlineage_name(database_uri(server.url, database)), outputFacets=statistics))
     facets = {}
     if job:

@@ -12,8 +12,9 @@ from datatile_provider.api import errors
 from datatile_provider.api.polling import Wait
 from datatile_provider.version_compat import stats
 
-#: How a job or the wait for it ended, by the error that the wait raised.
+#: How a job or the wait for it ended, by the error that the wait raised; None if the job succeeded.
 _JOB_ENDS: dict[type, str] = {
+    type(None): "succeeded",
     errors.JobFailedError: "failed",
     errors.JobCancelledError: "cancelled",
     errors.JobTimeoutError: "timeout",
@@ -22,11 +23,7 @@ _JOB_ENDS: dict[type, str] = {
 
 @contextmanager
 def upload(size: int) -> Iterator[None]:
-    """
-    Count and time one attempt of an upload.
-
-    :param size: the file's size in bytes.
-    """
+    """Count and time one attempt of an upload, of a file of ``size`` bytes."""
     started = time.monotonic()
     try:
         yield
@@ -45,7 +42,6 @@ def _failed_upload(error: errors.DatatileError) -> str:
 
 
 def poll() -> None:
-    """Count a poll of a job."""
     _emit("incr", "polls")
 
 
@@ -72,14 +68,8 @@ def waiting(wait: Wait) -> Iterator[None]:
 
 
 def job_ended(wait: Wait, error: errors.DatatileError | None = None) -> None:
-    """
-    Time a job from the start of its wait.
-
-    :param wait: the wait that has ended.
-    :param error: the error that ended it; None if the job succeeded. An error that is not in ``_JOB_ENDS`` is not
-        counted.
-    """
-    outcome = next((name for kind, name in _JOB_ENDS.items() if isinstance(error, kind)), "") if error else "succeeded"
+    """Time a job from the start of its wait, unless an error that is not in ``_JOB_ENDS`` ended the wait."""
+    outcome = next((name for kind, name in _JOB_ENDS.items() if isinstance(error, kind)), "")
     if outcome:
         _emit("timing", f"job.duration.{outcome}", timedelta(seconds=max(0.0, time.time() - wait.started)))
 

@@ -15,8 +15,6 @@ class StateStore:
     """
     One key of the task's state store. Where Airflow has no store, nothing is stored.
 
-    :param context: the task's context.
-    :param key: the key.
     :param never_expires: whether the value stays for good. Otherwise Airflow deletes it after 30 days.
     :param retry_for: seconds for which a call is retried while Airflow's API server does not respond.
     """
@@ -46,7 +44,6 @@ class StateStore:
         self._call("set", value, **retention)
 
     def delete(self) -> None:
-        """Delete the stored value."""
         self._call("delete")
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:

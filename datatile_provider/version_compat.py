@@ -32,8 +32,6 @@ def first_poke_time(context: Context, retries: int) -> datetime | None:
 
     Its timeout counts from there. On Airflow 3 a retry starts a new timeout; on Airflow 2 it keeps that of the first
     attempt.
-
-    :param retries: the sensor's ``retries``.
     """
     ti: Any = context["ti"]
     found: datetime | None
@@ -49,11 +47,7 @@ def first_poke_time(context: Context, retries: int) -> datetime | None:
 
 
 def resumed_method(ti: Any) -> str:
-    """
-    Return the method that Airflow 2 is about to resume a deferred task with.
-
-    :return: ``""`` for a task that starts, and on Airflow 3, which does not say it.
-    """
+    """Return the method that Airflow 2 resumes a deferred task with; ``""`` if it starts, and on Airflow 3."""
     return (ti.next_method or "") if AIRFLOW_2 else ""
 
 
@@ -71,8 +65,7 @@ async def push_xcom(ti: Any, key: str, value: Any) -> None:
     """Store an XCom from the triggerer, where ``TRIGGERER_RENDERS``."""
     from airflow.sdk.execution_time.xcom import XCom
 
-    where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
-    await XCom.aset(key, value, **where)
+    await XCom.aset(key, value, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index)
 
 
 @cache

@@ -7,10 +7,11 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 import pytest
+from _pytest.junitxml import xml_key
 from packaging.specifiers import SpecifierSet
 
 from tests.support.versions import AIRFLOW
@@ -52,8 +53,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in deselected]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def report_of_versions(pytestconfig: pytest.Config, record_testsuite_property: Callable[[str, object], None]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the version, and the number of tests deselected for it, into the JUnit report."""
-    record_testsuite_property("airflow", AIRFLOW)
-    record_testsuite_property("not for this airflow", pytestconfig.stash[DESELECTED])
+    config = session.config
+    deselected = config.stash.get(DESELECTED, 0)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["deselected"] = deselected
+    elif report := config.stash.get(xml_key, None):
+        report.add_global_property("airflow", AIRFLOW)
+        report.add_global_property("not for this airflow", deselected)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the number from a worker of pytest-xdist: each has collected all tests."""
+    node.config.stash[DESELECTED] = getattr(node, "workeroutput", {}).get("deselected", 0)

@@ -37,7 +37,7 @@ OPTIONAL = ("3.3-py3.14",)
 #: Versions with tests of real processes too: the tracking study, and the tests for Airflow 2 only.
 STUDIED = ("2.11", "3.3", "3.3-py3.14", "next")
 RUNS = {
-    "tests": ("-m", "not system and not ui and not bench"),
+    "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench"),
     "study": (
         "tests/system/test_tracking_study.py",
         "tests/system/test_airflow2.py",

@@ -109,6 +109,21 @@ def test_the_sandbox_shares_no_code_with_the_rest():
         assert used <= {"sandbox"} if part(name) == "sandbox" else "sandbox" not in used, name
 
 
+def test_nothing_but_the_command_line_imports_the_commands():
+    for name, imports in IMPORTS.items():
+        used = {part(module) for module in imports.all & FILES.keys()}
+        assert "cli" not in used or part(name) in ("cli", "__main__"), name
+    # Airflow imports the list of commands for each of its own commands.
+    assert not IMPORTS["datatile_provider.cli.commands"].at_import & FILES.keys()
+
+
+def test_the_reading_of_a_document_is_pure():
+    for name, imports in of("cli").items():
+        if name.startswith("datatile_provider.cli.openapi."):
+            assert not {*HTTP, "rich"} & libraries(imports.all), name
+            assert {part(module) for module in imports.all & FILES.keys()} <= {"api", "cli"}, name
+
+
 def test_what_a_dag_file_imports_loads_no_http_library():
     assert HTTP & libraries(IMPORTS["datatile_provider.api.client"].all)
     loaded, left = set(), set(of(*DAG_MODULES))

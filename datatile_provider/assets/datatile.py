@@ -29,7 +29,6 @@ def database_asset(
         call: in a DAG file, each time that the file is parsed.
     :param datatile_conn_id: the id of the Airflow connection to read the server from.
     :param extra: the asset's extra.
-    :return: the asset.
     :raises InvalidInputError: the hash or the connection is invalid.
     :raises ValueError: the server is not a name or URL.
     """
@@ -41,11 +40,8 @@ def database_asset(
 
 def describe_outlets(outlets: Iterable[Any], context: Context, job: Job, action: str = "") -> None:
     """
-    Add the job to the asset events of a task's outlets that are DATATILE databases.
+    Add the finished job to the asset events of a task's outlets that are DATATILE databases.
 
-    :param outlets: the task's outlets.
-    :param context: the task's context.
-    :param job: the finished job.
     :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
     """
     extra = {"job_id": job.id, "action": action or job.action, "rows": job.rows}

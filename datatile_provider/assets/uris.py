@@ -29,9 +29,8 @@ def database_uri(server: str, database_hash: str) -> str:
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
-    Return a database's URI in its normalized form, for Airflow.
+    Return the URI of a database's asset in its normalized form, for Airflow.
 
-    :param uri: the URI of an asset.
     :raises ValueError: the URI has no server or no database.
     """
     base, _, database_hash = uri.path.rpartition("/databases/")
@@ -52,8 +51,7 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLine
     """Return the OpenLineage dataset of a database's asset."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
-    namespace, name = openlineage_name(asset.uri)
-    return Dataset(namespace=namespace, name=name)
+    return Dataset(*openlineage_name(asset.uri))
 
 
 def openlineage_name(uri: str) -> tuple[str, str]:
@@ -71,10 +69,9 @@ def openlineage_name(uri: str) -> tuple[str, str]:
 
 def file_uri(dataset: DatasetLike) -> str:
     """
-    Return the URI of a file as an Airflow asset: not percent-encoded if it is local, and without a connection id.
+    Return the URI of a file as an Airflow asset; ``""`` for an open file without a name.
 
-    :param dataset: the file.
-    :return: the URI; ``""`` for an open file without a name.
+    It is not percent-encoded if the file is local, and has no connection id.
     """
     given = getattr(dataset, "name", "") if hasattr(dataset, "read") else dataset
     text = "" if isinstance(given, int) else str(given)

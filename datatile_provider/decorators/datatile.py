@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
@@ -21,7 +21,6 @@ from datatile_provider.version_compat import AIRFLOW_VERSION
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
-
 
 _KEY = "dataset"
 
@@ -40,7 +39,6 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
     """
 
     template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *DatatileUploadOperator.template_fields)
-    template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
     custom_operator_name = "@task.datatile_upload"
     overwrite_rtif_after_execution = True
     if AIRFLOW_VERSION == (3, 0):
@@ -55,14 +53,11 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
         """Call the function, unless only Airflow retries the task: it may write another file each time."""
         if to_compare_after is Cleared.NO:
             return False
-        self._get_path(context)
-        return True
-
-    def _get_path(self, context: Context) -> None:
         # This attempt may have called it already, before a deferral.
         if not self._recall(context["ti"]):
             self.dataset = self._call(context)
             context["ti"].xcom_push(key=_KEY, value=self.dataset)
+        return True
 
     def _recall(self, ti: Any) -> bool:
         found = ti.xcom_pull(task_ids=self.task_id, key=_KEY, map_indexes=ti.map_index)

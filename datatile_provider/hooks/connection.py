@@ -23,11 +23,7 @@ _PAUSE = 5.0
 
 
 class ConnectionHook(BaseHook):
-    """
-    Reads and checks a connection.
-
-    :param datatile_conn_id: the connection.
-    """
+    """Reads and checks a connection."""
 
     conn_name_attr = "datatile_conn_id"
     default_conn_name = "datatile_default"
@@ -61,21 +57,13 @@ class ConnectionHook(BaseHook):
         return await asyncio.to_thread(self._settings, conn)
 
     def _read_conn(self, server: str | None) -> Settings:
-        """
-        Return the same as :meth:`get_conn`, for a poll.
-
-        :param server: the address of the server that the connection must still point to.
-        :raises ConnectionUnreadableError: Airflow could not return the connection.
-        :raises ConnectionChangedError: it points to another server now.
-        """
+        """Return the same as :meth:`get_conn`, for a poll: the connection must still point to that server."""
         with self._unreadable():
-            found = self.get_conn()
-        return self._at(server, found)
+            return self._at(server, self.get_conn())
 
     async def _read_conn_async(self, server: str | None) -> Settings:
         with self._unreadable():
-            found = await self.get_conn_async()
-        return self._at(server, found)
+            return self._at(server, await self.get_conn_async())
 
     @contextlib.contextmanager
     def _unreadable(self) -> Iterator[None]:
@@ -165,7 +153,6 @@ class _Retry:
 
     :param deadline: the wait's, in seconds since the epoch.
     :param last_attempt: the time of the last attempt, in seconds of the monotonic clock; set at the first failure.
-    :param kind: the kind of the last error.
     """
 
     log: Any
@@ -176,11 +163,7 @@ class _Retry:
     kind: type[errors.DatatileError] | None = None
 
     def pause(self, error: errors.DatatileError, now: float) -> float:
-        """
-        Return the seconds until the connection is read again.
-
-        :param now: the time, in seconds since the epoch.
-        """
+        """Return the seconds until the connection is read again. ``now`` is in seconds since the epoch."""
         final = not isinstance(error, errors.TransientError)
         if final and not self.server:
             raise error

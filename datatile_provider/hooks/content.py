@@ -77,14 +77,11 @@ def verified_by_content(dataset: Dataset) -> Dataset:
         # One retry, as a connection to a store may break. Callers retry only what fails during the upload itself.
         sha256 = sha256_of(dataset)
 
-    def version() -> str:
-        return _version(dataset.current_version(), sha256)
-
     return replace(
         dataset,
         version=_version(dataset.version, sha256),
         open=lambda: _VerifyingReader(dataset, sha256),
-        current_version=version,
+        current_version=lambda: _version(dataset.current_version(), sha256),
     )
 
 

@@ -138,7 +138,7 @@ class DatatileHook(ConnectionHook):
         from datatile_provider.api.client import DatatileClient
 
         started = time.time()
-        now = _steady_clock(started, started)
+        now = _steady_clock(started)
         deadline = started + seconds("timeout", timeout)
         settings = self.first_conn(server, job_id=check_job_id(job_id), deadline=deadline)
         wait = self.new_wait(settings.server, job_id, poll_interval, timeout, started)
@@ -179,7 +179,7 @@ class DatatileHook(ConnectionHook):
 
         deadline = started + timeout
         # The system clock may have been changed since.
-        now = _steady_clock(started, min(max(started, time.time()), deadline))
+        now = _steady_clock(min(max(started, time.time()), deadline))
         settings = await self._first_conn_async(server, job_id, time.time() + deadline - now())
         wait = self.new_wait(settings.server, job_id, poll_interval, timeout, started, status)
         with metrics.waiting(wait):
@@ -252,12 +252,7 @@ class DatatileHook(ConnectionHook):
         return True, f"{settings.server.url} accepts the token."
 
 
-def _steady_clock(started: float, now: float) -> Callable[[], float]:
-    """
-    Return a clock for a wait that is not affected when the system clock is changed.
-
-    :param started: when the wait started, in seconds since the epoch.
-    :param now: the time from which it continues, in seconds since the epoch.
-    """
-    begun = time.monotonic() - (now - started)
-    return lambda: started + (time.monotonic() - begun)
+def _steady_clock(now: float) -> Callable[[], float]:
+    """Return a clock, in seconds since the epoch, that starts at ``now`` and ignores changes of the system clock."""
+    begun = time.monotonic()
+    return lambda: now + (time.monotonic() - begun)

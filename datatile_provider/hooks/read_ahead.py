@@ -43,18 +43,17 @@ class ReadAhead(AbstractContextManager["ReadAhead"]):
             return block
         while len(self._in_flight) < PARTS and (bounds := next(self._ranges, None)):
             self._in_flight.append(self._request(*bounds))
-        self._part = BytesIO(self._next() if self._in_flight else b"")
+        if not self._in_flight:
+            return b""
+        part = self._in_flight.popleft()
+        if not wait([part], PART_TIMEOUT).done:
+            raise TimeoutError(f"the store returned no data for {PART_TIMEOUT} s")
+        self._part = BytesIO(part.result())
         return self._part.read(size)
 
     def __exit__(self, *error: object) -> None:
         # Requests in flight are not waited for, as the store may hang. Their parts are discarded.
         self._in_flight.clear()
-
-    def _next(self) -> bytes:
-        part = self._in_flight.popleft()
-        if not wait([part], PART_TIMEOUT).done:
-            raise TimeoutError(f"the store returned no data for {PART_TIMEOUT} s")
-        return part.result()
 
     def _request(self, start: int, end: int) -> Future[bytes]:
         part: Future[bytes] = Future()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datatile_provider import metrics
 from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.models import Action, Job, Upload
+from datatile_provider.api.models import Action, Job, ServerConfig, Upload
 from datatile_provider.api.retry import Retry
 from datatile_provider.api.validation import check_callback_url, check_hash, seconds
+from datatile_provider.assets.uris import database_uri, file_uri
 from datatile_provider.hooks.dataset import dataset_of
-from datatile_provider.hooks.lineage import collect_lineage
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from datatile_provider.api.models import ServerConfig
     from datatile_provider.hooks.content import Sha256
     from datatile_provider.hooks.dataset import DatasetLike
     from datatile_provider.hooks.datatile import DatatileHook
@@ -127,6 +127,20 @@ class Uploader:
         self._hook.log.info("Accepted as job %s%s", job.id, rate)
         self._hook.log.info("Processing log: %s", self.server.page_url(job.id))
         return job
+
+
+def collect_lineage(hook: DatatileHook, server: ServerConfig, upload: Upload, dataset: DatasetLike) -> None:
+    """Report the file and the database of an accepted upload to Airflow's hook lineage collector."""
+    # The server has accepted the file, so an error here must not fail the task.
+    with suppress(Exception):
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        collector: Any = get_hook_lineage_collector()  # type: ignore[no-untyped-call]  # Airflow's own
+        if source := file_uri(dataset):
+            collector.add_input_asset(context=hook, uri=source)
+        # The hash of a new database is not known yet.
+        if upload.action is not Action.CREATE:
+            collector.add_output_asset(context=hook, uri=database_uri(server.url, upload.target_hash))
 
 
 @dataclass(slots=True)

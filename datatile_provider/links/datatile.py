@@ -49,25 +49,15 @@ class DatatileJobLink(_XComLink):
 
 def addresses(server: ServerConfig, job_id: str = "") -> dict[str, str]:
     """
-    Return the URLs of the links by their XCom key.
+    Return the URLs of the links by their XCom key. Until there is a job, ``job_id`` is ``""``.
 
     An unknown URL is ``""``, because Airflow logs an error at the end of the task for a link without a value.
-
-    :param server: the server.
-    :param job_id: the job's id; ``""`` if there is no job yet.
     """
     return {DatatileLogLink.xcom_key: server.processing_log_url, DatatileJobLink.xcom_key: server.job_page_url(job_id)}
 
 
 def push_links(task: BaseOperator, context: Context, server: ServerConfig, job_id: str = "") -> None:
-    """
-    Push the URLs of the links now, so that they work while the task is running.
-
-    :param task: the task.
-    :param context: the task's context.
-    :param server: the server.
-    :param job_id: the job's id; ``""`` if there is no job yet.
-    """
+    """Push the URLs of the links now, so that they work while the task is running; see :func:`addresses`."""
     urls = addresses(server, job_id)
     setattr(task, _URLS, urls)
     for key, url in urls.items():

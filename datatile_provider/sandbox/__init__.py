@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any, TypeVar
 
 from datatile_provider.sandbox.options import Options
@@ -42,7 +41,6 @@ class Sandbox:
 
     def __init__(self, **options: Any) -> None:
         self._options = Options(**options)
-        self._cleanup = ExitStack()
 
     def __enter__(self) -> Sandbox:
         """
@@ -68,9 +66,7 @@ class Sandbox:
             self._cleanup = cleanup.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._cleanup.close()
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import shlex
@@ -12,7 +11,6 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from datatile_provider.sandbox import Options, Sandbox
@@ -38,14 +36,13 @@ post("{url}/api/v2/upload/create/{folder}",
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser, with an argument for each option of :class:`Options`."""
-    default = {field.name: field.default for field in dataclasses.fields(Options)}
     command = argparse.ArgumentParser(
         prog="python -m datatile_provider.sandbox",
         description="The sandbox: a fake DATATILE server on this machine, for demos and tests.",
         argument_default=argparse.SUPPRESS,
     )
     add = command.add_argument
-    add("--host", help=f"loopback address to listen on (default {default['host']})")
+    add("--host", help=f"loopback address to listen on (default {Options.host})")
     add("--port", type=int, help="port to listen on (default: a free one)")
     add("--token", help="the user's API token (default: random)")
     add("--folder", metavar="HASH", help="hash of the folder for new databases (default: random)")
@@ -54,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "--processing-seconds",
         type=float,
         metavar="SECONDS",
-        help=f"duration of a job (default {default['processing_seconds']:g})",
+        help=f"duration of a job (default {Options.processing_seconds:g})",
     )
     add("--max-upload-bytes", type=int, metavar="BYTES", help="largest file that is accepted (default: no limit)")
     add(
@@ -66,25 +63,17 @@ def parser() -> argparse.ArgumentParser:
     add("--role", action="append", dest="roles", choices=ROLES, help="a role of the user; repeatable (default: both)")
     add("--tls-cert", type=Path, metavar="PEM", help="certificate; the sandbox then serves https")
     add("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
-    add("--job-path", metavar="PATH", help=f"path of a job's status (default {default['job_path']})")
-    add(
-        "--job-id-field",
-        metavar="NAME",
-        help="field of the job's id in responses, with dots for nested fields (default job_id)",
-    )
-    add(
-        "--status-field",
-        metavar="NAME",
-        help="field of the status in responses, with dots for nested fields (default status)",
-    )
+    add("--job-path", metavar="PATH", help=f"path of a job's status (default {Options.job_path})")
+    nested = "in responses, with dots for nested fields"
+    add("--job-id-field", metavar="NAME", help=f"field of the job's id {nested} (default {Options.job_id_field})")
+    add("--status-field", metavar="NAME", help=f"field of the status {nested} (default {Options.status_field})")
     add("--state-words", type=state_words, metavar="JSON", help='statuses by state: {"QUEUED": "waiting in line"}')
-    add("--callback-field", metavar="NAME", help="form field with the callback URL (default callback)")
+    add("--callback-field", metavar="NAME", help=f"form field with the callback URL (default {Options.callback_field})")
     add("--json", action="store_true", help="print one line of JSON: url, token, folder, root, connection")
     return command
 
 
 def state_words(text: str) -> dict[str, str]:
-    """Parse the argument of ``--state-words``."""
     try:
         words = json.loads(text)
     except ValueError as error:
@@ -94,7 +83,7 @@ def state_words(text: str) -> dict[str, str]:
     return words
 
 
-def stop(signum: int, frame: FrameType | None) -> NoReturn:
+def stop(*_: object) -> NoReturn:
     """Exit, which closes the sandbox."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -102,12 +91,9 @@ def stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """Run the sandbox with the options of the command line."""
     command = parser()
     arguments = vars(command.parse_args())
     as_json = arguments.pop("json", False)
-    if "roles" in arguments:
-        arguments["roles"] = tuple(arguments["roles"])
     try:
         sandbox = Sandbox(**arguments)
     except ValueError as error:

@@ -14,13 +14,7 @@ HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?")
 
 
 def rejection(method: str, path: str, headers: Mapping[str, str]) -> str | None:
-    """
-    Return why a request is rejected, or None.
-
-    :param method: the HTTP method.
-    :param path: the decoded path.
-    :param headers: the headers, in their usual case or case-insensitive.
-    """
+    """Return why a request with this decoded path is rejected, or None."""
     host = headers.get("Host", "").lower()
     match = HOST.fullmatch(host)
     # DNS rebinding: a site can resolve its own name to 127.0.0.1, and its page then has the sandbox's origin.

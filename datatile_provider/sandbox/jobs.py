@@ -22,8 +22,6 @@ from datatile_provider.sandbox.store import Job, RejectedError, Store
 
 log = logging.getLogger(__name__)
 
-CALLBACK_TIMEOUT = aiohttp.ClientTimeout(total=5)
-
 # Limits for reading a file; beyond them its job fails. The memory is on top of what the libraries need.
 READ_SECONDS = 60.0
 READ_BYTES = 1536 * 2**20
@@ -33,8 +31,6 @@ class Queue:
     """
     Processes jobs until it is stopped. It resumes the jobs that were unfinished at an earlier stop.
 
-    :param options: the sandbox's options.
-    :param store: the sandbox's state.
     :param directory: the folder of the received files, each named by its job's id.
     """
 
@@ -45,10 +41,9 @@ class Queue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._callbacks: dict[str, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(os.cpu_count() or 1)
-        self._session = aiohttp.ClientSession(timeout=CALLBACK_TIMEOUT)
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
 
     def start(self) -> None:
-        """Start, and resume the unfinished jobs."""
         unfinished = {job.job_id: job for job in self._store.jobs.values() if not job.finished}
         for path in self._directory.iterdir():
             if path.name not in unfinished:
@@ -65,20 +60,14 @@ class Queue:
         await self._session.close()
 
     def path(self, job_id: str) -> Path:
-        """Return the path of a job's file."""
         return self._directory / job_id
 
     def add(self, job: Job) -> None:
-        """Add a new job."""
         self._notify(job)
         self._start_job(job)
 
     async def cancel(self, job_id: str) -> Job:
-        """
-        Cancel a job, as a user does in the Drive.
-
-        :raises RejectedError: there is no such job, or it is finished.
-        """
+        """Cancel a job, as a user does in the Drive; reject the request if there is none, or if it is finished."""
         job = self._store.find_job(job_id)
         if job.finished:
             raise RejectedError(409, f"Job {job.job_id} is already finished")

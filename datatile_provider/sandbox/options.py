@@ -100,11 +100,7 @@ class Options:
 
 
 def check_roles(roles: object) -> tuple[str, ...]:
-    """
-    Return the roles as a tuple.
-
-    :raises ValueError: they are not a list of known roles.
-    """
+    """Return the roles as a tuple, or raise ``ValueError`` if they are not a list of known roles."""
     if not isinstance(roles, (list, tuple)) or not set(roles) <= set(ROLES):
         raise ValueError(f"roles: must be a list of {', '.join(ROLES)}, not {roles!r}")
     return tuple(roles)

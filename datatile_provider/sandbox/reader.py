@@ -43,18 +43,21 @@ class UnreadableError(Exception):
     """The file cannot be read; the message says why."""
 
 
+def library(name: str, files: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UnreadableError(
+            f"reading {files} files needs {name}: pip install 'airflow-provider-datatile[sandbox]'"
+        ) from None
+
+
 def read_spss(path: Path) -> Contents:
     """Return the rows and variables of an SPSS system file, compressed or not."""
     with path.open("rb") as file:
         if file.read(4) not in (b"$FL2", b"$FL3"):
             raise UnreadableError("it is not an SPSS data file")
-    try:
-        import pyreadstat
-        from pyreadstat import ReadstatError
-    except ImportError:
-        raise UnreadableError(
-            "reading SPSS files needs pyreadstat: pip install 'airflow-provider-datatile[sandbox]'"
-        ) from None
+    pyreadstat = library("pyreadstat", "SPSS")
     try:
         _, meta = pyreadstat.read_sav(path, metadataonly=True, output_format="dict")
         variables = list(meta.column_names)
@@ -64,7 +67,7 @@ def read_spss(path: Path) -> Contents:
         # This parses all rows and compares their number with the header. No column is requested, because pyreadstat
         # allocates memory for the declared rows of each column before it reads the first one.
         pyreadstat.read_sav(path, usecols=[], output_format="dict", disable_datetime_conversion=True)
-    except (ReadstatError, UnicodeError) as error:
+    except (pyreadstat.ReadstatError, UnicodeError) as error:
         if "allocate memory" in str(error):
             raise MemoryError from error
         raise UnreadableError(f"it is damaged or truncated ({error})") from error
@@ -118,22 +121,16 @@ def read_csv(path: Path) -> Contents:
 
 def read_xlsx(path: Path) -> Contents:
     """Return the rows and variables of the first sheet of an Excel workbook."""
-    try:
-        from openpyxl import load_workbook
-        from openpyxl.worksheet._reader import WorkSheetParser
-    except ImportError:
-        raise UnreadableError(
-            "reading Excel files needs openpyxl: pip install 'airflow-provider-datatile[sandbox]'"
-        ) from None
+    openpyxl = library("openpyxl", "Excel")
     variables: list[str] = []
     rows = 0
     try:
         with path.open("rb") as file:
-            book: Any = load_workbook(file, read_only=True, data_only=True)
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             sheet = book.worksheets[0]
             with sheet._get_source() as source:
                 # Not the sheet's iter_rows: it creates all the rows and cells of a gap.
-                parser = WorkSheetParser(
+                parser = openpyxl.worksheet._reader.WorkSheetParser(
                     source,
                     sheet._shared_strings,
                     data_only=True,
@@ -158,11 +155,7 @@ def read_xlsx(path: Path) -> Contents:
 
 
 def cell_values(number: int, cells: Sequence[dict[str, Any]]) -> dict[int, Any]:
-    """
-    Return the values of a row's cells by column.
-
-    :raises UnreadableError: the row or a column is beyond Excel's limits.
-    """
+    """Return the values of a row's cells by column, if all are within Excel's limits."""
     if number > LAST_ROW:
         raise UnreadableError(f"row {number} is beyond Excel's last row, {LAST_ROW}")
     values = {cell["column"]: cell["value"] for cell in cells if cell["value"] is not None}
@@ -183,11 +176,9 @@ LIBRARIES = {".sav": "pyreadstat", ".zsav": "pyreadstat", ".xlsx": "openpyxl"}
 
 def read(path: Path, filename: str) -> Contents:
     """
-    Read a whole survey file.
+    Return the number of rows and the names of the variables of a survey file.
 
-    :param path: the file's path.
     :param filename: the name of the uploaded file; its suffix is the format.
-    :return: the number of rows, and the names of the variables.
     :raises UnreadableError: the file cannot be read, or has no rows or no usable variables.
     """
     suffix = PurePath(filename).suffix.lower()
@@ -204,12 +195,7 @@ def read(path: Path, filename: str) -> Contents:
 
 
 def limit(seconds: int, memory: int) -> None:
-    """
-    Limit the CPU time and the memory of this process.
-
-    :param seconds: CPU time in seconds, after which the system kills the process.
-    :param memory: bytes on top of what the process uses already; Linux only.
-    """
+    """Limit this process: its CPU time in seconds, and the bytes of memory on top of what it uses already."""
     try:
         import resource
     except ImportError:
@@ -227,11 +213,7 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """
-    Read a file and print the result.
-
-    :param arguments: the file's path, the name of the uploaded file, and the limits in seconds and bytes.
-    """
+    """Print what a file holds, given its path, its name as uploaded, and the limits in seconds and bytes."""
     path, filename, seconds, memory = arguments
     # Each invalid cell can cause a warning, and the server keeps stderr in memory.
     warnings.simplefilter("ignore")

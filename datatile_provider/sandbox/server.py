@@ -7,14 +7,15 @@ import logging
 import re
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pendulum
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.typedefs import Handler
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from datatile_provider.sandbox import pages
 from datatile_provider.sandbox.guard import rejection
 from datatile_provider.sandbox.jobs import Queue, receipt, response
 from datatile_provider.sandbox.options import Options, is_loopback
@@ -28,13 +29,21 @@ CHUNK = 1024 * 1024
 # A file name as browsers, curl and requests send it: only '"', CR and LF are escaped, as %22, %0D and %0A.
 PLAIN_FILENAME = re.compile(r';\s*filename="([^"]*)"\s*(?:;|$)')
 
+PAGES = Environment(
+    loader=PackageLoader("datatile_provider.sandbox"),
+    # File names, variables and messages come from uploads.
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+PAGES.filters["parse"] = pendulum.parse
+
 
 class Server:
     """
     Serves a store over HTTP.
 
-    :param options: the sandbox's options.
-    :param store: the sandbox's state.
     :param directory: the folder that keeps received files until their job is finished.
     """
 
@@ -43,7 +52,7 @@ class Server:
         self._options = options
         self._store = store
         self.queue = Queue(options, store, directory)
-        app = web.Application(middlewares=[_handle_rejections, _guard])
+        app = web.Application(middlewares=[_handle_rejections])
         app.add_routes(
             [
                 web.post("/api/v2/upload/{action}/{hash}", self._upload),
@@ -66,9 +75,8 @@ class Server:
 
     async def start(self) -> str:
         """
-        Start the server.
+        Start the server and return its URL.
 
-        :return: the server's URL.
         :raises OSError: the port is in use, or the certificate cannot be read.
         """
         host = self._options.host
@@ -89,7 +97,6 @@ class Server:
         return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def stop(self) -> None:
-        """Stop the server and the queue."""
         await self.queue.stop()
         await self._runner.cleanup()
 
@@ -207,10 +214,10 @@ class Server:
 
 
 @web.middleware
-async def _handle_rejections(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _handle_rejections(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        if reason := rejection(request.method, request.path, request.headers):
+            raise RejectedError(403, reason)
         return await handler(request)
     except web.HTTPNotFound:
         if not _wants_page(request):
@@ -226,22 +233,13 @@ async def _handle_rejections(
         return response
 
 
-@web.middleware
-async def _guard(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    if reason := rejection(request.method, request.path, request.headers):
-        raise RejectedError(403, reason)
-    return await handler(request)
-
-
 def _wants_page(request: web.Request) -> bool:
     # Browsers ask for HTML. Other clients usually send "*/*" or nothing.
     return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
 
 
 def _page(template: str, status: int = 200, **context: Any) -> web.Response:
-    return web.Response(text=pages.render(template, **context), content_type="text/html", status=status)
+    return web.Response(text=PAGES.get_template(template).render(context), content_type="text/html", status=status)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

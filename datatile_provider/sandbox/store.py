@@ -46,8 +46,6 @@ class RejectedError(Exception):
 
 @dataclasses.dataclass
 class Folder:
-    """A folder of the Drive."""
-
     hash: str
     name: str
     can_edit: bool = True
@@ -123,9 +121,8 @@ def now() -> str:
 
 class Store:
     """
-    The state of the sandbox, saved in a JSON file.
+    The state of the sandbox, saved in a JSON file. :class:`.Sandbox` documents what changes it.
 
-    :param options: the sandbox's options.
     :param directory: the folder of the file. An existing file is loaded.
     """
 
@@ -157,7 +154,17 @@ class Store:
             "roles": list(self.roles),
             "jobs": [dataclasses.asdict(job) | {"state": job.state} for job in jobs],
             "mails": [mail for job in jobs for mail in mails(job)],
-            "uploads": [upload(job) for job in jobs],
+            "uploads": [
+                {
+                    "action": job.action,
+                    "hash": job.hash,
+                    "filename": job.filename,
+                    "size": job.size,
+                    "job_id": job.job_id,
+                    "time": job.transitions[0].time,
+                }
+                for job in jobs
+            ],
         }
 
     def save(self) -> None:
@@ -178,24 +185,11 @@ class Store:
         }
 
     def check_token(self, token: str | None) -> None:
-        """
-        Check the token of a request.
-
-        :raises RejectedError: the token is missing, wrong or no longer valid.
-        """
+        """Reject a request whose token is missing, wrong or no longer valid."""
         if not secrets.compare_digest((token or "").encode("utf-8", "surrogateescape"), self.token.encode()):
             raise RejectedError(401, "The token is missing, wrong, or replaced by a newer one")
 
-    def check_upload(self, token: str | None, action: str, target: str, size: int) -> None:
-        """
-        Check whether an upload is accepted now.
-
-        :param token: the token of the request, if there is one.
-        :param action: ``create``, ``reload`` or ``append``.
-        :param target: the hash of the folder or database.
-        :param size: the least number of bytes that the file has.
-        :raises RejectedError: it is not accepted.
-        """
+    def _check_upload(self, token: str | None, action: str, target: str, size: int) -> None:
         self.check_token(token)
         if action not in TARGETS:
             raise RejectedError(404, f"No such action: {action}. Use one of {', '.join(TARGETS)}")
@@ -218,19 +212,23 @@ class Store:
             raise RejectedError(429, "Too many uploads; try again later", retry_after=math.ceil(wait))
 
     def check_size(self, size: int) -> None:
-        """
-        Check the size of a file.
-
-        :raises RejectedError: a file of ``size`` bytes is too large.
-        """
+        """Reject a file that is too large."""
         limit = self._options.max_upload_bytes
         if limit and size > limit:
             raise RejectedError(413, f"The file is larger than {limit} bytes")
 
     @contextlib.contextmanager
     def receiving(self, token: str | None, action: str, target: str, size: int) -> Iterator[None]:
-        """Check an upload, and keep its destination busy while the file is received."""
-        self.check_upload(token, action, target, size)
+        """
+        Check an upload, and keep its destination busy while the file is received.
+
+        :param token: the token of the request, if there is one.
+        :param action: ``create``, ``reload`` or ``append``.
+        :param target: the hash of the folder or database.
+        :param size: the least number of bytes that the file has.
+        :raises RejectedError: it is not accepted.
+        """
+        self._check_upload(token, action, target, size)
         if self._options.uploads_per_minute:
             self._next_upload = time.monotonic() + 60 / self._options.uploads_per_minute
         self._busy.add(target)
@@ -246,7 +244,6 @@ class Store:
         self.move(job, "QUEUED")
 
     def move(self, job: Job, state: str, message: str = "") -> None:
-        """Move a job to a state, with a message for the user."""
         job.transitions.append(Transition(state, now(), message))
         self.save()
 
@@ -268,55 +265,41 @@ class Store:
         self.move(job, "SUCCEEDED", f"{rows} rows read; {database.name} holds {database.rows}")
 
     def find_job(self, job_id: str) -> Job:
-        """
-        Return a job.
-
-        :raises RejectedError: there is no such job.
-        """
+        """Return a job; reject the request if there is none."""
         if job_id not in self.jobs:
             raise RejectedError(404, f"No such job: {job_id}")
         return self.jobs[job_id]
 
     def find_target(self, target: object) -> Folder | Database:
-        """
-        Return a folder or database by its hash.
-
-        :raises RejectedError: there is no such folder or database.
-        """
+        """Return a folder or database by its hash; reject the request if there is none."""
         found = self.folders.get(str(target)) or self.databases.get(str(target))
         if found is None:
             raise RejectedError(404, f"No folder or database has the hash {target}")
         return found
 
     def add_database(self, name: str, rows: int, variables: Sequence[str]) -> str:
-        """Create a database without an upload, and return its hash."""
         database = Database(secrets.token_hex(8), name, self.folder, now(), rows, list(variables))
         self.databases[database.hash] = database
         self.save()
         return database.hash
 
     def regenerate_token(self) -> str:
-        """Generate a new token and return it. The old one becomes invalid."""
         self.token = secrets.token_hex(20)
         self.save()
         return self.token
 
     def set_permission(self, target: str, can_edit: bool) -> None:
-        """Set whether the user may edit a folder or database."""
         self.find_target(target).can_edit = can_edit
         self.save()
 
     def set_roles(self, roles: Sequence[str]) -> None:
-        """Give the user these roles and no others."""
         self.roles = check_roles(roles)
 
     def set_status(self, job: Job, status: str | None) -> None:
-        """Report this status for the job, whatever its state; ``None`` reports the state again."""
         job.fixed_status = status
         self.save()
 
     def add_callback(self, job_id: str, url: str, state: str, status: int | None, error: str | None) -> None:
-        """Record the result of a callback."""
         self.callbacks.append(Callback(job_id, url, state, now(), status, error))
         self.save()
 
@@ -332,15 +315,3 @@ def mails(job: Job) -> list[dict[str, str]]:
         }
         for transition in job.transitions
     ]
-
-
-def upload(job: Job) -> dict[str, Any]:
-    """Return the accepted upload that a job belongs to."""
-    return {
-        "action": job.action,
-        "hash": job.hash,
-        "filename": job.filename,
-        "size": job.size,
-        "job_id": job.job_id,
-        "time": job.transitions[0].time,
-    }

@@ -65,8 +65,8 @@ def _letters(sentence: str) -> int:
 
 @functools.cache
 def messages() -> list[Message]:
-    """Return the messages of the package, without those of the sandbox."""
-    paths = (path for path in sorted(PACKAGE.rglob("*.py")) if "sandbox" not in path.parts)
+    """Return the messages of a task, without those of the sandbox and of the commands."""
+    paths = (path for path in sorted(PACKAGE.rglob("*.py")) if not {"sandbox", "cli"} & set(path.parts))
     return [message for path in paths if path.name not in _NO_MESSAGES for message in _messages(path)]
 
 

@@ -1,0 +1,132 @@
+"""
+The commands, as data: the parser here and Airflow's command line are made from it.
+
+Airflow imports this module for each of its own commands, so a command's code is imported when the command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+#: All that is needed is known.
+KNOWN = 0
+#: Something that is needed is not known.
+MISSING = 1
+#: The arguments or what they name cannot be used.
+UNUSABLE = 2
+_DESCRIPTION = "Learns how a DATATILE server speaks, for the extra of its connection."
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """
+    An argument of a command.
+
+    :param flags: its name, or its flags.
+    :param settings: the other arguments of :meth:`argparse.ArgumentParser.add_argument`.
+    """
+
+    flags: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    A command.
+
+    :param name: its name.
+    :param help: what it does, for the list of commands.
+    :param description: what it does, for its own help.
+    :param function: ``module:name`` of a function that takes the parsed arguments and returns the exit code.
+    :param arguments: its arguments.
+    """
+
+    name: str
+    help: str
+    description: str
+    function: str
+    arguments: tuple[Argument, ...] = ()
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Run the command, and return its exit code."""
+        from datatile_provider.api.errors import DatatileError
+
+        module, _, name = self.function.partition(":")
+        try:
+            return int(getattr(importlib.import_module(module), name)(arguments))
+        except DatatileError as error:
+            print(error, file=sys.stderr)
+            return UNUSABLE
+
+
+COMMANDS = (
+    Command(
+        "openapi",
+        help="Learn the connection's extra from the server's OpenAPI document",
+        description="Prints the connection's extra as JSON on stdout: the options that differ from the defaults. "
+        "A table on stderr says where each is from, and how sure it is. "
+        "The exit code is 0 if all that is needed was found, 1 if something is missing, 2 if the document cannot be "
+        "used.",
+        function="datatile_provider.cli.openapi_command:run",
+        arguments=(
+            Argument(
+                ("spec",),
+                {
+                    "metavar": "SPEC",
+                    "help": "file or http(s) URL of the document: Swagger 2.0 or OpenAPI 3, as JSON or YAML",
+                },
+            ),
+        ),
+    ),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m datatile_provider``."""
+    whole = argparse.ArgumentParser(prog="python -m datatile_provider", description=_DESCRIPTION)
+    group = whole.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        one = group.add_parser(command.name, help=command.help, description=command.description)
+        for argument in command.arguments:
+            one.add_argument(*argument.flags, **argument.settings)
+        one.set_defaults(run=command.run)
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command of a command line, and return its exit code."""
+    arguments = parser().parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def airflow_commands() -> list[Any]:
+    """Return the group of commands for Airflow's own command line, as provider info ``cli`` names it (Airflow 3.2)."""
+    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+    # The class has no types.
+    arg: Callable[..., Any] = Arg
+    commands = [
+        ActionCommand(
+            name=command.name,
+            help=command.help,
+            description=command.description,
+            func=_exiting(command.run),
+            args=[arg(flags=argument.flags, **argument.settings) for argument in command.arguments],
+        )
+        for command in COMMANDS
+    ]
+    return [GroupCommand(name="datatile", help=_DESCRIPTION, subcommands=commands)]
+
+
+def _exiting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], NoReturn]:
+    # Airflow ignores what the function of a command returns.
+    def function(arguments: argparse.Namespace) -> NoReturn:
+        sys.exit(run(arguments))
+
+    return function
