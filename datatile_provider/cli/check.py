@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -12,15 +11,11 @@ from enum import Enum
 from datatile_provider.api import errors
 from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.settings import Settings
+from datatile_provider.cli.commands import KNOWN, MISSING
 from datatile_provider.cli.connection import connection
+from datatile_provider.cli.table import show
+from datatile_provider.cli.terminal import say
 
-DESCRIPTION = """\
-Test a connection without changing anything on the server, and show each finding.
-
-It sends two uploads without a file to targets that cannot exist, and polls a job that cannot exist, with the
-connection's token and with a made-up one. stdout stays empty, or is the report with --json.
-Exit code: 0 if all is well, 1 if not, 2 if the connection cannot be read.
-"""
 _ROLES = {"create": "Database creator", "append": "Data collector"}
 
 
@@ -30,6 +25,9 @@ class Outcome(str, Enum):
     OK = "ok"
     FAILED = "failed"
     UNSEEN = "could not be seen"
+
+
+_STYLES = {Outcome.OK: "green", Outcome.FAILED: "red", Outcome.UNSEEN: "dim"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,29 +129,20 @@ def passed(found: Sequence[Finding]) -> bool:
     return all(f.outcome is Outcome.OK or (f.what == "TLS" and f.outcome is Outcome.UNSEEN) for f in found)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("--conn-id", default="datatile_default", help="the connection (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON to stdout")
-
-
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command, and return its exit code."""
-    from datatile_provider.cli.output import Output
+    """
+    Run the command, and return its exit code.
 
-    output = Output()
-    try:
-        connect, _ = connection(arguments.conn_id)
-        settings = connect({})
-    except errors.DatatileError as e:
-        output.line(str(e))
-        return 2
+    :param arguments: ``conn_id`` is the connection's id, ``json`` whether the findings are printed as JSON.
+    :raises InvalidInputError: the connection is missing or wrong.
+    """
+    connect, _ = connection(arguments.conn_id)
+    settings = connect({})
     read = Finding("connection", Outcome.OK, f"{arguments.conn_id} is valid")
     found = [read, *findings(settings, DatatileClient(settings).probes())]
     good = passed(found)
-    output.line(f"{'OK' if good else 'NOT OK'}: connection {arguments.conn_id}, {settings.server.url}")
-    output.table(("tested", "outcome", "seen"), [(f.what, f.outcome.value, f.seen) for f in found])
+    say(f"{'OK' if good else 'NOT OK'}: connection {arguments.conn_id}, {settings.server.url}")
+    show(("tested", "outcome", "seen"), [(f.what, (f.outcome.value, _STYLES[f.outcome]), f.seen) for f in found])
     if arguments.json:
-        json.dump({"passed": good, "findings": [asdict(f) for f in found]}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    return 0 if good else 1
+        print(json.dumps({"passed": good, "findings": [asdict(f) for f in found]}, indent=2))
+    return KNOWN if good else MISSING

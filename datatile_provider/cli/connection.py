@@ -59,10 +59,12 @@ def options_of(text: str) -> dict[str, Any]:
     """
     Return the options of a command line: a JSON object, or ``@`` and the path of a file with one.
 
-    :raises ValueError: it is not.
-    :raises OSError: the file cannot be read.
+    :raises InvalidInputError: it is not, or the file cannot be read.
     """
-    found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+    try:
+        found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError, RecursionError) as e:
+        raise InvalidInputError(f"--extra cannot be read as JSON: {e}") from None
     if not isinstance(found, dict):
-        raise ValueError("it is not a JSON object")
+        raise InvalidInputError("--extra is not a JSON object", hint='Write it as in {"job_id_field": "result.id"}.')
     return found

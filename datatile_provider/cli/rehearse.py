@@ -7,7 +7,6 @@ import contextlib
 import json
 import platform
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,27 +16,16 @@ from typing import Any
 from datatile_provider import __version__
 from datatile_provider.api import errors
 from datatile_provider.api.validation import check_callback_url, check_hash
+from datatile_provider.cli.commands import KNOWN, MISSING, UNUSABLE
 from datatile_provider.cli.connection import connection, options_of
-from datatile_provider.cli.output import Output, can_ask
-from datatile_provider.cli.rehearsal.findings import SPEECH, findings
+from datatile_provider.cli.rehearsal.findings import SPEECH, Verdict, findings
 from datatile_provider.cli.rehearsal.report import Report, as_markdown, as_values, cells, redactor
 from datatile_provider.cli.rehearsal.steps import Plan, Rehearsal
 from datatile_provider.cli.rehearsal.survey import ROWS
+from datatile_provider.cli.table import show
+from datatile_provider.cli.terminal import ask, can_ask, say
 
-DESCRIPTION = """\
-Learn from a server itself how it speaks, and prove it.
-
-It creates a database in a folder, from a survey of three interviews, and sends that survey again: append, reload,
-a second upload while one runs, a damaged file, a target that does not exist, a made-up token. It writes nothing
-outside of that folder and that database, and says at the end what to delete. Ctrl-C stops it at any moment.
-
-stderr: what happens, and the result for people. stdout: the connection's options that say how the server speaks,
-as one JSON object, if one of them must be set or changed; otherwise nothing. With --json: the whole report.
-Exit code: 0 if accepted uploads, job id, status and final status are confirmed with the connection as it is and
---extra; 1 if not; 2 if it could not begin; 130 or 143 if a signal stopped it.
-"""
-
-
+_STYLES = {Verdict.CONFIRMED: "green", Verdict.DIFFERS: "yellow", Verdict.UNSEEN: "dim"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -49,58 +37,41 @@ class StoppedError(KeyboardInterrupt):
         self.number = number
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add = parser.add_argument
-    add("--conn-id", default="datatile_default", help="the connection (default: %(default)s)")
-    add("--folder", required=True, metavar="HASH", help="hash of the folder to create a database in; not the root")
-    add("--yes", action="store_true", help="ask nothing, neither at the start nor later")
-    add("--extra", metavar="JSON", help="options on top of the connection's, as JSON or @FILE")
-    add("--finished", action="append", default=[], metavar="WORD", help="a status that means succeeded; repeatable")
-    add("--failed", action="append", default=[], metavar="WORD", help="a status that means failed; repeatable")
-    add(
-        "--database",
-        default="",
-        metavar="HASH",
-        help="hash of a database to append to and reload, if the server does not report that of the new one; "
-        "ALL ITS DATA IS REPLACED, so give one of an earlier rehearsal",
-    )
-    add("--callback-url", default="", metavar="URL", help="also try a callback to this URL")
-    add("--timeout", type=float, default=600.0, metavar="S", help="seconds for each job (default: %(default)g)")
-    add("--report", type=Path, metavar="FILE.md", help="also write a report to keep or to send, without secrets")
-    add("--json", action="store_true", help="print the whole report as JSON to stdout")
-    add("--hosts", action="store_true", help="name the server in the reports")
-
-
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command, and return its exit code."""
-    output = Output()
-    try:
-        plan = _plan(arguments)
-        connect, configured = _connect(arguments)
-        rehearsal = Rehearsal(
-            connect,
-            plan,
-            configured=configured,
-            ask=output.ask if can_ask() and not arguments.yes else None,
-            say=output.line,
-        )
-        if arguments.report:
-            arguments.report.touch()
-    except (errors.DatatileError, OSError, ValueError) as e:
-        output.line(str(e))
-        return 2
-    output.line(_announcement(rehearsal, plan))
-    if not arguments.yes:
-        if not can_ask():
-            output.line("Nothing was sent. Without a terminal, --yes is needed.")
-            return 2
-        if output.ask("Go on? [y/N] ").lower() not in ("y", "yes"):
-            output.line("Nothing was sent.")
-            return 2
+    """
+    Run the command, and return its exit code.
+
+    :param arguments: those of the command ``rehearse`` in :mod:`.commands`.
+    :raises InvalidInputError: an argument or the connection is wrong; nothing was sent.
+    """
+    plan = _plan(arguments)
+    connect, configured = _connect(arguments)
+    rehearsal = Rehearsal(
+        connect,
+        plan,
+        configured=configured,
+        ask=ask if can_ask() and not arguments.yes else None,
+        say=say,
+    )
+    _check_report(arguments.report)
+    say(_announcement(rehearsal, plan))
+    if not arguments.yes and not can_ask():
+        say("Nothing was sent. Without a terminal, --yes is needed.")
+        return UNUSABLE
+    if not arguments.yes and ask("Go on? [y/N] ").lower() not in ("y", "yes"):
+        say("Nothing was sent.")
+        return UNUSABLE
     with _handlers():
         number = _stopped_by(rehearsal)
-        return _finish(arguments, rehearsal, connect({}).token, output, number)
+        return _finish(arguments, rehearsal, connect({}).token, number)
+
+
+def _check_report(path: Path | None) -> None:
+    try:
+        if path:
+            path.touch()
+    except OSError as e:
+        raise errors.InvalidInputError(f"The report {path} cannot be written: {e}") from None
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -109,7 +80,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         check_hash(arguments.database)
     check_callback_url(arguments.callback_url or None)
     if not 0 < arguments.timeout < float("inf"):
-        raise ValueError("--timeout must be a number of seconds over zero")
+        raise errors.InvalidInputError("--timeout must be a number of seconds over zero")
     return Plan(
         arguments.folder,
         timeout=arguments.timeout,
@@ -122,10 +93,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 def _connect(arguments: argparse.Namespace) -> tuple[Any, Mapping[str, Any]]:
     settings, own = connection(arguments.conn_id)
-    try:
-        given = options_of(arguments.extra) if arguments.extra else {}
-    except ValueError as e:
-        raise ValueError(f"--extra is not JSON, or not an object: {e}") from None
+    given = options_of(arguments.extra) if arguments.extra else {}
     everything = {**own, **given}
     # Validated, and with text parsed, as a connection's URI can hold nothing else.
     settings(given)
@@ -158,7 +126,7 @@ def _announcement(rehearsal: Rehearsal, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, token: str, output: Output, number: int) -> int:
+def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, token: str, number: int) -> int:
     record = rehearsal.record
     found = findings(record)
     versions = {
@@ -167,30 +135,33 @@ def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, token: str, out
         "Python": platform.python_version(),
     }
     report = Report(record, found, versions, signal.Signals(number).name if number else "")
-    output.line()
-    output.line(report.verdict)
+    say()
+    say(report.verdict)
     if record.ended:
-        output.line(f"It ended early: {record.ended}")
-    output.table(("topic", "verdict", "seen", "option"), [cells(row) for row in found.rows])
+        say(f"It ended early: {record.ended}")
+    rows = []
+    for row in found.rows:
+        topic, verdict, seen, option = cells(row)
+        rows.append((topic, (verdict, _STYLES[row.verdict]), seen, option))
+    show(("topic", "verdict", "seen", "option"), rows)
     if found.differs:
-        output.line("The connection's extra needs:")
-        output.line(json.dumps(dict(found.extra), indent=2, ensure_ascii=False))
-    output.line(report.cleanup)
+        say("The connection's extra needs:")
+        say(json.dumps(dict(found.extra), indent=2, ensure_ascii=False))
+    say(report.cleanup)
     masked = redactor(record, [token, arguments.callback_url], hosts=arguments.hosts)
     if arguments.report:
         try:
             arguments.report.write_text(as_markdown(report, masked), "utf-8")
-            output.line(f"Report: {arguments.report}")
+            say(f"Report: {arguments.report}")
         except OSError as e:
-            output.line(f"The report cannot be written: {e}")
+            say(f"The report cannot be written: {e}")
     if arguments.json:
-        sys.stdout.write(json.dumps(as_values(report, masked), indent=2) + "\n")
+        print(json.dumps(as_values(report, masked), indent=2), flush=True)
     elif found.differs:
-        sys.stdout.write(json.dumps(dict(found.extra)) + "\n")
-    sys.stdout.flush()
+        print(json.dumps(dict(found.extra)), flush=True)
     if number:
         return 128 + number
-    return 0 if found.passed else 1
+    return KNOWN if found.passed else MISSING
 
 
 def _stopped_by(rehearsal: Rehearsal) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datatile_provider.api.models import Action, ServerConfig, Upload
+from datatile_provider.api.models import Action, Job, ServerConfig, Upload
+from datatile_provider.api.options import Options
 from datatile_provider.api.responses import Response
-from datatile_provider.api.states import JobState
-from datatile_provider.cli import rehearse
+from datatile_provider.cli.commands import main
 from datatile_provider.cli.rehearsal import learning, steps
-from datatile_provider.cli.rehearsal.exchange import Exchange, Record, Step
+from datatile_provider.cli.rehearsal.exchange import Exchange, Record, Step, reading
 from datatile_provider.cli.rehearsal.findings import Verdict, findings
 from datatile_provider.cli.rehearsal.report import Report, as_markdown, as_values, redactor
 from datatile_provider.cli.rehearsal.survey import ROWS, survey
@@ -75,10 +75,8 @@ def run(connect, capsys) -> Run:
 
     def run(server: Any, folder: str, *arguments: str, **fields: Any) -> Result:
         connect(server, **fields)
-        parser = argparse.ArgumentParser()
-        rehearse.add_arguments(parser)
         capsys.readouterr()
-        code = rehearse.run(parser.parse_args(["--folder", folder, "--yes", "--timeout", "20", *arguments]))
+        code = main(["rehearse", "--folder", folder, "--yes", "--timeout", "20", *arguments])
         return Result(code, *capsys.readouterr())
 
     return run
@@ -370,8 +368,8 @@ def test_a_database_that_is_not_reported_must_be_given(run):
     ("arguments", "message"),
     [
         (["--folder", "a b"], "is not a hash"),
-        (["--folder", "f", "--extra", "{"], "--extra is not JSON"),
-        (["--folder", "f", "--extra", "[]"], "--extra is not JSON, or not an object"),
+        (["--folder", "f", "--extra", "{"], "--extra cannot be read as JSON"),
+        (["--folder", "f", "--extra", "[]"], "--extra is not a JSON object"),
         (["--folder", "f", "--extra", '{"job_idfield": "x"}'], "Did you mean 'job_id_field'?"),
         (["--folder", "f", "--extra", "@/does/not/exist"], "No such file"),
         (["--folder", "f", "--timeout", "0"], "--timeout must be"),
@@ -383,9 +381,7 @@ def test_a_database_that_is_not_reported_must_be_given(run):
 def test_wrong_arguments_send_nothing(connect, capsys, arguments, message):
     with RawServer(Odd()) as server:
         connect(server.url)
-        parser = argparse.ArgumentParser()
-        rehearse.add_arguments(parser)
-        code = rehearse.run(parser.parse_args([*arguments, "--yes"]))
+        code = main(["rehearse", *arguments, "--yes"])
         assert server.connections == 0
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
@@ -395,9 +391,7 @@ def test_wrong_arguments_send_nothing(connect, capsys, arguments, message):
 def test_without_a_terminal_it_needs_yes(connect, capsys):
     with RawServer(Odd()) as server:
         connect(server.url)
-        parser = argparse.ArgumentParser()
-        rehearse.add_arguments(parser)
-        assert rehearse.run(parser.parse_args(["--folder", "f01"])) == 2
+        assert main(["rehearse", "--folder", "f01"]) == 2
         assert server.connections == 0
     assert "Without a terminal, --yes is needed" in capsys.readouterr().err
 
@@ -407,3 +401,147 @@ def test_a_server_that_is_down_is_told_before_anything_is_sent(run):
     assert result.code == 1
     assert result.json["ended"].startswith("SERVER UNREACHABLE")
     assert result.json["cleanup"] == "Nothing to delete: no file was sent."
+
+
+# Real processes
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(sandbox: Sandbox, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "datatile_provider", "rehearse", "--folder", sandbox.folder, "--yes"]
+        environment = {**os.environ, "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection)}
+        process = subprocess.Popen(
+            [*command, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_it_and_the_report_is_written(start, tmp_path, number, code):
+    report = tmp_path / "report.md"
+    with Sandbox(processing_seconds=60) as sandbox:
+        process = start(sandbox, "--json", "--report", str(report))
+        until(sandbox.uploads, "the upload", timeout=30)
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=20)
+        [upload] = sandbox.uploads()
+    assert process.returncode == code
+    name = upload["filename"].removesuffix(".sav")
+    assert f"STOPPED by {number.name}" in err
+    assert f"Look for a database {name} in the folder {sandbox.folder}" in err
+    assert "Traceback" not in err
+    assert json.loads(out)["passed"] is False
+    assert f"STOPPED by {number.name}" in report.read_text("utf-8")
+    assert sandbox.token not in out + err + report.read_text("utf-8")
+
+
+def test_two_at_once_have_a_database_each(start):
+    with Sandbox(processing_seconds=0.6) as sandbox:
+        processes = [start(sandbox, "--json") for _ in range(2)]
+        results = [process.communicate(timeout=50) for process in processes]
+        databases = {database["hash"]: database for database in sandbox.databases()}
+        appended = [upload["hash"] for upload in sandbox.uploads() if upload["action"] == "append"]
+    assert [process.returncode for process in processes] == [0, 0], [err for _, err in results]
+    found = [json.loads(out) for out, _ in results]
+    assert {value["database"] for value in found} == set(databases) == set(appended)
+    assert len(databases) == len(appended) == 2
+    for value in found:
+        [busy] = [row for row in value["rows"] if row["topic"] == "one at a time"]
+        assert busy["verdict"] == Verdict.CONFIRMED.value
+
+
+# The pure core
+
+texts = st.text(max_size=12) | st.sampled_from(["queued", "running", "done", "failed", "erledigt", "4711", "a.b", " x"])
+scalars = st.none() | st.booleans() | st.integers() | texts
+names = st.sampled_from(["id", "job_id", "status", "state", "data", "rows", "database", "nr", "stand"]) | texts
+trees = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=10
+)
+responses = st.none() | st.builds(
+    Response,
+    st.sampled_from([200, 200, 200, 201, 302, 400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 503])
+    | st.integers(100, 599),
+    trees.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60),
+    location=st.sampled_from(["", "/api/v2/queue/7", "https://elsewhere.example/7", "http://["]) | st.text(max_size=9),
+)
+SERVER = ServerConfig("https://datatile.example.com")
+
+
+def exchanges_of(step: Step, upload: bool, response: Response | None) -> Exchange:
+    if not upload:
+        return Exchange(step, "GET", SERVER.job_url("7"), job_id="7", response=response)
+    sent = Upload(Action.APPEND, "abc", "x.sav", 10)
+    return Exchange(step, "POST", SERVER.upload_url(Action.APPEND, "abc"), ("dataset",), sent, response=response)
+
+
+any_exchanges = st.lists(st.builds(exchanges_of, st.sampled_from(Step), st.booleans(), responses), max_size=12)
+
+
+@given(any_exchanges, st.sampled_from(["", "db01"]), st.booleans(), st.text(max_size=8))
+def test_any_responses_become_a_report_and_a_valid_extra(exchanges, database, given_, word):
+    record = Record(SERVER, {}, "f01", "x.sav", exchanges=exchanges, database=database, database_given=given_)
+    record.finished, record.failed = (word, "erledigt"), ("kaputt",)
+    for exchange in exchanges:
+        learning.id_candidates(SERVER, exchange)
+        for path in learning.job_paths(SERVER, exchange, "7"):
+            Options.of("it", json.dumps({"job_path": path}))
+            assert ServerConfig(SERVER.url, job_path=path).job_url("7").startswith(f"{SERVER.url}/")
+    polls = record.polls("7")
+    record.learned.update(learning.learn_status_field(SERVER, polls, record.finished))
+    learning.learn_words(SERVER, polls, record.finished, record.failed)
+    found = findings(record)
+    Options.of("the extra", json.dumps(dict(found.extra)))
+    report = Report(record, found, {})
+    masked = redactor(record, [TOKEN], hosts=False)
+    json.dumps(as_values(report, masked))
+    assert "datatile.example.com" not in as_markdown(report, masked)
+    if found.passed:
+        assert any(e.succeeded for e in exchanges if e.upload)
+
+
+@given(any_exchanges)
+def test_a_learned_status_field_reads_the_last_poll(exchanges):
+    polls = Record(SERVER, {}, "f01", "x.sav", exchanges=exchanges).polls("7")
+    learned = learning.learn_status_field(SERVER, polls, ())
+    if learned:
+        assert isinstance(reading(ServerConfig(SERVER.url, **learned), polls[-1]), Job)
+
+
+def test_two_equal_candidates_are_not_chosen_from():
+    bodies = [{"a": "queued", "b": "queued"}, {"a": "done", "b": "done"}]
+    polls = [exchanges_of(Step.CREATE, False, Response(200, json.dumps({"x": body}).encode())) for body in bodies]
+    assert learning.learn_status_field(SERVER, polls, ()) == {}
+    assert learning.status_fields(SERVER, polls, ())[0] == ["x.a", "x.b"]
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/api/v2/queue/7", "api/v2/queue/{job_id}"),
+        ("https://datatile.example.com/q?job=7", "q?job={job_id}"),
+        ("https://elsewhere.example/api/v2/queue/7", None),
+        ("https://datatile.example.com.evil.example/7", None),
+        ("/api/v2/../../7", None),
+    ],
+)
+def test_only_addresses_of_the_same_server_are_tried(location, path):
+    exchange = exchanges_of(Step.CREATE, True, Response(202, b"{}", location=location))
+    first = learning.job_paths(SERVER, exchange, "7")[0]
+    assert first == (path or "{api_path}/job/{job_id}")

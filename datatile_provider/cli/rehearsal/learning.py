@@ -39,7 +39,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         return
     for name, found in value.items():
         where = f"{path}.{name}" if path else name
-        if not name.strip() or "." in name or not name.isprintable():
+        if not name or name != name.strip() or "." in name or not name.isprintable():
             continue
         if text := str(found).lower() if isinstance(found, bool) else word(found):
             yield where, text
