@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -21,6 +24,7 @@ from hypothesis import strategies as st
 from datatile_provider.api.models import Action, Job, ServerConfig, Upload
 from datatile_provider.api.options import Options
 from datatile_provider.api.responses import Response
+from datatile_provider.cli import rehearse
 from datatile_provider.cli.commands import main
 from datatile_provider.cli.rehearsal import learning, steps
 from datatile_provider.cli.rehearsal.exchange import Exchange, Record, Step, reading
@@ -46,6 +50,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(steps, "_FIRST_GAP", 0.05)
     monkeypatch.setattr(steps, "_LONGEST_GAP", 0.2)
     monkeypatch.setattr(steps, "_PATIENCE", 0.3)
+    # Airflow's log is on stdout, and a sandbox has no process of its own here.
+    monkeypatch.setattr(logging.getLogger("datatile_provider.sandbox"), "propagate", False)
 
 
 class Result:
@@ -164,20 +170,27 @@ DIALECTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_a_dialect_is_learned_and_then_confirmed(run, name):
+def test_a_dialect_is_learned(run, name):
     dialect, arguments = DIALECTS[name]
-    with Sandbox(processing_seconds=0.6, **dialect) as sandbox:
-        first = run(sandbox, sandbox.folder, *arguments)
-        assert first.code == 1, first.err
-        extra = first.json
-        second = run(sandbox, sandbox.folder, "--extra", json.dumps(extra))
-        assert (second.code, second.out) == (0, ""), second.err
+    with Sandbox(processing_seconds=0.4, **dialect) as sandbox:
+        result = run(sandbox, sandbox.folder, *arguments)
+    assert result.code == 1, result.err
+    assert "DIFFERS: set the options below" in result.err
+    extra = result.json
     expected = {key: value for key, value in dialect.items() if key not in ("job_path", "state_words")}
     assert {key: value for key, value in extra.items() if key in expected} == expected
     if path := dialect.get("job_path"):
         assert extra["job_path"].replace("{api_path}", "api/v2") == path
     if words := dialect.get("state_words"):
         assert extra["status_map"] == {word: state for state, word in words.items()}
+
+
+def test_what_was_learned_is_confirmed_by_the_next_run(run):
+    dialect, arguments = DIALECTS["all but the callback"]
+    with Sandbox(processing_seconds=0.4, **dialect) as sandbox:
+        first = run(sandbox, sandbox.folder, *arguments)
+        second = run(sandbox, sandbox.folder, "--extra", first.out)
+    assert (second.code, second.out) == (0, ""), second.err
 
 
 def test_the_extra_of_the_connection_is_kept_and_the_callback_is_sent(run):
@@ -235,17 +248,23 @@ def test_a_server_that_never_finishes(run):
     assert "Look for a database rehearsal-" in result.json["cleanup"]
 
 
+ON = {kind: ("any",) if kind == "refuse" else ("poll", "upload") for kind in KINDS}
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("forward", "stall_in_body", "drip")])
-@pytest.mark.parametrize("on", ["upload", "poll"])
-def test_faults(run, kind, on):
+def test_faults(run, kind):
     """The result is that of the server, or says what was not seen. A file is never appended twice."""
-    with Sandbox(token=TOKEN, processing_seconds=0.2) as sandbox:
-        skip = [Fault("forward", "poll"), Fault("forward", "upload")] if on == "upload" else [Fault("forward", "poll")]
-        # The append, or the first poll of the create.
-        with FaultProxy(sandbox.url, *skip, Fault(kind, "any" if kind == "refuse" else on, seconds=0.1)) as proxy:
+    # The first poll of the create, and the append.
+    faults = [Fault("forward", "poll"), Fault("forward", "upload"), *(Fault(kind, on, seconds=0.1) for on in ON[kind])]
+    with Sandbox(token=TOKEN, processing_seconds=0.1) as sandbox:
+        with FaultProxy(sandbox.url, *faults) as proxy:
             result = run(proxy.url, sandbox.folder, "--json", "--timeout", "3")
-        assert result.code == (0 if "ended" not in result.json or not result.json["ended"] else 1), result.err
-        assert len([upload for upload in sandbox.uploads() if upload["action"] == "append"]) <= 1
+            assert [request.fault for request in proxy.log].count(kind) == len(ON[kind])
+        assert result.code == 0 or result.json["ended"], result.err
+        assert (result.code == 0) == (result.row("action")["verdict"] == Verdict.CONFIRMED.value)
+        appended = [upload for upload in sandbox.uploads() if upload["action"] == "append"]
+        assert len(appended) == 1 or (result.code == 1 and not appended)
+    assert result.json["extra"] == {}
     assert TOKEN not in result.out + result.err
 
 
@@ -355,11 +374,12 @@ def test_a_database_that_is_not_reported_must_be_given(run):
 
     with RawServer(Silent()) as server:
         first = run(server.url, "f01", "--json")
-    assert first.code == 0, first.err
+    assert first.code == 1
     assert "give --database" in first.json["ended"]
-    assert first.row("action")["verdict"] == Verdict.UNSEEN.value
+    assert "NOT CONFIRMED: action" in first.err
     with RawServer(Silent()) as server:
         second = run(server.url, "f01", "--json", "--database", "db01")
+    assert second.code == 0, second.err
     assert second.json["extra"] == {"database_field": "target", "rows_field": "read.interviews"}
     assert "(given)" in second.json["cleanup"]
 
@@ -401,6 +421,89 @@ def test_a_server_that_is_down_is_told_before_anything_is_sent(run):
     assert result.code == 1
     assert result.json["ended"].startswith("SERVER UNREACHABLE")
     assert result.json["cleanup"] == "Nothing to delete: no file was sent."
+
+
+# A person at the terminal
+
+
+@pytest.fixture
+def person(monkeypatch) -> Callable[..., list[str]]:
+    """Let a person answer each question whose text holds a word; return the questions."""
+
+    def person(**answers: str) -> list[str]:
+        asked: list[str] = []
+
+        def ask(prompt: str) -> str:
+            asked.append(prompt)
+            return next(answer for word, answer in answers.items() if word in prompt)
+
+        monkeypatch.setattr(rehearse, "can_ask", lambda: True)
+        monkeypatch.setattr(rehearse, "ask", ask)
+        monkeypatch.setattr(steps, "_ASK_AFTER", 0.3)
+        return asked
+
+    return person
+
+
+@pytest.mark.parametrize("field", ["status", "stand.wort"])
+def test_a_person_confirms_the_words(connect, capsys, person, field):
+    asked = person(on="y", erledigt="y", kaputt="failed", wartend="n", importiert="n")
+    with Sandbox(processing_seconds=0.4, state_words=GERMAN, status_field=field) as sandbox:
+        connect(sandbox)
+        assert main(["rehearse", "--folder", sandbox.folder, "--timeout", "20"]) == 1
+    extra = json.loads(capsys.readouterr().out)
+    assert extra["status_map"]["erledigt"] == "SUCCEEDED"
+    assert extra["status_map"]["kaputt"] == "FAILED"
+    assert extra.get("status_field", "status") == field
+    assert asked[0] == "Go on? [y/N] "
+    assert sum("'erledigt'" in question for question in asked) == 1
+
+
+def test_a_person_gives_the_hash_of_the_database_and_says_that_the_callback_came(connect, capsys, person):
+    class Silent(Odd):
+        def response(self, method, path, known, body):
+            code, answer = super().response(method, path, known, body)
+            answer.pop("database", None)
+            return code, answer
+
+    person(Go="y", Drive="db01", callback="n")
+    with RawServer(Silent()) as server:
+        connect(server.url)
+        arguments = ["--callback-url", "http://127.0.0.1:1/", "--json"]
+        assert main(["rehearse", "--folder", "f01", *arguments]) == 0
+    result = Result(0, *capsys.readouterr())
+    assert result.json["database"] == "db01"
+    assert "the URL was not called" in result.row("callback")["seen"]
+
+
+def test_a_person_who_says_no_sends_nothing(start_on_terminal):
+    with Sandbox() as sandbox:
+        code, shown = start_on_terminal(sandbox, "n\n")
+        assert sandbox.uploads() == []
+    assert code == 2
+    assert "It creates one database there, rehearsal-" in shown
+    assert shown.rstrip().endswith("Nothing was sent.")
+
+
+@pytest.fixture
+def start_on_terminal() -> Callable[..., tuple[int, str]]:
+    """Run the command in a process with a terminal, type something, and return the exit code and what is shown."""
+
+    def start(sandbox: Sandbox, typed: str) -> tuple[int, str]:
+        leader, follower = pty.openpty()
+        command = [sys.executable, "-m", "datatile_provider", "rehearse", "--folder", sandbox.folder]
+        environment = {**os.environ, "AIRFLOW_CONN_DATATILE_DEFAULT": json.dumps(sandbox.connection)}
+        with subprocess.Popen(command, env=environment, stdin=follower, stdout=follower, stderr=follower) as process:
+            os.close(follower)
+            os.write(leader, typed.encode())
+            shown = b""
+            with contextlib.suppress(OSError):
+                while block := os.read(leader, 1 << 16):
+                    shown += block
+            os.close(leader)
+        return process.returncode, shown.decode()
+
+    return start
 
 
 # Real processes

@@ -116,7 +116,7 @@ def _body(record: Record) -> Row:
 def _action(record: Record) -> Row:
     done = _succeeded(record)
     parts = [f"{s.value}: {'succeeded' if s in done else _last(record, s)}" for s in GOOD]
-    return _row("action", "; ".join(parts), confirmed=len(done) == len(GOOD))
+    return _row("action", "; ".join(parts), confirmed=len(done) == len(GOOD), needed=True)
 
 
 def _target(record: Record) -> Row:

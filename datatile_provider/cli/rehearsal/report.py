@@ -11,9 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from datatile_provider.api.responses import redact
-from datatile_provider.api.transport import LOGGED_BYTES
 from datatile_provider.cli.rehearsal.exchange import Exchange, Record, Step, described, reading
 from datatile_provider.cli.rehearsal.findings import Findings, Row, Verdict
+
+#: The most bytes of a response's body that are shown.
+_MOST_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _exchanges(record: Record) -> Iterator[dict[str, Any]]:
                 )
                 if found
             },
-            "body": response.body[:LOGGED_BYTES].decode("utf-8", "replace") if response else "",
+            "body": response.body[:_MOST_BYTES].decode("utf-8", "replace") if response else "",
             "read as": text,
         }
 
