@@ -26,43 +26,28 @@ from datatile_provider.version_compat import AirflowTaskTerminated
 class Failure(Flag):
     """The kind of an error."""
 
-    TRANSIENT = auto()
-    """Not accepted, or not polled; another attempt may succeed."""
-    PERMANENT = auto()
-    """Not accepted, or not polled; another attempt changes nothing."""
-    INVALID = auto()
-    """Bad input."""
-    UNKNOWN = auto()
-    """The server may have the file or not."""
-    RECORD = auto()
-    """The record of an earlier attempt does not fit the task, so a person must decide."""
-    JOB = auto()
-    """The job failed or was cancelled."""
-    TIMEOUT = auto()
-    """The job was not finished in time."""
-    EXECUTION_TIMEOUT = auto()
-    """``execution_timeout`` passed while the task was deferred."""
-    MOVED = auto()
-    """The connection points to another server than the job's."""
-    KILLED = auto()
-    """The task was ended by a person or by Airflow, and went on until its end."""
-    NOT_STORED = auto()
-    """Airflow could not store that the upload is done."""
-    OUTSIDE = auto()
-    """``execution_timeout``, SIGTERM, or an error of Airflow, of an XCom backend or of a hook of the DAG."""
+    TRANSIENT = auto()  #: Not accepted, or not polled; another attempt may succeed.
+    PERMANENT = auto()  #: Not accepted, or not polled; another attempt changes nothing.
+    INVALID = auto()  #: Bad input.
+    UNKNOWN = auto()  #: The server may have the file or not.
+    RECORD = auto()  #: The record of an earlier attempt does not fit the task, so a person must decide.
+    JOB = auto()  #: The job failed or was cancelled.
+    TIMEOUT = auto()  #: The job was not finished in time.
+    EXECUTION_TIMEOUT = auto()  #: ``execution_timeout`` passed while the task was deferred.
+    MOVED = auto()  #: The connection points to another server than the job's.
+    KILLED = auto()  #: The task was ended by a person or by Airflow, and went on until its end.
+    NOT_STORED = auto()  #: Airflow could not store that the upload is done.
+    OUTSIDE = auto()  #: ``execution_timeout``, SIGTERM, or an error of Airflow, an XCom backend or a hook of the DAG.
 
 
 class Accepted(Flag):
     """Whether the server had accepted the file before the error."""
 
     NO = auto()
-    MAYBE = auto()
-    """It was being sent."""
-    EARLIER = auto()
-    """An earlier attempt may have sent it; this one had sent nothing yet."""
+    MAYBE = auto()  #: It was being sent.
+    EARLIER = auto()  #: An earlier attempt may have sent it; this one had sent nothing yet.
     YES = auto()
-    WAITING = auto()
-    """The task only waits for the job of another task."""
+    WAITING = auto()  #: The task only waits for the job of another task.
 
 
 class Airflow(Enum):
@@ -72,8 +57,7 @@ class Airflow(Enum):
     FAILS = AirflowFailException
     TIMES_OUT = AirflowSensorTimeout
     TIMES_OUT_AND_RETRIES = AirflowTaskTimeout
-    AS_RAISED = BaseException
-    """The error is raised unchanged. Airflow retries the task after most of them."""
+    AS_RAISED = BaseException  #: The error is raised unchanged. Airflow retries the task after most of them.
 
 
 class StateChange(Enum):
@@ -110,6 +94,10 @@ class Rule(NamedTuple):
         """Return the exception for Airflow with a text."""
         kind: type[BaseException] = self.airflow.value
         return kind(text)
+
+    def next_steps(self, error: errors.DatatileError) -> str:
+        """Return what a person can do after an error of an upload."""
+        return _SEND_STEPS if self.steps == _FIX_AND_SEND_STEPS and not error.hint else self.steps
 
 
 _FIX_AND_SEND_STEPS = "This attempt stored nothing.\nAfter the fix, clear this task: it sends the file."
@@ -221,8 +209,3 @@ def decide(failure: Failure, accepted: Accepted, *, store: bool, harmless: bool)
         and rule.store in (None, store)
         and rule.harmless in (None, harmless)
     )
-
-
-def next_steps(error: errors.DatatileError, rule: Rule) -> str:
-    """Return what a person can do after an error."""
-    return _SEND_STEPS if rule.steps == _FIX_AND_SEND_STEPS and not error.hint else rule.steps

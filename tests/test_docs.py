@@ -27,7 +27,7 @@ from datatile_provider.api.models import Action, ServerConfig, Upload
 from datatile_provider.api.options import Options
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
-from datatile_provider.failure_policy import Accepted, decide, failure_of, next_steps
+from datatile_provider.failure_policy import Accepted, decide, failure_of
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sandbox import Sandbox
@@ -255,7 +255,7 @@ def test_the_error_in_the_troubleshooting_is_what_the_package_writes() -> None:
         parsing.read_upload(ServerConfig("https://datatile.example.com"), upload, response)
     (example,) = (block.text for block in blocks(TROUBLESHOOTING) if block.language == "text")
     rule = decide(failure_of(rejected.value), Accepted.MAYBE, store=True, harmless=False)
-    assert example == f"{rejected.value.report(steps=next_steps(rejected.value, rule))}\n"
+    assert example == f"{rejected.value.report(steps=rule.next_steps(rejected.value))}\n"
 
 
 def test_the_error_in_the_readme_is_what_the_package_writes() -> None:

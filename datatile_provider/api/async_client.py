@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
@@ -25,12 +25,8 @@ from datatile_provider.api.transport import (
     logged,
     no_response,
     proxy_of,
-    reason,
 )
 from datatile_provider.api.validation import check_job_id
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
 
 #: The most connections to a server for quick polls, however many jobs are waited for.
 MAX_CONNECTIONS = 8
@@ -58,8 +54,7 @@ class _PollQueue:
         self._usual: OrderedDict[_Poll, None] = OrderedDict()
         self._later: OrderedDict[_Poll, None] = OrderedDict()
         self._quick: dict[_Poll, asyncio.TimerHandle] = {}
-        # Oldest first.
-        self._slow: OrderedDict[_Poll, None] = OrderedDict()
+        self._slow: OrderedDict[_Poll, None] = OrderedDict()  # oldest first
 
     async def enter(self, poll: _Poll) -> None:
         """Wait until a poll may be sent. :meth:`leave` must follow, also after an error."""
@@ -140,20 +135,15 @@ class _Poll:
     """
 
     job: asyncio.Task[Job]
-    #: Done when the poll may be sent.
-    admitted: asyncio.Future[None]
+    admitted: asyncio.Future[None]  #: Done when the poll may be sent.
 
     def __init__(self, settings: Settings, *, is_slow: bool = False) -> None:
         self.settings = settings
         self.is_slow = is_slow
-        #: Whether it is a wait's last poll.
-        self.is_last = False
-        #: Whether it was cancelled for other polls.
+        self.is_last = False  #: Whether it is a wait's last poll.
         self.cancelled_for_others = False
-        #: The number of waits that wait for it.
-        self.waiters = 0
-        #: When the request was sent; None while the poll is queued.
-        self.sent: float | None = None
+        self.waiters = 0  #: The number of waits that wait for it.
+        self.sent: float | None = None  #: When the request was sent; None while the poll is queued.
 
     def start(self, poll: Coroutine[Any, Any, Job]) -> None:
         """Send the request."""
@@ -183,8 +173,8 @@ class _Poll:
 
 
 _Key = tuple[str, "bool | str", "str | None", int]
-_sessions: WeakKeyDictionary[AbstractEventLoop, dict[_Key, _Shared]] = WeakKeyDictionary()
-_opening: WeakKeyDictionary[AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, _Shared]] = WeakKeyDictionary()
+_opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class AsyncDatatileClient:
@@ -284,11 +274,10 @@ class AsyncDatatileClient:
                     raise
                 # aiohttp's own timeout has no text.
                 timed_out = isinstance(e, asyncio.TimeoutError) and not str(e)
-                why = f"timed out after {limit:,.10g} s" if timed_out else reason(e, settings.token)
+                why = f"timed out after {limit:,.10g} s" if timed_out else ""
                 if poll.cancelled_for_others:
                     why = f"cancelled after {poll.age:,.1f} s, as other polls needed the connection"
-                certificate = isinstance(e, aiohttp.ClientConnectorCertificateError)
-                raise no_response(settings, f"job {job_id}", why, e, certificate=certificate) from e
+                raise no_response(settings, f"job {job_id}", e, why=why) from e
             finally:
                 poll.is_slow = poll.age >= SLOW
         finally:
@@ -308,13 +297,8 @@ class AsyncDatatileClient:
             body = b""
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
                 body += block
-            received = Response(
-                response.status,
-                body[: MAX_POLL_BYTES + 1],
-                response.headers.get("Retry-After", ""),
-                response.headers.get("Location", ""),
-            )
-            return logged("GET", url, received, settings.token)
+            received = Response.of(response.status, body[: MAX_POLL_BYTES + 1], response.headers, settings.token)
+            return logged("GET", url, received)
 
 
 @asynccontextmanager

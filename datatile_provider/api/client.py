@@ -18,20 +18,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-from datatile_provider.api import errors, parsing
+from datatile_provider.api import parsing
 from datatile_provider.api.dataset import Dataset
 from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.multipart import MultipartBody
 from datatile_provider.api.responses import MAX_POLL_BYTES, MAX_RESPONSE_BYTES, Response
 from datatile_provider.api.settings import Settings
-from datatile_provider.api.transport import (
-    CONNECT_TIMEOUT,
-    POLL_TIMEOUT,
-    certificate_error,
-    logged,
-    no_response,
-    reason,
-)
+from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, logged, no_response, reason
 from datatile_provider.api.validation import check_job_id
 
 
@@ -64,21 +57,16 @@ class DatatileClient:
         server = self._settings.server
         body = MultipartBody(dataset, {server.callback_field: callback_url} if callback_url else {}, on_progress)
         try:
-            response = self._ask(
-                "POST",
-                server.upload_url(upload.action, upload.target_hash),
-                data=body,
-                headers={"Content-Type": body.content_type},
-            )
+            response = self._ask("POST", server.upload_url(upload.action, upload.target_hash), body)
         # The exceptions of requests are OSErrors; a missing CA bundle of the environment raises a plain OSError.
         except OSError as e:
             if body.complete:
                 why = f"The whole file was sent, then no response came: {reason(e, self._settings.token)}"
                 raise parsing.unknown_outcome(server, upload, why) from e
-            sent = "Nothing was sent."
+            sent = "Nothing was sent"
             if body.sent:
-                sent = f"{body.sent:,} of {len(body):,} bytes were sent, so the file was not accepted."
-            raise self._failure(e, str(upload), sent) from e
+                sent = f"{body.sent:,} of {len(body):,} bytes were sent, so the file was not accepted"
+            raise no_response(self._settings, str(upload), e, note=sent) from e
         return parsing.read_upload(server, upload, response, whole_body_sent=body.complete)
 
     def get_job(self, job_id: str) -> Job:
@@ -89,17 +77,10 @@ class DatatileClient:
         :raises PermanentError: the server will not report it.
         """
         server = self._settings.server
-        url = server.job_url(check_job_id(job_id))
         try:
-            response = self._ask(
-                "GET",
-                url,
-                stall_timeout=POLL_TIMEOUT - CONNECT_TIMEOUT,
-                whole_timeout=POLL_TIMEOUT,
-                max_bytes=MAX_POLL_BYTES + 1,
-            )
+            response = self._ask("GET", server.job_url(check_job_id(job_id)), is_poll=True)
         except OSError as e:
-            raise self._failure(e, f"job {job_id}") from e
+            raise no_response(self._settings, f"job {job_id}", e) from e
         return parsing.read_job(server, job_id, response)
 
     def probe(self) -> None:
@@ -148,56 +129,39 @@ class DatatileClient:
         try:
             return self._ask(method, url)
         except OSError as e:
-            raise self._failure(e, f"test of {url}") from e
+            raise no_response(self._settings, f"test of {url}", e) from e
 
-    def _ask(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: dict[str, str] | None = None,
-        data: Any = None,
-        stall_timeout: float = float("inf"),
-        whole_timeout: float = float("inf"),
-        max_bytes: int = MAX_RESPONSE_BYTES,
-    ) -> Response:
+    def _ask(self, method: str, url: str, body: MultipartBody | None = None, *, is_poll: bool = False) -> Response:
         settings = self._settings
-        stall_timeout = min(stall_timeout, settings.timeout)
+        max_bytes = MAX_POLL_BYTES + 1 if is_poll else MAX_RESPONSE_BYTES
+        stall_timeout = min(POLL_TIMEOUT - CONNECT_TIMEOUT, settings.timeout) if is_poll else settings.timeout
+        # The socket's own timeout must come first, as its error says what timed out; hence twice.
+        whole_timeout = min(POLL_TIMEOUT, 2 * stall_timeout) if is_poll else 2 * stall_timeout
         # A new connection: the server may close one that is kept alive while the first bytes are sent.
         with _Session() as session, _redacted_urllib3_log(settings.token):
             # With an auth set, requests does not send credentials from a .netrc.
             session.auth = lambda request: request
-            # The socket's own timeout must come first, as its error says what timed out; hence twice.
-            adapter = _Adapter(stall_timeout, min(whole_timeout, 2 * stall_timeout))
+            adapter = _Adapter(stall_timeout, whole_timeout)
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             with session.request(
                 method,
                 url,
-                data=data,
-                headers={"token": settings.token, **(headers or {})},
+                data=body,
+                headers={"token": settings.token, **({"Content-Type": body.content_type} if body else {})},
                 timeout=(min(CONNECT_TIMEOUT, stall_timeout), stall_timeout),
                 stream=True,
                 # Per request: on the session, the environment's CA bundle would override the connection's.
                 verify=settings.verify,
                 proxies=dict(settings.proxies) or None,
             ) as response:
-                body = b""
+                content = b""
                 for block in response.iter_content(1 << 16):
-                    body += block
-                    if len(body) >= max_bytes:
+                    content += block
+                    if len(content) >= max_bytes:
                         break
-                received = Response(
-                    response.status_code,
-                    body[:max_bytes],
-                    response.headers.get("Retry-After", ""),
-                    response.headers.get("Location", ""),
-                )
-                return logged(method, url, received, settings.token)
-
-    def _failure(self, error: OSError, subject: str, note: str = "") -> errors.DatatileError:
-        why = reason(error, self._settings.token)
-        return no_response(self._settings, subject, why, error, note, certificate=certificate_error(error))
+                received = Response.of(response.status_code, content[:max_bytes], response.headers, settings.token)
+                return logged(method, url, received)
 
 
 @contextlib.contextmanager

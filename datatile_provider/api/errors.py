@@ -4,36 +4,21 @@ The errors of this provider.
 ::
 
     DatatileError
-    ├── InvalidInputError             a bad argument, file or connection; nothing was sent (also a ValueError)
-    ├── TransientError                the server does not have the upload, or did not report the job; try again
-    │   ├── ServerUnreachableError      no connection to the server, or no response from it
-    │   ├── ServerError                 an HTTP error of the server or of a gateway
-    │   ├── ServerBusyError             the server is overloaded or down
-    │   ├── RateLimitedError            requests come too fast
-    │   ├── DestinationBusyError        an earlier upload to the same destination is still processing
-    │   ├── UnexpectedResponseError     a response that does not show the job's status
-    │   ├── DatasetUnreadableError      the file could not be read to its end
-    │   ├── ConnectionUnreadableError   Airflow could not return the connection
-    │   └── StateNotStoredError         Airflow could not store the state of the upload
-    ├── PermanentError                the server does not have the upload, and another attempt changes nothing
-    │   ├── TokenRefusedError           the token is missing, wrong, or replaced by a newer one
-    │   ├── RoleMissingError            the user lacks a role, or may not edit the target
-    │   ├── NotFoundError               no such target, job or path
-    │   │   └── NotDatatileError          what responds at that address is not DATATILE's API
-    │   ├── FileTooLargeError           over the server's limit
-    │   ├── RedirectedError             the server is at another address
-    │   ├── UntrustedCertificateError   the server's TLS certificate is not trusted
-    │   ├── ConnectionChangedError      the connection points to another server than the job's
-    │   ├── DatasetChangedError         the file changed since its upload began
-    │   ├── TaskChangedError            an earlier attempt uploaded something else than the task would now
-    │   ├── AlreadyUploadedError        an earlier attempt succeeded, and maybe nobody cleared the task
-    │   └── StateUnreadableError        the task's stored state is not that of an upload
-    ├── OutcomeUnknownError           the server may have the upload or not
-    ├── UploadInterruptedError        the task was ended after the server had accepted the file
-    └── JobError                      the job did not succeed
-        ├── JobFailedError
-        ├── JobStatusUnclearError       it may have failed
-        ├── JobCancelledError
+    ├── InvalidInputError
+    ├── TransientError
+    │   ├── ServerUnreachableError, ServerError, ServerBusyError, RateLimitedError, DestinationBusyError
+    │   ├── UnexpectedResponseError, DatasetUnreadableError
+    │   └── ConnectionUnreadableError, StateNotStoredError
+    ├── PermanentError
+    │   ├── TokenRefusedError, RoleMissingError
+    │   ├── NotFoundError
+    │   │   └── NotDatatileError
+    │   ├── FileTooLargeError, RedirectedError, UntrustedCertificateError
+    │   └── ConnectionChangedError, DatasetChangedError, TaskChangedError, AlreadyUploadedError, StateUnreadableError
+    ├── OutcomeUnknownError
+    ├── UploadInterruptedError
+    └── JobError
+        ├── JobFailedError, JobStatusUnclearError, JobCancelledError
         └── JobTimeoutError
             └── ExecutionTimeoutError
 
@@ -66,8 +51,14 @@ class DatatileError(Exception):
     """
 
     #: The stable name of this kind of error: the verdict, the anchor in ``docs/troubleshooting.md``, and the name in a
-    #: trigger's event.
+    #: trigger's event. A kind without one has its parent's.
     code: ClassVar[str] = "error"
+
+    def __init_subclass__(cls, code: str = "") -> None:
+        super().__init_subclass__()
+        if code:
+            cls.code = code
+            BY_CODE[code] = cls
 
     def __init__(
         self,
@@ -100,10 +91,10 @@ class DatatileError(Exception):
         :param subject: what the error is about, for a caller that knows more than the error.
         :param steps: what a person can do next, after the hint.
         """
-        title = f"{self.title}: {then}" if then else self.title
-        paragraphs = self._paragraphs(subject or self.subject, steps)
-        lines = [line for text in paragraphs for part in text.split("\n") for line in _wrap(part)]
-        return "\n".join([title, *lines, f"Help: docs/troubleshooting.md#{self.code}"])
+        lines = [f"{self.title}: {then}" if then else self.title]
+        for line in "\n".join(self._paragraphs(subject or self.subject, steps)).split("\n"):
+            lines += textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+        return "\n".join([*lines, f"Help: docs/troubleshooting.md#{self.code}"])
 
     @property
     def title(self) -> str:
@@ -129,161 +120,109 @@ class DatatileError(Exception):
         return [part for part in parts if part]
 
     def extended(self: _Error, sentence: str) -> _Error:
-        """
-        Return a new error that says one more thing about what happened.
-
-        :param sentence: it, without its full stop.
-        """
+        """Return a new error that says one more thing about what happened, as a sentence without its full stop."""
         return type(self)(f"{self.what}.\n{sentence}", **{name: getattr(self, name) for name in _PARTS})
 
 
 _PARTS = ("subject", "server_message", "hint", "log_url", "status", "retry_after")
+#: Every kind of error by its code.
+BY_CODE = {DatatileError.code: DatatileError}
 
 
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-class InvalidInputError(DatatileError, ValueError):
+class InvalidInputError(DatatileError, ValueError, code="invalid-input"):
     """A bad argument, file or connection; nothing was sent."""
-
-    code = "invalid-input"
 
 
 class TransientError(DatatileError):
     """The server does not have the upload, or did not report the job's status; another attempt may succeed."""
 
 
-class ServerUnreachableError(TransientError):
+class ServerUnreachableError(TransientError, code="server-unreachable"):
     """The server could not be connected to, or did not respond."""
 
-    code = "server-unreachable"
 
-
-class ServerError(TransientError):
+class ServerError(TransientError, code="server-error"):
     """The server, or a gateway in front of it, responded with an HTTP error of its own."""
 
-    code = "server-error"
 
-
-class ServerBusyError(TransientError):
+class ServerBusyError(TransientError, code="server-busy"):
     """The server is overloaded or down."""
 
-    code = "server-busy"
 
-
-class RateLimitedError(TransientError):
+class RateLimitedError(TransientError, code="rate-limited"):
     """Requests come too fast for the server's limit."""
 
-    code = "rate-limited"
 
-
-class DestinationBusyError(TransientError):
+class DestinationBusyError(TransientError, code="destination-busy"):
     """An earlier upload to the same destination is still being processed."""
 
-    code = "destination-busy"
 
-
-class UnexpectedResponseError(TransientError):
+class UnexpectedResponseError(TransientError, code="unexpected-response"):
     """A response that does not show the job's status: a proxy's error page, an empty body, other JSON."""
 
-    code = "unexpected-response"
 
-
-class DatasetUnreadableError(TransientError):
+class DatasetUnreadableError(TransientError, code="file-unreadable"):
     """The file could not be read to its end; the request was aborted, so nothing was accepted."""
 
-    code = "file-unreadable"
 
-
-class ConnectionUnreadableError(TransientError):
+class ConnectionUnreadableError(TransientError, code="connection-unreadable"):
     """Airflow could not return the connection. A missing one looks the same as an API server that is down."""
 
-    code = "connection-unreadable"
 
-
-class StateNotStoredError(TransientError):
+class StateNotStoredError(TransientError, code="state-not-stored"):
     """Airflow could not store the state of an upload that succeeded; the next attempt resumes it."""
 
-    code = "state-not-stored"
 
-
-class PermanentError(DatatileError):
+class PermanentError(DatatileError, code="rejected"):
     """The server does not have the upload, and sending it again would change nothing."""
 
-    code = "rejected"
 
-
-class TokenRefusedError(PermanentError):
+class TokenRefusedError(PermanentError, code="token-refused"):
     """The token is missing, wrong, or replaced: generating a new token invalidates the old one (documented)."""
 
-    code = "token-refused"
 
-
-class RoleMissingError(PermanentError):
+class RoleMissingError(PermanentError, code="role-missing"):
     """The user lacks *Database creator* or *Data collector*, or may not edit the target."""
 
-    code = "role-missing"
 
-
-class NotFoundError(PermanentError):
+class NotFoundError(PermanentError, code="not-found"):
     """The server knows no such target, job or path."""
 
-    code = "not-found"
 
-
-class NotDatatileError(NotFoundError):
+class NotDatatileError(NotFoundError, code="not-datatile"):
     """What responds at the connection's address does not behave as DATATILE's API."""
 
-    code = "not-datatile"
 
-
-class FileTooLargeError(PermanentError):
+class FileTooLargeError(PermanentError, code="file-too-large"):
     """The file is over the server's size limit."""
 
-    code = "file-too-large"
 
-
-class RedirectedError(PermanentError):
+class RedirectedError(PermanentError, code="redirected"):
     """The server is at another address; redirects are not followed."""
 
-    code = "redirected"
 
-
-class UntrustedCertificateError(PermanentError):
+class UntrustedCertificateError(PermanentError, code="certificate-not-trusted"):
     """The server's TLS certificate is not signed by a trusted authority, or belongs to another host."""
 
-    code = "certificate-not-trusted"
 
-
-class ConnectionChangedError(PermanentError):
+class ConnectionChangedError(PermanentError, code="connection-changed"):
     """The Airflow connection points to another server than the one that the job is on."""
 
-    code = "connection-changed"
 
-
-class DatasetChangedError(PermanentError):
+class DatasetChangedError(PermanentError, code="file-changed"):
     """The file changed while it was sent, or since its upload began."""
 
-    code = "file-changed"
 
-
-class TaskChangedError(PermanentError):
+class TaskChangedError(PermanentError, code="task-changed"):
     """An earlier attempt uploaded something else than the task would upload now; nothing was sent."""
 
-    code = "task-changed"
 
-
-class AlreadyUploadedError(PermanentError):
+class AlreadyUploadedError(PermanentError, code="already-uploaded"):
     """An earlier attempt succeeded, and Airflow does not show whether the task was cleared since; nothing was sent."""
 
-    code = "already-uploaded"
 
-
-class StateUnreadableError(PermanentError):
+class StateUnreadableError(PermanentError, code="state-unreadable"):
     """The task's stored state is not that of an upload; nothing was sent."""
-
-    code = "state-unreadable"
 
 
 #: What a person does about an upload of unknown outcome.
@@ -294,55 +233,33 @@ UNKNOWN_HINT = (
 )
 
 
-class OutcomeUnknownError(DatatileError):
+class OutcomeUnknownError(DatatileError, code="outcome-unknown"):
     """The whole file was sent and no clear response came: the server may have it or not."""
 
-    code = "outcome-unknown"
 
-
-class UploadInterruptedError(DatatileError):
+class UploadInterruptedError(DatatileError, code="interrupted-after-upload"):
     """The task was ended after the server had accepted the file."""
-
-    code = "interrupted-after-upload"
 
 
 class JobError(DatatileError):
     """The job did not succeed, or did not finish in time."""
 
 
-class JobFailedError(JobError):
+class JobFailedError(JobError, code="job-failed"):
     """The server reports that the job failed."""
 
-    code = "job-failed"
 
-
-class JobStatusUnclearError(JobError):
+class JobStatusUnclearError(JobError, code="job-status-unclear"):
     """The job may have failed: the response does not name the job."""
 
-    code = "job-status-unclear"
 
-
-class JobCancelledError(JobError):
+class JobCancelledError(JobError, code="job-cancelled"):
     """The server reports that the job was cancelled."""
 
-    code = "job-cancelled"
 
-
-class JobTimeoutError(JobError):
+class JobTimeoutError(JobError, code="job-timed-out"):
     """The job was not finished within the timeout; it may continue in DATATILE."""
 
-    code = "job-timed-out"
 
-
-class ExecutionTimeoutError(JobTimeoutError):
+class ExecutionTimeoutError(JobTimeoutError, code="execution-timeout"):
     """The task's ``execution_timeout`` passed before the job was finished."""
-
-    code = "execution-timeout"
-
-
-def _tree(kind: type[DatatileError]) -> list[type[DatatileError]]:
-    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
-
-
-#: Every kind of error by its code.
-BY_CODE = {kind.code: kind for kind in _tree(DatatileError) if "code" in vars(kind)}

@@ -20,19 +20,13 @@ from datatile_provider.api import errors, responses
 from datatile_provider.api.states import JobState
 from datatile_provider.api.validation import is_hash, is_job_id
 
-_ROWS = ("rows", "row_count", "rowCount")
-_DATABASES = ("database", "database_hash", "databaseHash")
-
 
 class Action(str, Enum):
     """What an upload does to its target (documented)."""
 
-    CREATE = "create"
-    """Makes a new database in a folder, which may not be the root."""
-    RELOAD = "reload"
-    """Replaces all data of a database."""
-    APPEND = "append"
-    """Adds to a database."""
+    CREATE = "create"  #: Makes a new database in a folder, which may not be the root.
+    RELOAD = "reload"  #: Replaces all data of a database.
+    APPEND = "append"  #: Adds to a database.
 
     @classmethod
     def of(cls, value: str) -> Action:
@@ -129,12 +123,6 @@ class ServerConfig:
         return f"{self.url}/{self.job_path.replace('{api_path}', self.api_path)}"
 
 
-_ENDED_BY: Mapping[type, JobState] = {
-    errors.JobFailedError: JobState.FAILED,
-    errors.JobCancelledError: JobState.CANCELLED,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """
@@ -157,28 +145,30 @@ class Job:
 
     def ended_by(self, error: errors.DatatileError) -> Job:
         """Return the job with the state that an error of a wait reports."""
-        state = _ENDED_BY.get(type(error))
-        return replace(self, state=state, message=error.server_message) if state else self
+        if not isinstance(error, (errors.JobFailedError, errors.JobCancelledError)):
+            return self
+        state = JobState.FAILED if isinstance(error, errors.JobFailedError) else JobState.CANCELLED
+        return replace(self, state=state, message=error.server_message)
 
     @property
     def rows(self) -> int | None:
         """The number of rows that were imported, if the server reports it (assumed)."""
-        found = self._detail(_ROWS)
+        found = self._detail("rows", "row_count", "rowCount")
         return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
     @property
     def database(self) -> str:
         """The hash of the database that was created or changed, if the server reports it (assumed)."""
-        found = self._detail(_DATABASES)
+        found = self._detail("database", "database_hash", "databaseHash")
         return found if is_hash(found) else ""
 
     @property
     def action(self) -> str:
         """The upload's action, if the server reports it (assumed)."""
-        found = self._detail(("action",))
+        found = self._detail("action")
         return found if isinstance(found, str) and found in {a.value for a in Action} else ""
 
-    def _detail(self, names: tuple[str, ...]) -> Any:
+    def _detail(self, *names: str) -> Any:
         layers = reversed(responses.layers(dict(self.details)))
         return next((layer[n] for layer in layers for n in names if layer.get(n) is not None), None)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
+from urllib3.filepost import choose_boundary, encode_multipart_formdata
+
 from datatile_provider.api.dataset import BLOCK, Dataset, map_read_errors
 from datatile_provider.api.errors import DatasetUnreadableError
 
@@ -24,22 +26,14 @@ class MultipartBody:
         fields: Mapping[str, str],
         on_progress: Callable[[int, int], None] = lambda sent, size: None,
     ) -> None:
-        from urllib3.fields import RequestField
-        from urllib3.filepost import choose_boundary
-
         boundary = choose_boundary()
-        part = RequestField("dataset", b"", filename=dataset.name)
-        part.make_multipart(content_type="application/octet-stream")
-        head = b""
-        for name, value in fields.items():
-            form_field = RequestField(name, b"")
-            form_field.make_multipart()
-            head += f"--{boundary}\r\n{form_field.render_headers()}{value}\r\n".encode()
-        self._head = head + f"--{boundary}\r\n{part.render_headers()}".encode()
+        empty_file = (dataset.name, b"", "application/octet-stream")
+        body, self.content_type = encode_multipart_formdata([*fields.items(), ("dataset", empty_file)], boundary)
+        # The file goes between these two.
         self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._head = body.removesuffix(self._tail)
         self._dataset = dataset
         self._on_progress = on_progress
-        self.content_type = f"multipart/form-data; boundary={boundary}"
         self.sent = 0
 
     def __len__(self) -> int:

@@ -56,7 +56,7 @@ def _doubt_about_acceptance(server: ServerConfig, job_id: str, value: Any, *, wh
     job = f"with the job {job_id} " if job_id else ""
     if not whole_body_sent:
         return f"The server returned success {job}before the whole file was sent"
-    if responses.inner_error(value) or responses.status_code(value):
+    if responses.inner_error(value) or responses.has_error_status(value):
         return f"The server returned success {job}with an error inside"
     if failure := states.reports_failure(server, job_id, value):
         return f"The server returned success {job}with the status {failure!r}"

@@ -31,12 +31,12 @@ class Poll:
     One poll of a wait.
 
     :param sent: when it was sent.
-    :param result: the job, as the server reported it; None when the poll was given up for another one.
+    :param result: the job, as the server reported it, or the error; None when the poll was given up for another one.
     :param succeeded: the job, when it has succeeded.
     """
 
     sent: float
-    result: Job | None = None
+    result: Job | errors.DatatileError | None = None
     succeeded: Job | None = None
 
 
@@ -78,13 +78,12 @@ class Wait:
         :param clock: returns the time.
         """
         poll = Poll(clock())
-        error = None
         try:
             yield poll
         except errors.DatatileError as e:
-            error = e
-        if result := error or poll.result:
-            poll.succeeded = self.update(result, clock(), poll.sent)
+            poll.result = e
+        if poll.result:
+            poll.succeeded = self.update(poll.result, clock(), poll.sent)
 
     def update(self, result: Job | errors.DatatileError, now: float, sent: float | None = None) -> Job | None:
         """
@@ -160,21 +159,19 @@ class Wait:
     def _on_error(self, error: errors.DatatileError, now: float) -> None:
         # A connection that is edited during a wait may be wrong for a moment.
         rejected = isinstance(error, (errors.PermanentError, errors.InvalidInputError))
-        if rejected and self.rejected_since is None:
-            self.rejected_since = now
         if not rejected:
             self.rejected_since = None
-        lasted = self.rejected_since is not None and now - self.rejected_since >= GRACE
-        if lasted:
+            if not isinstance(error, errors.TransientError):
+                raise error
+        elif self.rejected_since is None:
+            self.rejected_since = now
+        elif now - self.rejected_since >= GRACE:
             raise error.extended(f"Polling went on for {GRACE:,.0f} s")
-        if not (rejected or isinstance(error, errors.TransientError)):
-            raise error
-        kind = error.title
-        if kind != self._error_kind:
+        if error.title != self._error_kind:
             self._end_errors(still_rejected=rejected)
             then = f"polling goes on for {GRACE:,.0f} s" if rejected else "polling goes on"
             self.log(logging.WARNING, error.report(then))
-            self._error_kind = kind
+            self._error_kind = error.title
         self._error_count += 1
         self._last_error = f"{error.title}: {error.what}"
         self._retry_after = self._pause(error.retry_after or 0.0)

@@ -150,9 +150,8 @@ _POLL_MEANINGS: Mapping[str, Rejection] = {
 
 def poll_rejection(status: int, codes: Mapping[int, str] = MappingProxyType({})) -> Rejection:
     """
-    Return what a response other than 2xx means for a poll. A poll changes nothing, so most of them are transient.
+    Return what a status other than 2xx means for a poll. A poll changes nothing, so most are transient.
 
-    :param status: the HTTP status.
     :param codes: the meanings of this server's own codes.
     """
     if codes.get(status) in _POLL_MEANINGS:

@@ -1,8 +1,4 @@
-"""
-Reads the responses of a server: pure, and total over any bytes.
-
-Nothing here knows about uploads or jobs; :mod:`.parsing` does.
-"""
+"""Reads a server's responses: pure, total over any bytes, and without knowledge of uploads and jobs."""
 
 from __future__ import annotations
 
@@ -48,11 +44,12 @@ class Response:
     location: str = ""
     at: datetime = field(default_factory=lambda: pendulum.now("UTC"))
 
-    def redact(self, secret: str) -> Response:
-        """Return this response with a secret masked, in case the server echoed it."""
+    @classmethod
+    def of(cls, status: int, body: bytes, headers: Mapping[str, str], secret: str) -> Response:
+        """Return a response with a secret masked, in case the server echoed it."""
         # Latin-1 decodes any bytes, and encodes the text back to the same bytes.
-        body = redact(self.body.decode("latin-1"), secret).encode("latin-1")
-        return Response(self.status, body, self.retry_after, redact(self.location, secret), self.at)
+        body = redact(body.decode("latin-1"), secret).encode("latin-1")
+        return cls(status, body, headers.get("Retry-After", ""), redact(headers.get("Location", ""), secret))
 
 
 def redact(text: str, secret: str) -> str:
@@ -143,10 +140,6 @@ def word(value: Any) -> str:
     return ""
 
 
-def _printable(value: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in value)
-
-
 def inner_error(value: Any) -> str:
     """Return the error inside a 2xx response, or ``""``."""
     for layer in layers(value):
@@ -162,14 +155,10 @@ def _is_negative(value: Any) -> bool:
     return not value or (isinstance(value, str) and value.strip().lower() in ("0", "false", "no", "none", "null"))
 
 
-def status_code(value: Any) -> int | None:
-    """Return the HTTP error status inside a response (``{"code": 500}``), or None."""
-    for layer in layers(value):
-        for name in ("code", "status", "status_code", "statusCode"):
-            found = word(layer.get(name))
-            if re.fullmatch(r"[45][0-9][0-9]", found):
-                return int(found)
-    return None
+def has_error_status(value: Any) -> bool:
+    """Return whether there is an HTTP error status inside a response, as in ``{"code": 500}``."""
+    names = ("code", "status", "status_code", "statusCode")
+    return any(re.fullmatch(r"[45][0-9][0-9]", word(layer.get(name))) for layer in layers(value) for name in names)
 
 
 def plain_text(response: Response) -> str:
@@ -190,7 +179,9 @@ def server_message(response: Response) -> str:
     if response.body and not text:
         return f"{len(response.body)} bytes that are not text"
     if re.search(r"<\s*(!doctype|html|head|body|h1|p|title)\b", text, re.IGNORECASE):
-        text = _visible_text(text)
+        # html.parser takes quadratic time on some pages. The text is cut because html.unescape raises on a character
+        # reference with thousands of digits.
+        text = html.unescape(" ".join(_MARKUP.sub(" ", text).split())[:4_000])
     return _shorten(text)
 
 
@@ -209,11 +200,6 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _shorten(text: str) -> str:
-    text = _text(" ".join(_printable(text).split()))
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    text = _text(" ".join(printable.split()))
     return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
-
-
-def _visible_text(page: str) -> str:
-    # html.parser takes quadratic time on some pages. The text is cut because html.unescape raises on a character
-    # reference with thousands of digits.
-    return html.unescape(" ".join(_MARKUP.sub(" ", page).split())[:4_000])

@@ -318,6 +318,5 @@ def _names(layer: Any, job_id: str, names: tuple[str, ...]) -> bool:
     return job_id in found
 
 
-def _text(layer: Any) -> str:
-    found = (word(layer.get(name)) for name in ("message", "reason")) if isinstance(layer, dict) else iter(())
-    return next(filter(None, found), "")
+def _text(layer: Mapping[str, Any]) -> str:
+    return word(layer.get("message")) or word(layer.get("reason"))

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Iterator
 
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from urllib3.util import parse_url
@@ -26,36 +25,36 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PAC
 _log = logging.getLogger(__name__)
 
 
-def logged(method: str, url: str, response: Response, secret: str) -> Response:
-    """Return a response without the secret, and log it at level debug as the server sent it."""
-    clean = response.redact(secret)
-    headers = {"Location": clean.location, "Retry-After": clean.retry_after}
-    shown = " ".join(f"{name}: {value}" for name, value in headers.items() if value)
-    body = clean.body[:LOGGED_BYTES].decode("utf-8", "replace")
-    _log.debug("%s %s: status %s %s%r", method, url, clean.status, f"{shown} " if shown else "", body)
-    return clean
+def logged(method: str, url: str, response: Response) -> Response:
+    """Return a response, and log it at level debug as the server sent it, without the secret."""
+    headers = {"Location": response.location, "Retry-After": response.retry_after}
+    shown = "".join(f"{name}: {value} " for name, value in headers.items() if value)
+    body = response.body[:LOGGED_BYTES].decode("utf-8", "replace")
+    _log.debug("%s %s: status %s %s%r", method, url, response.status, shown, body)
+    return response
 
 
 def no_response(
-    settings: Settings, subject: str, why: str, error: BaseException, note: str = "", *, certificate: bool = False
+    settings: Settings, subject: str, error: BaseException, *, why: str = "", note: str = ""
 ) -> errors.DatatileError:
     """
     Return the error for a request that got no response.
 
     :param subject: the upload or the job.
-    :param why: the reason, for people.
     :param error: what the HTTP library raised.
-    :param note: a sentence about what was sent.
-    :param certificate: whether the server's certificate could not be verified.
+    :param why: the reason, for people, if the error does not say it.
+    :param note: what was sent, as a sentence without its full stop.
     """
-    what = "\n".join(filter(None, [f"No response from {address_with_proxy(settings)}:\n{why}", note.rstrip(".")]))
-    if certificate:
+    why = why or reason(error, settings.token)
+    what = "\n".join(filter(None, [f"No response from {address_with_proxy(settings)}:\n{why}", note]))
+    chain = _chain(error)
+    if any(isinstance(e, ssl.SSLCertVerificationError) for e in chain):
         return errors.UntrustedCertificateError(
             what,
             subject=subject,
             hint="Set verify in the connection's extra to the CA bundle that signed the server's certificate.",
         )
-    return errors.ServerUnreachableError(what, subject=subject, hint=connection_hint(error, settings))
+    return errors.ServerUnreachableError(what, subject=subject, hint=_hint(chain, settings))
 
 
 def proxy_of(settings: Settings) -> str | None:
@@ -73,9 +72,8 @@ def address_with_proxy(settings: Settings) -> str:
     return settings.server.url + (f" through the proxy {parse_url(proxy)._replace(auth=None)}" if proxy else "")
 
 
-def connection_hint(error: BaseException, settings: Settings) -> str:
+def _hint(chain: list[BaseException], settings: Settings) -> str:
     """Return what to check when a server can't be reached; ``""`` when it may just be down for a moment."""
-    chain = list(_chain(error))
     if any(isinstance(e, (socket.gaierror, ConnectionRefusedError)) for e in chain) and proxy_of(settings):
         return "Check the proxy: proxies in the connection's extra, or in the environment HTTP_PROXY and HTTPS_PROXY."
     if any(isinstance(e, socket.gaierror) for e in chain):
@@ -94,8 +92,7 @@ def reason(error: BaseException, secret: str) -> str:
 
     :param secret: redacted in the result: libraries quote what they can't parse, and a server may echo the token.
     """
-    seen = list(_chain(error))
-    last = next((e for e in reversed(seen) if str(e)), None)
+    last = next((e for e in reversed(_chain(error)) if str(e)), None)
     if last is None:
         return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
     text = str(last)
@@ -105,23 +102,12 @@ def reason(error: BaseException, secret: str) -> str:
     return redact(text.rstrip("."), secret)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
     inner: BaseException | None = error
-    while inner and inner not in seen:
-        yield inner
-        seen.append(inner)
-        inner = _inner(inner)
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    found = getattr(error, "reason", None)
-    if isinstance(found, BaseException):
-        return found
-    # urllib3's ProtocolError has the reason among its arguments.
-    return next((arg for arg in error.args if isinstance(arg, BaseException)), error.__cause__)
-
-
-def certificate_error(error: BaseException) -> bool:
-    """Return whether the server's certificate could not be verified."""
-    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _chain(error))
+    while inner and inner not in chain:
+        chain.append(inner)
+        # urllib3's ProtocolError has the reason among its arguments.
+        candidates = (getattr(inner, "reason", None), *inner.args)
+        inner = next((found for found in candidates if isinstance(found, BaseException)), inner.__cause__)
+    return chain

@@ -10,6 +10,7 @@ from datatile_provider.api import errors
 
 _HASH = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _ID = re.compile(r"[^\s/?#<>\"'{}\[\]\\]{1,200}")
+_NO_IDS = (".", "..", "None")
 
 
 def check_hash(target_hash: str) -> str:
@@ -18,13 +19,11 @@ def check_hash(target_hash: str) -> str:
 
     :raises InvalidInputError: it is empty, or has characters other than letters, digits, ``-``, ``_``, ``.`` and ``~``.
     """
-    # A template or an XCom may have given anything.
-    if isinstance(target_hash, str) and _HASH.fullmatch(target_hash) and ".." not in target_hash and target_hash != ".":
+    if is_hash(target_hash):
         return target_hash
     found = f"{target_hash!r} is not a hash" if target_hash else "The target hash is empty"
     raise errors.InvalidInputError(
-        found,
-        hint="Take the hash of the folder (create) or of the database (reload, append) from DATATILE's Drive.",
+        found, hint="Take the hash of the folder (create) or of the database (reload, append) from DATATILE's Drive."
     )
 
 
@@ -34,13 +33,10 @@ def check_job_id(job_id: str) -> str:
 
     :raises InvalidInputError: it is empty, or can't be an id.
     """
-    if isinstance(job_id, str) and _ID.fullmatch(job_id) and job_id.isprintable() and job_id not in (".", "..", "None"):
+    if is_job_id(job_id):
         return job_id
     found = f"{job_id!r} is not a job id" if job_id else "The job id is empty"
-    raise errors.InvalidInputError(
-        found,
-        hint="Pass what the upload task returned: job_id=upload.output.",
-    )
+    raise errors.InvalidInputError(found, hint="Pass what the upload task returned: job_id=upload.output.")
 
 
 def check_callback_url(callback_url: str | None) -> str | None:
@@ -52,8 +48,7 @@ def check_callback_url(callback_url: str | None) -> str | None:
     if callback_url is None or (isinstance(callback_url, str) and is_web_address(callback_url)):
         return callback_url
     raise errors.InvalidInputError(
-        f"The callback URL {callback_url!r} is not an http or https URL",
-        hint="Give a full URL, or leave it out.",
+        f"The callback URL {callback_url!r} is not an http or https URL", hint="Give a full URL, or leave it out."
     )
 
 
@@ -70,19 +65,13 @@ def is_web_address(value: str) -> bool:
 
 
 def is_hash(value: object) -> bool:
-    """Return whether a value can be a hash; see :func:`check_hash`."""
-    try:
-        return bool(check_hash(value))  # type: ignore[arg-type]  # any JSON value
-    except errors.InvalidInputError:
-        return False
+    """Return whether a value, of any type, can be a hash; see :func:`check_hash`."""
+    return isinstance(value, str) and bool(_HASH.fullmatch(value)) and ".." not in value and value != "."
 
 
-def is_job_id(text: str) -> bool:
-    """Return whether a text can be a job id; see :func:`check_job_id`."""
-    try:
-        return bool(check_job_id(text))
-    except errors.InvalidInputError:
-        return False
+def is_job_id(value: object) -> bool:
+    """Return whether a value, of any type, can be a job id; see :func:`check_job_id`."""
+    return isinstance(value, str) and bool(_ID.fullmatch(value)) and value.isprintable() and value not in _NO_IDS
 
 
 def seconds(name: str, value: float | timedelta) -> float:

@@ -13,7 +13,6 @@ import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from datatile_provider.api import errors
-from datatile_provider.api.errors import UNKNOWN_HINT
 from datatile_provider.api.models import Job
 from datatile_provider.api.polling import job_error
 from datatile_provider.failure_policy import Accepted
@@ -55,7 +54,7 @@ class UploadAttempt(GuardedUpload):
             raise errors.OutcomeUnknownError(
                 "Airflow started the task again though no attempt was left, as after a restart of the scheduler",
                 subject=self._subject,
-                hint=UNKNOWN_HINT,
+                hint=errors.UNKNOWN_HINT,
             )
         if record is None:
             return self._upload(deadline, failures, version)
@@ -213,17 +212,14 @@ class UploadAttempt(GuardedUpload):
             defer_wait(
                 task,
                 self._context,
-                datatile_conn_id=task.datatile_conn_id,
                 job_id=job.id,
                 poll_interval=task.poll_interval,
-                timeout=task.timeout,
                 server=server,
                 kwargs={"text": self._text, "job_id": job.id},
             )
         hook = DatatileHook(task.datatile_conn_id)
-        return self._done(
-            hook.wait_for_job(job.id, poll_interval=task.poll_interval, timeout=task.timeout, server=server)
-        )
+        job = hook.wait_for_job(job.id, poll_interval=task.poll_interval, timeout=task.timeout, server=server)
+        return self._done(job)
 
     def complete(self, event: Any) -> str:
         """Return the id of the job that the triggerer saw succeed."""

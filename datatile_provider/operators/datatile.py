@@ -206,11 +206,7 @@ class DatatileUploadOperator(BaseOperator):
         from datatile_provider.lineage import lineage
 
         return lineage(
-            self.datatile_conn_id,
-            self._job,
-            dataset=self.dataset,
-            action=self.action,
-            target_hash=self.target_hash,
+            self.datatile_conn_id, self._job, dataset=self.dataset, action=self.action, target_hash=self.target_hash
         )
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from enum import Enum
 
 from datatile_provider.api import errors
-from datatile_provider.api.errors import UNKNOWN_HINT
 from datatile_provider.operators.upload_state import Numbers, Phase, Record
 
 
@@ -19,12 +18,7 @@ class Cleared(Enum):
 
     @classmethod
     def since(cls, before: Numbers, now: Numbers) -> Cleared:
-        """
-        Return what Airflow's numbers show.
-
-        :param before: those of the record.
-        :param now: those of this attempt.
-        """
+        """Return what Airflow's numbers in the record show, compared with those of this attempt."""
         if now.max_tries != before.max_tries:
             return cls.YES
         # With fewer retries than before, a clear may set max_tries to the number that it had.
@@ -104,5 +98,5 @@ def stop_error(step: Step, record: Record, differences: Sequence[str]) -> errors
     return errors.OutcomeUnknownError(
         "\n".join(filter(None, ["An earlier attempt ended before its response was known", changed])),
         subject=record.text,
-        hint=UNKNOWN_HINT,
+        hint=errors.UNKNOWN_HINT,
     )

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from datatile_provider.api import errors
-from datatile_provider.api.errors import UNKNOWN_HINT
 from datatile_provider.api.models import Action, Job
-from datatile_provider.failure_policy import (
-    Accepted,
-    Airflow,
-    Failure,
-    StateChange,
-    decide,
-    failure_of,
-    is_retried,
-    next_steps,
-)
+from datatile_provider.failure_policy import Accepted, Airflow, Failure, StateChange, decide, failure_of, is_retried
 from datatile_provider.operators.upload_state import Phase, UploadState
 
 if TYPE_CHECKING:
@@ -37,8 +27,6 @@ class GuardedUpload:
     What an upload task knows about its file and its job. An error in its ``with`` block becomes what the table of
     ``failure_policy`` says about it.
 
-    :param task: the task.
-    :param context: the task's context.
     :param show_cause: show the traceback of the original error too.
     """
 
@@ -82,7 +70,7 @@ class GuardedUpload:
             # A job's error names the job alone.
             subject = f"{self._subject}\njob {self.job.id}" if self.job else self._subject
         self.job = self.job and self.job.ended_by(error)
-        text = error.report(subject=subject, steps=next_steps(error, rule))
+        text = error.report(subject=subject, steps=rule.next_steps(error))
         if rule.change is StateChange.FORGET:
             self._state.forget()
         elif rule.change is not StateChange.KEEP:
@@ -100,16 +88,11 @@ class GuardedUpload:
                 f"The file was accepted{job}, then {name} ended the task", subject=subject
             )
         return errors.OutcomeUnknownError(
-            f"{name} ended the task while the file was sent", subject=subject, hint=UNKNOWN_HINT
+            f"{name} ended the task while the file was sent", subject=subject, hint=errors.UNKNOWN_HINT
         )
 
     def accept(self, job: Job | None, text: str = "") -> None:
-        """
-        Note that the server has accepted the file.
-
-        :param job: its job, if it is known.
-        :param text: the upload, for people.
-        """
+        """Note that the server has accepted the file, with its job, if it is known, and a text about the upload."""
         self._accepted, self.job, self._text = Accepted.YES, job, text
 
     def accepted_job_id(self) -> str:
@@ -125,7 +108,9 @@ class GuardedUpload:
             if self._state.lasts:
                 raise
             raise errors.OutcomeUnknownError(
-                f"The trigger failed, and the job id could not be read: {e}", subject=self._subject, hint=UNKNOWN_HINT
+                f"The trigger failed, and the job id could not be read: {e}",
+                subject=self._subject,
+                hint=errors.UNKNOWN_HINT,
             ) from None
         if job_id:
             self.accept(Job(job_id), self._text)

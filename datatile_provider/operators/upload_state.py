@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datatile_provider.api.validation import check_job_id
+from datatile_provider.state_store import StateStore
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -20,16 +21,11 @@ STORE_TIMEOUT = 120.0
 class Phase(str, Enum):
     """How far an upload has come."""
 
-    SENDING = "sending"
-    """It is being sent; whether the server has it is not known yet."""
-    ACCEPTED = "accepted"
-    """The server responded with a job."""
-    WAIT_FAILED = "wait_failed"
-    """The task failed without knowing how the job ends, and its error named the job."""
-    DONE = "done"
-    """The task returned the job."""
-    REPORTED = "reported"
-    """The task failed with an unknown outcome, or with a job that did not succeed, and its error said so."""
+    SENDING = "sending"  #: It is being sent; whether the server has it is not known yet.
+    ACCEPTED = "accepted"  #: The server responded with a job.
+    WAIT_FAILED = "wait_failed"  #: The task failed without knowing how the job ends, and its error named the job.
+    DONE = "done"  #: The task returned the job.
+    REPORTED = "reported"  #: The task failed with an unknown outcome or an unsuccessful job, and its error said so.
 
 
 _WITH_JOB = (Phase.ACCEPTED, Phase.WAIT_FAILED, Phase.DONE)
@@ -56,10 +52,6 @@ class Sent:
     size: int = -1
     version: str = ""
     sha256: str = ""
-
-    def __str__(self) -> str:
-        file = f"{self.name!r} ({self.size:,} bytes)" if self.size >= 0 else "the file"
-        return f"{self.action} of {file} to {self.target} at {self.server}"
 
     def moved_to(self, now: Sent) -> list[str]:
         """Return how the place of a later upload differs: its server, action and target."""
@@ -153,25 +145,14 @@ def _checked(value: Any, kind: type) -> Any:
 
 
 class UploadState:
-    """
-    Reads and writes the record in the task's state store. On an Airflow without a store it does nothing.
-
-    :param context: the task's context.
-    :param retries: the task's ``retries``.
-    """
+    """Reads and writes the record in the task's state store. On an Airflow without a store it does nothing."""
 
     def __init__(self, context: Context, retries: int) -> None:
-        from datatile_provider.state_store import StateStore
-
         # An expired record would let a task that is cleared later send its file again.
         self._store = StateStore(context, _KEY, never_expires=True, retry_for=STORE_TIMEOUT)
+        self.lasts = self._store.lasts  #: Whether the next attempt can read what this one writes.
         self.airflow = Numbers.of(context, retries)
         self._known: Record | None = None
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the next attempt can read what this one writes."""
-        return self._store.lasts
 
     def read(self) -> Record | None:
         """
@@ -180,7 +161,7 @@ class UploadState:
         :raises ValueError: what is stored is not a record.
         """
         value = self._store.get()
-        self._known = Record.of(value) if value is not None else None
+        self._known = None if value is None else Record.of(value)
         return self._known
 
     def write(self, phase: Phase, text: str, sent: Sent, job_id: str = "") -> None:
@@ -189,11 +170,9 @@ class UploadState:
 
     def advance(self, phase: Phase, text: str | None = None) -> None:
         """Store how far the known upload has come; the upload does not change."""
-        known = self._known
-        if known is None:
-            return
-        text = known.text if text is None else text
-        self._write(replace(known, phase=phase, text=text, airflow=self.airflow))
+        if known := self._known:
+            text = known.text if text is None else text
+            self._write(replace(known, phase=phase, text=text, airflow=self.airflow))
 
     def _write(self, record: Record) -> None:
         if record != self._known:

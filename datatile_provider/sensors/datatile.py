@@ -29,6 +29,7 @@ from datatile_provider.failure_policy import Accepted, Failure, decide, failure_
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
+from datatile_provider.state_store import StateStore
 from datatile_provider.triggers.datatile import (
     TRIGGER_TIMEOUT_MARGIN,
     DatatileJobTrigger,
@@ -41,7 +42,6 @@ from datatile_provider.version_compat import first_poke_time
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.providers.openlineage.extractors import OperatorLineage
-
 
 #: The key in the state store and the version of its value; see docs/formats.md.
 _SEEN, _SEEN_VERSION = "datatile_wait", 1
@@ -93,9 +93,7 @@ class DatatileJobSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            poke_interval=seconds("poke_interval", poke_interval),
-            timeout=seconds("timeout", timeout),
-            **kwargs,
+            poke_interval=seconds("poke_interval", poke_interval), timeout=seconds("timeout", timeout), **kwargs
         )
         self.job_id = job_id
         self.datatile_conn_id = datatile_conn_id
@@ -151,10 +149,8 @@ class DatatileJobSensor(BaseSensorOperator):
         defer_wait(
             self,
             context,
-            datatile_conn_id=self.datatile_conn_id,
             job_id=str(self.job_id),
             poll_interval=self.poke_interval,
-            timeout=self.timeout,
             status=self._wait.status if self._wait else "",
             ends_task=may_end_in_triggerer(self, DatatileJobSensor),
             server=self._wait.server.address if self._wait else None,
@@ -231,8 +227,6 @@ class DatatileJobSensor(BaseSensorOperator):
     # one. A failing store must not end the wait.
 
     def _recall(self, context: Context, started: float) -> _Seen:
-        from datatile_provider.state_store import StateStore
-
         store = StateStore(context, _SEEN)
         if not store.lasts:
             # How long a permanent error has lasted is unknown: assume since the start.
@@ -246,8 +240,6 @@ class DatatileJobSensor(BaseSensorOperator):
         return _Seen()
 
     def _remember(self, context: Context, seen: _Seen) -> None:
-        from datatile_provider.state_store import StateStore
-
         with contextlib.suppress(Exception):
             StateStore(context, _SEEN).set({"version": _SEEN_VERSION, **asdict(seen)})
 
@@ -268,10 +260,8 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """
-        Return the job that the triggerer saw succeed.
+        Return the job that the triggerer saw succeed; see :meth:`execute` for the other errors.
 
-        :raises AirflowFailException: the job failed or was cancelled, or the server will not report it.
-        :raises AirflowSensorTimeout: it was not finished within ``timeout``.
         :raises AirflowException: the event is missing or can't be read.
         """
         try:

@@ -43,7 +43,6 @@ def may_end_in_triggerer(sensor: Any, own: type) -> bool:
     """
     Return whether the triggerer can end the task without skipping anything that a worker must do.
 
-    :param sensor: the sensor.
     :param own: the class whose ``execute_complete`` and ``post_execute`` may be skipped.
     """
     overridden = any(

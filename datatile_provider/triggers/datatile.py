@@ -13,16 +13,23 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from datatile_provider.api import errors
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.links.datatile import addresses
 from datatile_provider.version_compat import push_xcom, trigger_timed_out
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, Context
+    from airflow.providers.common.compat.sdk import Context
+
+    from datatile_provider.operators.datatile import DatatileUploadOperator
+    from datatile_provider.sensors.datatile import DatatileJobSensor
 
 #: The trigger keeps the deadline itself, so that its error can report the last status. Airflow's own timeout of the
 #: deferral is this much later: it ends a wait when no triggerer runs.
 TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
 #: The version of triggers' arguments and events; see docs/formats.md.
 FORMAT = 1
+#: The texts of an error that its event holds.
+_PARTS = ("what", "subject", "server_message", "hint", "log_url")
 
 
 class DatatileJobTrigger(BaseTrigger):
@@ -90,8 +97,6 @@ class DatatileJobTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from datatile_provider.hooks.datatile import DatatileHook
-
         started = self._started()
         if self.started is None:
             self.log.info("Waiting for job %s, without a worker", self.job_id)
@@ -120,9 +125,6 @@ class DatatileJobTrigger(BaseTrigger):
 
     async def _push_links(self) -> None:
         """Store the addresses of the task's links, as there is no worker that does."""
-        from datatile_provider.hooks.datatile import DatatileHook
-        from datatile_provider.links.datatile import addresses
-
         try:
             server = (await DatatileHook(self.datatile_conn_id).get_conn_async()).server
             for key, url in addresses(server, self.job_id).items():
@@ -162,7 +164,6 @@ class DatatileRetryTrigger(BaseTrigger):
 
     :param until: when the next attempt is, in seconds since the epoch.
     :param delay: seconds until then, in case the system clock is set back; counted from now when not given.
-    :param _: arguments of a newer version.
     """
 
     def __init__(self, until: float, delay: float | None = None, **_: Any) -> None:
@@ -180,13 +181,11 @@ class DatatileRetryTrigger(BaseTrigger):
 
 
 def defer_wait(
-    task: BaseOperator,
+    task: DatatileUploadOperator | DatatileJobSensor,
     context: Context,
     *,
-    datatile_conn_id: str,
     job_id: str,
     poll_interval: float,
-    timeout: float,
     status: str = "",
     ends_task: bool = False,
     server: str | None = None,
@@ -204,9 +203,9 @@ def defer_wait(
     task.defer(
         trigger=DatatileJobTrigger(
             job_id=job_id,
-            datatile_conn_id=datatile_conn_id,
+            datatile_conn_id=task.datatile_conn_id,
             poll_interval=poll_interval,
-            timeout=timeout,
+            timeout=task.timeout,
             started=time.time(),
             status=status,
             execution_deadline=(begun + limit).timestamp() if begun and limit else None,
@@ -216,7 +215,7 @@ def defer_wait(
         ),
         method_name="execute_complete",
         kwargs=kwargs,
-        timeout=timedelta(seconds=timeout) + TRIGGER_TIMEOUT_MARGIN,
+        timeout=timedelta(seconds=task.timeout) + TRIGGER_TIMEOUT_MARGIN,
     )
 
 
@@ -226,10 +225,8 @@ def resume_arguments(
     """
     Return what to resume a deferred task with, so that a trigger timeout means the same on every version.
 
-    :param next_method: the method that Airflow resumes the task with.
-    :param next_kwargs: its arguments.
-    :param job_id: the job that the trigger waited for.
-    :param timeout: the wait's timeout in seconds.
+    :param next_method: the method that Airflow resumes the task with; ``next_kwargs`` are its arguments.
+    :param timeout: the wait's, in seconds.
     """
     if not trigger_timed_out(next_method, next_kwargs):
         return next_method, next_kwargs
@@ -245,9 +242,6 @@ def ended(error: errors.DatatileError) -> dict[str, Any]:
     """Return the event for a wait that ended without success."""
     parts = {name: getattr(error, name) for name in _PARTS}
     return {"version": FORMAT, "error": error.code, **parts, "status": error.status}
-
-
-_PARTS = ("what", "subject", "server_message", "hint", "log_url")
 
 
 def job_of(event: Any, job_id: str | None = None) -> Job:

@@ -159,7 +159,7 @@ def test_token_is_redacted(token, status, ascii_only):
         f"https://x/?token={quote(token, safe='')}".encode(),
     ]
     for body in bodies:
-        response = Response(status, body, location=f"https://x/{token}").redact(token)
+        response = Response.of(status, body, {"Location": f"https://x/{token}"}, token)
         for found in (
             outcome(parsing.read_upload, SERVER, UPLOAD, response),
             outcome(parsing.read_job, SERVER, "7", response),

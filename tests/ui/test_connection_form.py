@@ -33,6 +33,9 @@ INPUT = {
     "status_field": "result.status",
     "status_map": '{"in line": "QUEUED"}',
     "callback_field": "notify",
+    "rows_field": "result.cases",
+    "database_field": "result.target",
+    "status_codes": '{"400": "busy"}',
     "proxies": '{"http": "http://127.0.0.1:9"}',
 }
 TOKEN = "0f3a9c2b7d4e5f61"
@@ -45,6 +48,9 @@ SETTINGS = Settings(
         status_field="result.status",
         status_map={"in line": JobState.QUEUED},
         callback_field="notify",
+        rows_field="result.cases",
+        database_field="result.target",
+        status_codes={400: "busy"},
         log_url="https://datatile.example.com/log/{job_id}",
     ),
     TOKEN,
@@ -117,7 +123,7 @@ def test_the_form_has_the_fields_of_datatile_only(form, page, picture):
         expect(form.get_by_text(option["label"], exact=True)).to_be_visible()
         expect(form.get_by_text(option["description"], exact=True)).to_be_visible()
     # The form is longer than the window.
-    page.set_viewport_size({**WINDOW, "height": 2100})
+    page.set_viewport_size({**WINDOW, "height": 2600})
     picture("connection-form-options", form)
 
 
