@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-from datatile_provider.api import parsing
+from datatile_provider.api import errors, parsing
 from datatile_provider.api.dataset import Dataset
 from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.multipart import MultipartBody

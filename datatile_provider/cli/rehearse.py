@@ -15,6 +15,8 @@ from typing import Any
 
 from datatile_provider import __version__
 from datatile_provider.api import errors
+from datatile_provider.api.settings import Settings
+from datatile_provider.api.transport import proxy_of
 from datatile_provider.api.validation import check_callback_url, check_hash
 from datatile_provider.cli.commands import KNOWN, MISSING, UNUSABLE
 from datatile_provider.cli.connection import connection, options_of
@@ -58,12 +60,25 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not can_ask():
         say("Nothing was sent. Without a terminal, --yes is needed.")
         return UNUSABLE
-    if not arguments.yes and ask("Go on? [y/N] ").lower() not in ("y", "yes"):
+    if not arguments.yes and not _agreed():
         say("Nothing was sent.")
         return UNUSABLE
     with _handlers():
-        number = _stopped_by(rehearsal)
-        return _finish(arguments, rehearsal, connect({}).token, number)
+        try:
+            number = _stopped_by(rehearsal)
+        except Exception:
+            # Even a bug must not hide what to delete.
+            _finish(arguments, rehearsal, connect({}), 0)
+            raise
+        return _finish(arguments, rehearsal, connect({}), number)
+
+
+def _agreed() -> bool:
+    try:
+        return ask("Go on? [y/N] ").lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        say()
+        return False
 
 
 def _check_report(path: Path | None) -> None:
@@ -126,7 +141,7 @@ def _announcement(rehearsal: Rehearsal, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, token: str, number: int) -> int:
+def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, settings: Settings, number: int) -> int:
     record = rehearsal.record
     found = findings(record)
     versions = {
@@ -148,7 +163,8 @@ def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, token: str, num
         say("The connection's extra needs:")
         say(json.dumps(dict(found.extra), indent=2, ensure_ascii=False))
     say(report.cleanup)
-    masked = redactor(record, [token, arguments.callback_url], hosts=arguments.hosts)
+    hosts = () if arguments.hosts else (record.server.url, proxy_of(settings) or "")
+    masked = redactor([settings.token, arguments.callback_url], hosts)
     if arguments.report:
         try:
             arguments.report.write_text(as_markdown(report, masked), "utf-8")

@@ -220,7 +220,7 @@ def test_without_a_confirmed_word_it_says_what_to_confirm(run):
     assert "--finished 'erledigt'" in result.row("states")["seen"]
     assert result.row("states")["verdict"] == Verdict.UNSEEN.value
     assert "SUCCEEDED" not in json.dumps(result.json["extra"])
-    assert "NOT CONFIRMED: states" in result.err
+    assert "NOT CONFIRMED: action, states" in result.err
 
 
 def test_a_status_of_unknown_words_at_an_unknown_place_has_candidates(run):
@@ -258,7 +258,7 @@ def test_faults(run, kind):
     faults = [Fault("forward", "poll"), Fault("forward", "upload"), *(Fault(kind, on, seconds=0.1) for on in ON[kind])]
     with Sandbox(token=TOKEN, processing_seconds=0.1) as sandbox:
         with FaultProxy(sandbox.url, *faults) as proxy:
-            result = run(proxy.url, sandbox.folder, "--json", "--timeout", "3")
+            result = run(proxy.url, sandbox.folder, "--json", "--timeout", "3", extra={"timeout": 1})
             assert [request.fault for request in proxy.log].count(kind) == len(ON[kind])
         assert result.code == 0 or result.json["ended"], result.err
         assert (result.code == 0) == (result.row("action")["verdict"] == Verdict.CONFIRMED.value)
@@ -612,7 +612,7 @@ def test_any_responses_become_a_report_and_a_valid_extra(exchanges, database, gi
     found = findings(record)
     Options.of("the extra", json.dumps(dict(found.extra)))
     report = Report(record, found, {})
-    masked = redactor(record, [TOKEN], hosts=False)
+    masked = redactor([TOKEN], [SERVER.url])
     json.dumps(as_values(report, masked))
     assert "datatile.example.com" not in as_markdown(report, masked)
     if found.passed:
@@ -625,6 +625,37 @@ def test_a_learned_status_field_reads_the_last_poll(exchanges):
     learned = learning.learn_status_field(SERVER, polls, ())
     if learned:
         assert isinstance(reading(ServerConfig(SERVER.url, **learned), polls[-1]), Job)
+
+
+def test_the_reading_of_a_rehearsal_is_pure():
+    modules = ("exchange", "learning", "findings", "report", "survey")
+    code = f"""
+import sys
+for name in {modules!r}:
+    __import__(f"datatile_provider.cli.rehearsal.{{name}}")
+print({{"requests", "aiohttp", "urllib3", "airflow", "rich"}} & sys.modules.keys() or "pure")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "pure"
+
+
+@pytest.mark.parametrize("text", ["a secret-token-1 b", "at DATA.example.com:8443/x", "http://proxy.example.com:1/"])
+def test_secrets_and_hosts_are_masked(text):
+    masked = redactor(["secret-token-1"], ["https://data.example.com:8443/base", "http://u:p@proxy.example.com:1"])
+    assert masked(text) in ("a *** b", "at <server>/x", "http://<server>/")
+    assert masked("a notdata.example.com b") == "a notdata.example.com b"
+
+
+def test_a_bug_does_not_hide_what_to_delete(connect, capsys, monkeypatch):
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(steps.Rehearsal, "_second_upload", broken)
+    with RawServer(Odd()) as server:
+        connect(server.url)
+        with pytest.raises(RuntimeError, match="a bug"):
+            main(["rehearse", "--folder", "f01", "--yes"])
+    assert "Delete the database rehearsal-" in capsys.readouterr().err
 
 
 def test_two_equal_candidates_are_not_chosen_from():

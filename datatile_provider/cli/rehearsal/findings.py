@@ -191,14 +191,6 @@ def _one_at_a_time(record: Record) -> Row:
     return _code(record, topic, "busy", errors.DestinationBusyError, sent)
 
 
-def _size(record: Record) -> Row:
-    return _limit(record, "size", errors.FileTooLargeError, "only small files were sent")
-
-
-def _rate(record: Record) -> Row:
-    return _limit(record, "rate", errors.RateLimitedError, "no upload came too fast")
-
-
 def _limit(record: Record, topic: str, kind: type[errors.DatatileError], otherwise: str) -> Row:
     found = [f for _, f in record.read(upload=True) if isinstance(f, kind)]
     return _row(topic, described(found[-1], upload=True) if found else otherwise, confirmed=bool(found))
@@ -281,7 +273,9 @@ def _damaged(record: Record) -> Row:
 
 
 def _log(record: Record) -> Row:
-    return _row("processing log", "a page for people: open it once, and set processing_log_url", confirmed=False)
+    known = record.server.log_url
+    seen = "a page for people: open it once" + ("" if known else ", and set processing_log_url")
+    return _row("processing log", seen, confirmed=False)
 
 
 def _rows(record: Record) -> Row:
@@ -342,10 +336,13 @@ def _code(
         return _row(topic, f"{seen}. The code also stands for: {', '.join(others)}", confirmed=False)
     if meaning == "not_found" and isinstance(found, errors.RoleMissingError):
         return _row(topic, f"{seen}. It may also be a missing permission", confirmed=False)
-    return _row(topic, seen, confirmed=False, option={"status_codes": {str(code): meaning}})
+    general = ". The code is general: any other rejection with it would be read so too" if code == 400 else ""
+    return _row(topic, f"{seen}{general}", confirmed=False, option={"status_codes": {str(code): meaning}})
 
 
 _ROWS: Sequence[Callable[[Record], Row]] = (
-    *(_path, _body, _action, _target, _response, _callback, _header, _token, _roles, _one_at_a_time, _size, _rate),
+    *(_path, _body, _action, _target, _response, _callback, _header, _token, _roles, _one_at_a_time),
+    lambda record: _limit(record, "size", errors.FileTooLargeError, "only small files were sent"),
+    lambda record: _limit(record, "rate", errors.RateLimitedError, "no upload came too fast"),
     *(_polling, _status, _states, _log, _rows, _database, _no_job, _damaged),
 )

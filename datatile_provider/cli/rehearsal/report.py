@@ -67,14 +67,17 @@ def _accepted(record: Record, step: Step) -> list[tuple[Exchange, Any]]:
     return [(e, found) for e, found in record.read(step, upload=True) if e.succeeded]
 
 
-def redactor(record: Record, secrets: Sequence[str], *, hosts: bool) -> Callable[[str], str]:
+def redactor(secrets: Sequence[str], hosts: Sequence[str]) -> Callable[[str], str]:
     """
-    Return a function that masks secrets in a text, and the server's name unless hosts are wanted.
+    Return a function that masks secrets and the names of hosts in a text.
 
     :param secrets: the token, the callback's URL.
+    :param hosts: the URLs of the hosts: the server and its proxy.
     """
-    parts = urlsplit(record.server.url)
-    names = () if hosts else sorted({parts.netloc, parts.hostname or ""} - {""}, key=len, reverse=True)
+    parts = [urlsplit(url) for url in hosts]
+    found = {part.netloc.rpartition("@")[2] for part in parts} | {part.hostname or "" for part in parts}
+    # The longest first, as a name with its port begins with the name.
+    names = sorted(found - {""}, key=len, reverse=True)
 
     def masked(text: str) -> str:
         for secret in secrets:

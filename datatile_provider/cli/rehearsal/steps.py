@@ -9,25 +9,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datatile_provider.api import errors
-from datatile_provider.api.client import DatatileClient
-from datatile_provider.api.models import Action, Job, Upload
-from datatile_provider.api.responses import Response
+from datatile_provider.api.models import Action, Job
 from datatile_provider.api.retry import Retry
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
 from datatile_provider.api.validation import is_hash
 from datatile_provider.cli.rehearsal import learning
-from datatile_provider.cli.rehearsal.exchange import Exchange, Reading, Record, Step, described, reading
-from datatile_provider.cli.rehearsal.survey import dataset, survey
+from datatile_provider.cli.rehearsal.exchange import Reading, Step, described, reading
+from datatile_provider.cli.rehearsal.server import NOWHERE, RecordedServer
+from datatile_provider.cli.rehearsal.survey import survey
 
 #: Seconds between the polls of a job: the first, and the most. Short jobs must show all of their states.
 _FIRST_GAP, _LONGEST_GAP = 0.2, 5.0
+#: A long job is polled less often: each gap is at most this part of the time so far.
+_POLLS = 50
 #: Seconds for which the server may reject the polls of a new job: not each of its machines may know it yet.
 _PATIENCE = 10.0
 #: Seconds with the same unknown status after which a person is asked.
 _ASK_AFTER = 20.0
 _SECOND_ATTEMPTS = 3
-_NOWHERE = "rehearsal-nowhere"
 
 
 class EndedError(Exception):
@@ -55,21 +55,6 @@ class Plan:
     failed: tuple[str, ...] = ()
 
 
-class _Recorder(DatatileClient):
-    """A client that keeps the raw response to its last request."""
-
-    response: Response | None = None
-    whole_body_sent: bool = False
-
-    def _ask(self, method: str, url: str, **request: Any) -> Response:
-        body = request.get("data")
-        try:
-            self.response = super()._ask(method, url, **request)
-            return self.response
-        finally:
-            self.whole_body_sent = body is None or body.complete
-
-
 class Rehearsal:
     """
     One rehearsal. Its record is complete at any moment, also when :meth:`run` was interrupted.
@@ -89,17 +74,11 @@ class Rehearsal:
         ask: Callable[[str], str] | None,
         say: Callable[[str], None],
     ) -> None:
-        self._connect, self._plan, self._ask, self._say = connect, plan, ask, say
-        self._settings = connect({})
+        self._plan, self._ask, self._say = plan, ask, say
+        self._server = RecordedServer(connect, configured, plan.folder, plan.callback_url, say)
         self._asked: set[str] = set()
-        self.record = Record(
-            self._settings.server,
-            configured,
-            plan.folder,
-            f"rehearsal-{secrets.token_hex(4)}.sav",
-            finished=plan.finished,
-            failed=plan.failed,
-        )
+        self.record = self._server.record
+        self.record.finished, self.record.failed = plan.finished, plan.failed
 
     def run(self) -> None:
         """Run all steps. What cannot be tried is left out, and the record says why it ended early."""
@@ -117,11 +96,11 @@ class Rehearsal:
             self._say(f"Cannot go on: {e}")
             if not self.record.read(Step.CREATE, upload=True):
                 return
-        self._upload(Step.NO_TARGET, Action.APPEND, f"{_NOWHERE}-{secrets.token_hex(4)}")
+        self._server.upload(Step.NO_TARGET, Action.APPEND, f"{NOWHERE}-{secrets.token_hex(4)}")
         self._with_made_up_token()
 
     def _reach(self) -> None:
-        found = self._poll(Step.REACH, _NOWHERE)
+        found = self._server.poll(Step.REACH, NOWHERE)
         kinds = (errors.ServerUnreachableError, errors.UntrustedCertificateError, errors.TokenRefusedError)
         if isinstance(found, kinds):
             raise EndedError(found.paragraph)
@@ -167,8 +146,8 @@ class Rehearsal:
     def _second_upload(self) -> None:
         first = self._accepted(Step.BUSY, Action.RELOAD, self.record.database)
         for _ in range(_SECOND_ATTEMPTS):
-            second = self._upload(Step.BUSY, Action.RELOAD, self.record.database)
-            now = self._poll(Step.BUSY, first)
+            second = self._server.upload(Step.BUSY, Action.RELOAD, self.record.database)
+            now = self._server.poll(Step.BUSY, first)
             running = isinstance(now, Job) and not now.state.finished
             self.record.busy_while = now.status if running and isinstance(now, Job) else ""
             if not running or not isinstance(second, errors.RateLimitedError):
@@ -185,11 +164,11 @@ class Rehearsal:
             self.record.callback = {"y": "received", "n": "missing"}.get(answer[:1], "")
 
     def _with_made_up_token(self) -> None:
-        stranger = replace(self._settings, token=secrets.token_hex(20))
+        stranger = replace(self._server.settings, token=secrets.token_hex(20))
         # The database of this run, so that a server that takes any token changes nothing else.
-        target = self.record.database or f"{_NOWHERE}-{secrets.token_hex(4)}"
+        target = self.record.database or f"{NOWHERE}-{secrets.token_hex(4)}"
         action = Action.RELOAD if self.record.database else Action.APPEND
-        accepted = self._upload(Step.STRANGER, action, target, settings=stranger)
+        accepted = self._server.upload(Step.STRANGER, action, target, settings=stranger)
         if isinstance(accepted, Job):
             self._wait(Step.STRANGER, accepted.id)
 
@@ -199,11 +178,11 @@ class Rehearsal:
         """Upload until it is accepted, and return the job's id."""
         retry = Retry(action, time.monotonic() + self._plan.timeout)
         while True:
-            found = self._upload(step, action, target, content)
+            found = self._server.upload(step, action, target, content)
             if isinstance(found, Job):
                 return found.id
             if self.record.exchanges[-1].succeeded:
-                if job_id := self._find_job(self.record.exchanges[-1]):
+                if job_id := self._server.find_job(self.record.exchanges[-1]):
                     return job_id
                 raise EndedError(f"{step.value}: no job id can be read from the response")
             try:
@@ -213,40 +192,6 @@ class Rehearsal:
             self._say(f"{step.value}: next attempt in {delay:.0f} s")
             time.sleep(delay)
 
-    def _upload(
-        self, step: Step, action: Action, target: str, content: bytes | None = None, settings: Settings | None = None
-    ) -> Reading:
-        file = dataset(self.record.name, survey() if content is None else content)
-        upload = Upload(action, target, file.name, file.size)
-        callback = self._plan.callback_url if step is Step.CALLBACK else None
-        parts = (*((self._settings.server.callback_field,) if callback else ()), "dataset")
-        exchange = Exchange(step, "POST", self._settings.server.upload_url(action, target), parts, upload)
-        return self._exchange(exchange, settings, lambda client: client.upload(upload, file, callback))
-
-    def _poll(self, step: Step, job_id: str, settings: Settings | None = None) -> Reading:
-        url = (settings or self._settings).server.job_url(job_id)
-        return self._exchange(
-            Exchange(step, "GET", url, job_id=job_id), settings, lambda client: client.get_job(job_id)
-        )
-
-    def _exchange(
-        self, exchange: Exchange, settings: Settings | None, send: Callable[[DatatileClient], Job]
-    ) -> Reading:
-        client = _Recorder(settings or self._settings)
-        error = None
-        try:
-            send(client)
-        except errors.DatatileError as e:
-            error = e
-        finally:
-            # Also when a signal interrupts the request: the server may have the upload.
-            made = replace(exchange, response=client.response, error=error, whole_body_sent=client.whole_body_sent)
-            self.record.exchanges.append(made)
-        found = reading((settings or self._settings).server, made)
-        if exchange.upload:
-            self._say(f"{exchange.step.value}: {described(found, upload=True)}")
-        return found
-
     # One job
 
     def _wait(self, step: Step, job_id: str) -> Job | None:
@@ -254,10 +199,10 @@ class Rehearsal:
         begun = changed = time.monotonic()
         gap, last, looked = _FIRST_GAP, "", False
         while True:
-            self._poll(step, job_id)
+            self._server.poll(step, job_id)
             self._learn(job_id)
             exchange = self.record.exchanges[-1]
-            found, now = reading(self._settings.server, exchange), time.monotonic()
+            found, now = reading(self._server.settings.server, exchange), time.monotonic()
             text = described(found, upload=False)
             if text != last:
                 self._say(f"{step.value}: {text}")
@@ -267,7 +212,7 @@ class Rehearsal:
                 return found
             lost = isinstance(found, errors.PermanentError) or (exchange.succeeded and not learning.is_json(exchange))
             if lost and now - begun > min(_PATIENCE, self._plan.timeout / 2):
-                if looked or not self._find_path(job_id):
+                if looked or not self._server.find_path(job_id):
                     return None
                 looked = True
             if now - begun > self._plan.timeout:
@@ -275,83 +220,34 @@ class Rehearsal:
                 return None
             if now - changed > _ASK_AFTER:
                 self._ask_word(job_id, found)
-            time.sleep(gap)
-            gap = min(gap * 1.5, _LONGEST_GAP)
+            time.sleep(max(0.0, min(gap, begun + self._plan.timeout - now)))
+            gap = min(gap * 1.5, max(_LONGEST_GAP, (now - begun) / _POLLS))
 
     def _ask_word(self, job_id: str, found: Reading) -> None:
         """Ask what a status means that has not changed for some time, once."""
         text = found.status if isinstance(found, Job) and found.state is JobState.UNKNOWN else ""
         if isinstance(found, errors.UnexpectedResponseError):
             polls = self.record.polls(job_id)
-            _, fields = learning.status_fields(self._settings.server, polls, ())
+            _, fields = learning.status_fields(self._server.settings.server, polls, ())
             text = learning.histories(polls)[fields[0]][-1] if len(fields) == 1 else ""
         if self._ask is None or not text or text in self._asked:
             return
         self._asked.add(text)
-        page = self._settings.server.page_url(job_id)
+        page = self._server.settings.server.page_url(job_id)
         answer = self._ask(f"The job shows {text!r} for some time. Has it succeeded? See {page} [y/n/failed] ").lower()
         if answer.startswith("y"):
             self.record.finished += (text,)
         elif answer.startswith("f"):
             self.record.failed += (text,)
 
-    # Learning
-
     def _learn(self, job_id: str, *, ended: bool = False) -> None:
         record, polls = self.record, self.record.polls(job_id)
         confirmed = (*record.finished, *record.failed)
-        self._use(learning.learn_status_field(self._settings.server, polls, confirmed))
+        self._server.use(learning.learn_status_field(self._server.settings.server, polls, confirmed))
         words = learning.learn_words(
-            self._settings.server, [*record.uploads(job_id), *polls], record.finished, record.failed
+            self._server.settings.server, [*record.uploads(job_id), *polls], record.finished, record.failed
         )
         # Which of two words is the earlier one is known only at the end.
         new = {text: state for text, state in words.items() if ended or JobState(state).finished}
         if new:
-            self._use({"status_map": {**record.learned.get("status_map", {}), **new}})
-
-    def _use(self, options: Mapping[str, Any]) -> None:
-        if not options:
-            return
-        learned = {**self.record.learned, **options}
-        try:
-            settings = self._connect(learned)
-        except errors.InvalidInputError:
-            return
-        self.record.learned, self._settings, self.record.server = learned, settings, settings.server
-        for name, value in options.items():
-            self._say(f"learned: {learning.as_json({name: value})}")
-
-    def _find_job(self, exchange: Exchange) -> str:
-        """Return the job's id from a response that names it in an unusual field: the one that can be polled."""
-        candidates = learning.id_candidates(self._settings.server, exchange)
-        paths = dict.fromkeys(
-            path for _, job_id in candidates for path in learning.job_paths(self._settings.server, exchange, job_id)
-        )
-        for path in ("", *paths):
-            known = [(field, job_id) for field, job_id in candidates if self._is_job_at(path, job_id)]
-            if len({job_id for _, job_id in known}) == 1:
-                self._use({"job_id_field": known[0][0], **({"job_path": path} if path else {})})
-                return known[0][1]
-        return ""
-
-    def _find_path(self, job_id: str) -> bool:
-        """Find the address of a job that is not at ``job_path``, and use it."""
-        upload = next((e for e in reversed(self.record.exchanges) if e.upload), None)
-        for path in learning.job_paths(self._settings.server, upload, job_id):
-            if self._is_job_at(path, job_id):
-                self._use({"job_path": path})
-                return True
-        return False
-
-    def _is_job_at(self, path: str, job_id: str) -> bool:
-        """Return whether the server knows a job at a path, and no job with a made-up id."""
-        learned = {**self.record.learned, **({"job_path": path} if path else {})}
-        try:
-            settings = self._connect(learned)
-        except errors.InvalidInputError:
-            return False
-        self._poll(Step.FIND, job_id, settings)
-        if not learning.is_about(self.record.exchanges[-1], job_id):
-            return False
-        self._poll(Step.FIND, _NOWHERE, settings)
-        return not self.record.exchanges[-1].succeeded
+            self._server.use({"status_map": {**record.learned.get("status_map", {}), **new}})
