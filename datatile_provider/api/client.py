@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-from datatile_provider.api import parsing
+from datatile_provider.api import errors, parsing
 from datatile_provider.api.dataset import Dataset
 from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.multipart import MultipartBody
@@ -92,19 +92,38 @@ class DatatileClient:
 
         :raises DatatileError: what is wrong.
         """
+        for _, error in self.probes():
+            if error:
+                raise error
+
+    def probes(self) -> Iterator[tuple[str, errors.DatatileError | None]]:
+        """Yield each request of :meth:`probe`, by what it tests, with its error; it is sent when it is asked for."""
         server = self._settings.server
         nowhere = "connection-test"
         job_url = server.job_url(nowhere)
-        for method, url in (
-            ("POST", server.upload_url(Action.CREATE, nowhere)),
-            ("POST", server.upload_url(Action.APPEND, nowhere)),
-            ("GET", job_url),
+        response = None
+        for what, method, url in (
+            ("create", "POST", server.upload_url(Action.CREATE, nowhere)),
+            ("append", "POST", server.upload_url(Action.APPEND, nowhere)),
+            ("job", "GET", job_url),
         ):
-            response = self._test(method, url)
-            parsing.read_probe(server, url, response)
+            try:
+                response = self._test(method, url)
+                parsing.read_probe(server, url, response)
+                yield what, None
+            except errors.DatatileError as e:
+                yield what, e
+                # The response to an earlier request is not the one to compare with.
+                response = None
+        if response is None:
+            return
         # A client of its own, so that the made-up token is redacted as the real one is.
         stranger = DatatileClient(replace(self._settings, token=secrets.token_hex(20)))
-        parsing.check_token_is_verified(server, job_url, response, stranger._test("GET", job_url))
+        try:
+            parsing.check_token_is_verified(server, job_url, response, stranger._test("GET", job_url))
+            yield "made-up token", None
+        except errors.DatatileError as e:
+            yield "made-up token", e
 
     def _test(self, method: str, url: str) -> Response:
         try:

@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 #: All that is needed is known.
@@ -65,6 +66,11 @@ class Command:
             return UNUSABLE
 
 
+_CONN_ID = Argument(
+    ("--conn-id",),
+    {"default": "datatile_default", "metavar": "ID", "help": "the connection (default: datatile_default)"},
+)
+
 COMMANDS = (
     Command(
         "openapi",
@@ -82,6 +88,71 @@ COMMANDS = (
                     "help": "file or http(s) URL of the document: Swagger 2.0 or OpenAPI 3, as JSON or YAML",
                 },
             ),
+        ),
+    ),
+    Command(
+        "check",
+        help="Test a connection without changing anything, and show each finding",
+        description="Sends two uploads without a file to targets that cannot exist, and polls a job that cannot exist, "
+        "with the connection's token and with a made-up one. The findings are a table on stderr; with --json, they "
+        "are also on stdout. The exit code is 0 if all is well, 1 if something failed or could not be seen, 2 if the "
+        "connection cannot be used.",
+        function="datatile_provider.cli.check:run",
+        arguments=(_CONN_ID, Argument(("--json",), {"action": "store_true", "help": "print the findings as JSON"})),
+    ),
+    Command(
+        "rehearse",
+        help="Learn from the server itself how it speaks, with tiny uploads to a database of its own",
+        description="Creates a database in a folder from a survey of three interviews, and sends that survey again: "
+        "append, reload, a second upload while one runs, a damaged file, a target that does not exist, a made-up "
+        "token. It writes nothing outside of that folder and that database, asks before it starts, and says at the "
+        "end what to delete. Ctrl-C stops it at any moment. What happens, and the result, are on stderr. stdout is "
+        "empty, unless an option must be set: then it is all options that say how the server speaks, as one JSON "
+        "object. With --json it is the whole report. The exit code is 0 if accepted uploads, the job's id, its status "
+        "and the final status are confirmed for the connection as it is and --extra, 1 if not, 2 if it did not begin, "
+        "130 or 143 if a signal stopped it.",
+        function="datatile_provider.cli.rehearse:run",
+        arguments=(
+            _CONN_ID,
+            Argument(
+                ("--folder",),
+                {"required": True, "metavar": "HASH", "help": "folder to create a database in; not the root"},
+            ),
+            Argument(("--yes",), {"action": "store_true", "help": "ask nothing, neither at the start nor later"}),
+            Argument(("--extra",), {"metavar": "JSON", "help": "options on top of the connection's, as JSON or @FILE"}),
+            Argument(
+                ("--finished",),
+                {
+                    "action": "append",
+                    "default": [],
+                    "metavar": "WORD",
+                    "help": "a status that a person knows to mean succeeded; repeatable",
+                },
+            ),
+            Argument(
+                ("--failed",),
+                {"action": "append", "default": [], "metavar": "WORD", "help": "the same, for failed; repeatable"},
+            ),
+            Argument(
+                ("--database",),
+                {
+                    "default": "",
+                    "metavar": "HASH",
+                    "help": "database to append to and reload, if the server does not report that of the new one. "
+                    "ALL ITS DATA IS REPLACED: give one of an earlier rehearsal",
+                },
+            ),
+            Argument(("--callback-url",), {"default": "", "metavar": "URL", "help": "also try a callback to this URL"}),
+            Argument(
+                ("--timeout",),
+                {"type": float, "default": 600.0, "metavar": "SECONDS", "help": "for each job (default: 600)"},
+            ),
+            Argument(
+                ("--report",),
+                {"type": Path, "metavar": "FILE.md", "help": "also write a report to keep or to send, without secrets"},
+            ),
+            Argument(("--json",), {"action": "store_true", "help": "print the whole report as JSON"}),
+            Argument(("--hosts",), {"action": "store_true", "help": "name the server in the reports"}),
         ),
     ),
 )

@@ -1,0 +1,1 @@
+"""A rehearsal: tiny uploads that show how a server speaks."""
