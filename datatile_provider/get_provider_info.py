@@ -39,6 +39,8 @@ def get_provider_info() -> dict[str, Any]:
             {"name": "datatile_upload", "class-name": "datatile_provider.decorators.datatile.datatile_upload_task"}
         ],
         "asset-uris": _DATABASES,
+        # Read by Airflow 3.2 and later.
+        "cli": ["datatile_provider.cli.commands.airflow_commands"],
         # Airflow 2 calls assets datasets.
         "dataset-uris": _DATABASES,
         "connection-types": [

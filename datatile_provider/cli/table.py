@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-#: Columns of a table where there is no terminal, such as in a file.
+#: Columns of a table without a terminal, such as in a file, unless the environment variable COLUMNS says otherwise.
 _WIDTH = 160
 
 Cell = str | tuple[str, str]
@@ -22,9 +24,8 @@ def show(header: Sequence[str], rows: Iterable[Sequence[Cell]], notes: Iterable[
     :param rows: the cells; a cell is a text, or a text with its style.
     :param notes: sentences.
     """
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=_WIDTH)
+    fits = sys.stderr.isatty() or "COLUMNS" in os.environ
+    console = Console(stderr=True, highlight=False, width=None if fits else _WIDTH)
     table = Table(*(Column(name, overflow="fold") for name in header))
     for row in rows:
         table.add_row(*(Text(printed(c)) if isinstance(c, str) else Text(printed(c[0]), c[1]) for c in row))

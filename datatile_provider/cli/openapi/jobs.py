@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from datatile_provider.api.models import ServerConfig
 from datatile_provider.api.states import JobState, state_of
 from datatile_provider.cli.openapi.answers import Answer
-from datatile_provider.cli.openapi.document import Operation
+from datatile_provider.cli.openapi.document import Node, Operation
 from datatile_provider.cli.openapi.findings import Certainty, Finding
 from datatile_provider.cli.openapi.names import IDS, JOB, JOBS, OTHERS, STATUS_NAMES, WORK
 from datatile_provider.cli.openapi.uploads import UploadOperation, filled
@@ -33,20 +34,24 @@ class Poll:
     :param parameter: the parameter that is the job's id.
     :param place: ``path`` or ``query``.
     :param needs: other parameters that it requires.
+    :param fixed: other query parameters that it requires, each with the only value that it can have.
     """
 
     operation: Operation
     parameter: str
     place: str
     needs: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
         """Its path below the server, with ``{job_id}``."""
         path = filled(self.operation, self.operation.path)
         if self.place == "path":
-            return path.replace(f"{{{self.parameter}}}", "{job_id}")
-        return f"{path}?{self.parameter}={{job_id}}"
+            path, query = path.replace(f"{{{self.parameter}}}", "{job_id}"), self.fixed
+        else:
+            query = (*self.fixed, f"{self.parameter}={{job_id}}")
+        return f"{path}?{'&'.join(query)}" if query else path
 
 
 def polls_of(uploads: list[UploadOperation]) -> list[Poll]:
@@ -63,12 +68,22 @@ def polls_of(uploads: list[UploadOperation]) -> list[Poll]:
 def _polls(operation: Operation) -> Iterator[Poll]:
     in_path = re.findall(r"\{([^{}/]+)\}", filled(operation, operation.path))
     query = [p for p in operation.parameters() if p.text("in") == "query"]
-    required = [p.text("name") for p in query if p.value.get("required") is True]
+    needed = {p.text("name"): _only_value(p) for p in query if p.value.get("required") is True}
+    fixed = tuple(f"{name}={value}" for name, value in needed.items() if value)
+    required = [name for name, value in needed.items() if not value]
     for name in in_path[-1:]:
-        yield Poll(operation, name, "path", (*in_path[:-1], *required))
+        yield Poll(operation, name, "path", (*in_path[:-1], *required), fixed)
     for name in required or [p.text("name") for p in query]:
         if not in_path and (has_any(tokens(name), JOBS) or set(tokens(name)) & set(IDS)):
-            yield Poll(operation, name, "query", tuple(r for r in required if r != name))
+            yield Poll(operation, name, "query", tuple(r for r in required if r != name), fixed)
+
+
+def _only_value(parameter: Node) -> str:
+    """Return the only value that a parameter can have, as it is written in a URL, or ``""``."""
+    schema = parameter["schema"] or parameter
+    values = [schema["const"].value] if schema["const"] else schema["enum"].value
+    only = values[0] if isinstance(values, list) and len(values) == 1 else None
+    return quote(str(only), safe="") if isinstance(only, (str, int)) and not isinstance(only, bool) else ""
 
 
 def links_of(uploads: list[UploadOperation]) -> Iterator[tuple[str, str, str]]:

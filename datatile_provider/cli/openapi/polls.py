@@ -95,8 +95,9 @@ def _score(field: Field) -> int:
     score -= 2 * bool(set(words) & {"phase", "stage", "stand"})
     score += 3 * bool(states & {JobState.QUEUED, JobState.RUNNING})
     score += has_any(inside, JOBS) + 2 * has_any(words, JOBS) + 2 * has_any(tokens(field.about), JOBS)
-    others = has_any(inside, OTHERS) or has_any(words, OTHERS)
-    return score - 4 * others - 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))
+    # The status of the owner is not the job's, however well it is described.
+    score -= 20 * has_any(inside, OTHERS)
+    return score - 4 * has_any(words, OTHERS) - 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))
 
 
 def _no_words(where: str) -> Finding:
