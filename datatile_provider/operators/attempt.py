@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 MAX_BACKOFF_IN_WORKER = 10.0
 #: Seconds between the two polls that must report that a job failed before its file is sent again.
 CONFIRM_PAUSE = 10.0
-#: The method that a task is resumed in after a backoff.
-RETRY = "retry_upload"
 _DEFERRED = (errors.DestinationBusyError, errors.RateLimitedError, errors.ServerBusyError)
 
 
@@ -163,7 +161,7 @@ class UploadAttempt(GuardedUpload):
             self._task.log.info("%s", uploader.error.report(f"deferred, next attempt in {math.ceil(delay)} s"))
             self._task.defer(
                 trigger=DatatileRetryTrigger(until=time.time() + delay),
-                method_name=RETRY,
+                method_name=self._task.retry_upload.__name__,
                 kwargs={"deadline": deadline, "failures": uploader.failures, "version": uploader.file.version},
                 timeout=timedelta(seconds=delay) + TRIGGER_TIMEOUT_MARGIN,
             )

@@ -14,7 +14,6 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
-from datatile_provider.operators.attempt import RETRY, UploadAttempt
 from datatile_provider.triggers.datatile import resume_arguments
 from datatile_provider.version_compat import resumed_method
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from datatile_provider.hooks.dataset import DatasetLike
+    from datatile_provider.operators.attempt import UploadAttempt
     from datatile_provider.operators.first_step import Cleared
 
 
@@ -108,8 +108,14 @@ class DatatileUploadOperator(BaseOperator):
             return attempt.begin(deadline or time.time() + self.accept_timeout, failures, version)
 
     def _begin(self, context: Context) -> UploadAttempt:
-        self._attempt = UploadAttempt(self, context)
+        self._attempt = self._new_attempt(context)
         return self._attempt
+
+    def _new_attempt(self, context: Context, *, show_cause: bool = False) -> UploadAttempt:
+        # Imported here, as Airflow parses DAG files often.
+        from datatile_provider.operators.attempt import UploadAttempt
+
+        return UploadAttempt(self, context, show_cause=show_cause)
 
     def _label_mapped_task(self, context: Context) -> None:
         """Show the file's name in the place of the map index, unless the DAG has a template for that."""
@@ -156,7 +162,7 @@ class DatatileUploadOperator(BaseOperator):
         with self._hook_of_the_user(context):
             super().pre_execute(context)
         # Otherwise Airflow 2 would end the task, retry it, and so send the file again.
-        if resumed_method(context["ti"]) not in ("", RETRY):
+        if resumed_method(context["ti"]) not in ("", self.retry_upload.__name__):
             self.execution_timeout = None
 
     def post_execute(self, context: Context, result: Any = None) -> None:
@@ -166,7 +172,7 @@ class DatatileUploadOperator(BaseOperator):
 
     @contextlib.contextmanager
     def _hook_of_the_user(self, context: Context) -> Iterator[None]:
-        with UploadAttempt(self, context, show_cause=True) as attempt:
+        with self._new_attempt(context, show_cause=True) as attempt:
             try:
                 yield
             except Exception:

@@ -29,7 +29,6 @@ from datatile_provider.failure_policy import Accepted, Failure, decide, failure_
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
-from datatile_provider.state_store import StateStore
 from datatile_provider.triggers.datatile import (
     TRIGGER_TIMEOUT_MARGIN,
     DatatileJobTrigger,
@@ -42,6 +41,8 @@ from datatile_provider.version_compat import first_poke_time
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.providers.openlineage.extractors import OperatorLineage
+
+    from datatile_provider.state_store import StateStore
 
 #: The key in the state store and the version of its value; see docs/formats.md.
 _SEEN, _SEEN_VERSION = "datatile_wait", 1
@@ -226,8 +227,14 @@ class DatatileJobSensor(BaseSensorOperator):
     # Each poke of a rescheduled sensor is a new process. Only Airflow 3.3 and later can store something for the next
     # one. A failing store must not end the wait.
 
+    @staticmethod
+    def _store(context: Context) -> StateStore:
+        from datatile_provider.state_store import StateStore
+
+        return StateStore(context, _SEEN)
+
     def _recall(self, context: Context, started: float) -> _Seen:
-        store = StateStore(context, _SEEN)
+        store = self._store(context)
         if not store.lasts:
             # How long a permanent error has lasted is unknown: assume since the start.
             return _Seen(rejected_since=started)
@@ -241,7 +248,7 @@ class DatatileJobSensor(BaseSensorOperator):
 
     def _remember(self, context: Context, seen: _Seen) -> None:
         with contextlib.suppress(Exception):
-            StateStore(context, _SEEN).set({"version": _SEEN_VERSION, **asdict(seen)})
+            self._store(context).set({"version": _SEEN_VERSION, **asdict(seen)})
 
     def _decided(self, error: errors.DatatileError) -> BaseException:
         """Return what Airflow gets for an error, from the table of ``failure_policy``."""

@@ -97,7 +97,9 @@ def _score(field: Field) -> int:
     score += has_any(inside, JOBS) + 2 * has_any(words, JOBS) + 2 * has_any(tokens(field.about), JOBS)
     # The status of the owner is not the job's, however well it is described.
     score -= 20 * has_any(inside, OTHERS)
-    return score - 4 * has_any(words, OTHERS) - 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))
+    return (
+        score - 4 * has_any(words, OTHERS) - 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))
+    )
 
 
 def _no_words(where: str) -> Finding:
