@@ -147,7 +147,11 @@ def read_status(
     """
     own = _own_id(answer.fields, status, id_names)
     text, state = word
-    at_status = int(text) if "string" not in status.kinds and re.fullmatch(r"-?[0-9]{1,9}", text) else text
+    at_status: str | int = text
+    if status.has_flags and text in ("true", "false"):
+        at_status = text == "true"
+    elif "string" not in status.kinds and re.fullmatch(r"-?[0-9]{1,9}", text):
+        at_status = int(text)
 
     def value_of(field: Field, number: int) -> Any:
         if field.path == status.path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -88,19 +89,29 @@ class Field:
 
     @property
     def values(self) -> list[str | int]:
-        """The values that an enumeration allows."""
+        """The values that an enumeration allows, flags as text: the provider reads a flag at ``status_field`` so."""
         found: dict[str | int, None] = {}
         for part in self.parts:
             listed = part.value.get("enum")
             for value in [*(listed if isinstance(listed, list) else ()), part.value.get("const")]:
-                if isinstance(value, (str, int)) and not isinstance(value, bool):
-                    found[value] = None
+                if isinstance(value, (str, int)):
+                    found[as_word(value)] = None
         return list(found)
+
+    @property
+    def has_flags(self) -> bool:
+        """Whether an enumeration allows true or false."""
+        return any(isinstance(allowed.value, bool) for part in self.parts for allowed in part["enum"].elements())
 
     @property
     def scalar(self) -> bool:
         """Whether it can be a text or a whole number."""
         return bool(self.kinds & {"string", "integer", "number"}) or not self.kinds
+
+
+def as_word(value: Any) -> str | int:
+    """Return an allowed value, and a flag as JSON writes it."""
+    return json.dumps(value) if isinstance(value, bool) else value
 
 
 def fields(schema: Node) -> list[Field]:

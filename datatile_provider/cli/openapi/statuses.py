@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from datatile_provider.api.states import JobState
 from datatile_provider.cli.openapi.document import Node
-from datatile_provider.cli.openapi.schemas import Field
+from datatile_provider.cli.openapi.schemas import Field, as_word
 from datatile_provider.cli.openapi.vocabulary import state_in
 
 _SEPARATOR = r"[`'\"*]*\s*(?:=>|->|=|:|→|[-\u2013\u2014|)](?=\s)|\.\s)\s*[`'\"*]*"
@@ -76,7 +76,7 @@ def _beside(status: Field) -> Iterator[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
     for part in status.parts:
         listed = part.value.get("enum")
-        values = [str(v) for v in listed] if isinstance(listed, list) else []
+        values = [str(as_word(v)) for v in listed] if isinstance(listed, list) else []
         if "const" in part.value:
             values = [str(part.value["const"])]
         if len(values) == 1:
