@@ -56,9 +56,27 @@ WAVES = ROOT / "example_dags" / "data"
 NOT_RUN = {"README.md": 1, "quickstart.md": 1, "reliability.md": 1, "troubleshooting.md": 1}
 
 
+#: The server of a page, as options of a sandbox. The page about a real server has one that differs from the defaults.
+SERVERS: dict[str, dict[str, Any]] = {
+    "day-one": {
+        "processing_seconds": 1,
+        "job_id_field": "result.ticket",
+        "status_field": "result.phase",
+        "state_words": {
+            "QUEUED": "in line",
+            "RUNNING": "importing",
+            "SUCCEEDED": "imported",
+            "FAILED": "broken",
+            "CANCELLED": "withdrawn",
+        },
+    }
+}
+
+
 @pytest.fixture
-def server() -> Iterator[Sandbox]:
-    with Sandbox(processing_seconds=0.1, folder="7c1e5d0a9b3f4826") as sandbox:
+def server(page: Path) -> Iterator[Sandbox]:
+    options = {"processing_seconds": 0.1, "folder": "7c1e5d0a9b3f4826", **SERVERS.get(page.stem, {})}
+    with Sandbox(**options) as sandbox:
         yield sandbox
 
 
@@ -170,7 +188,8 @@ def reader(
     }
     home = tmp_path / "home"
     home.mkdir()
-    shell = Shell(home, {**os.environ, "NO_PROXY": "127.0.0.1"})
+    # The width of the tables in the pages.
+    shell = Shell(home, {**os.environ, "NO_PROXY": "127.0.0.1", "COLUMNS": "118"})
     connect(server)
     monkeypatch.setenv("AIRFLOW_VAR_TRACKER_DATABASE", database)
     yield Reader(shell, real, run_dag)

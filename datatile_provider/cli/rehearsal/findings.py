@@ -231,7 +231,8 @@ def _status(record: Record) -> Row:
 
 
 def _states(record: Record) -> Row:
-    words = list(dict.fromkeys(j.status for j in _statuses(record, *GOOD, Step.BUSY, Step.CALLBACK) if j.status))
+    seen = {j.status: j.state for j in _statuses(record, *GOOD, Step.BUSY, Step.CALLBACK) if j.status}
+    words = sorted(seen, key=lambda word: list(JobState).index(seen[word]))
     failed = [j.status for j in _statuses(record, Step.DAMAGED) if j.state.failed]
     learned = {w: s for w, s in record.learned.get("status_map", {}).items() if w not in failed}
     done = bool(_succeeded(record))
