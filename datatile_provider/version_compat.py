@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow import __version__
+from airflow.providers.common.compat.sdk import conf
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,6 +60,23 @@ def trigger_timed_out(next_method: str, next_kwargs: dict[str, Any] | None) -> b
     """
     # "Trigger timeout", on Airflow 2 "Trigger/execution timeout".
     return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error"))
+
+
+def resume_pause(deferred_for: float) -> float:
+    """
+    Return the seconds for which a trigger holds back its event, so that its task is not resumed at a bad moment.
+
+    On Airflow 3 (seen on 3.3.2), the process that supervises a task may live for ``min_heartbeat_interval`` after the
+    task was deferred. If it ends while the resumed task is queued or runs, the scheduler takes that for the end of the
+    resumed task, reports a state mismatch, and fails or retries it.
+
+    :param deferred_for: seconds since the task was deferred.
+    """
+    if AIRFLOW_2:
+        return 0.0
+    lives = conf.getint("workers", "min_heartbeat_interval", fallback=5)
+    # The resumed task needs up to 2.5 s, and the scheduler reads the end of the old process up to 2 s late.
+    return lives + 2.0 - deferred_for if lives - 2.5 < deferred_for < lives + 2.0 else 0.0
 
 
 async def push_xcom(ti: Any, key: str, value: Any) -> None:

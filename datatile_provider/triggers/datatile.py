@@ -15,7 +15,7 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.links.datatile import addresses
-from datatile_provider.version_compat import push_xcom, trigger_timed_out
+from datatile_provider.version_compat import push_xcom, resume_pause, trigger_timed_out
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -121,6 +121,9 @@ class DatatileJobTrigger(BaseTrigger):
                 yield TaskSuccessEvent()
                 return
             event = {"version": FORMAT, "job": job.as_dict()}
+        # Without an id it is in `dag.test()`, where no process stays behind.
+        if self.started is not None and self.trigger_id is not None:
+            await asyncio.sleep(resume_pause(time.time() - self.started))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own
 
     async def _push_links(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from datatile_provider.triggers.datatile import DatatileJobTrigger
+from datatile_provider.version_compat import resume_pause
 from tests.provider.modes import OPERATOR_WAITS, SENSOR_MODES
 from tests.support.rawserver import TOKEN
 from tests.support.task import first_event
@@ -191,3 +193,34 @@ def test_a_connection_that_is_gone_when_the_trigger_starts(run, script, monkeypa
     event = event_after_restart(triggers[0])
     assert "error" in event
     assert "datatile_default" in event["what"]
+
+
+@pytest.mark.needs_airflow(">=3")
+@pytest.mark.parametrize(
+    ("deferred_for", "pause"), [(0, 0), (2.4, 0), (2.6, 4.4), (5, 2), (6.9, 0.1), (7.1, 0), (3600, 0)]
+)
+def test_the_pause_before_a_quick_resume(deferred_for, pause):
+    assert resume_pause(deferred_for) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(
+    ("trigger_id", "started", "is_held"),
+    # Without an id there is no triggerer, and without a start there was no worker.
+    [(1, 1.0, True), (None, 1.0, False), (1, None, False)],
+)
+async def test_only_an_event_that_resumes_a_deferred_task_is_held_back(
+    script, monkeypatch, trigger_id, started, is_held
+):
+    asked: list[float] = []
+    monkeypatch.setattr("datatile_provider.triggers.datatile.resume_pause", lambda waited: asked.append(waited) or 0.3)
+    script((200, {"status": "done"}))
+    now = time.time()
+    trigger = DatatileJobTrigger(
+        "7", "datatile_default", poll_interval=1, timeout=30, started=started and now - started
+    )
+    trigger.trigger_id = trigger_id
+    begun = time.monotonic()
+    (event,) = [event async for event in trigger.run()]
+    assert event.payload["job"]["state"] == "SUCCEEDED"
+    assert (time.monotonic() - begun >= 0.3) is is_held
+    assert [round(waited) for waited in asked] == ([1] if is_held else [])
