@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 
 import pytest
@@ -78,20 +77,6 @@ def test_an_upload_survives_an_outage_of_the_api_server(lab, outage, mode):
 
 def test_a_wait_survives_an_outage_of_the_api_server(outage):
     assert outage[0]["wait"].state == "success"
-
-
-def test_no_wait_resumes_while_its_first_worker_ends(lab):
-    """The process that supervises a task may live for 5 s after the task was deferred, and Airflow mistakes its end."""
-    files = [lab.make_file(ROWS) for _ in range(6)]
-    tasks = [lab.start_upload("upload_and_defer", file, "append", lab.make_target("append")) for file in files]
-    jobs = [lab.held_job(file) for file in files]
-    for task, job_id in zip(tasks, jobs, strict=True):
-        lab.api.wait_for_task(task, "deferred", timeout=60)
-        # The next poll is within a second.
-        threading.Timer(4.0, lab.sandbox.release, [job_id]).start()
-    ended = [lab.ended(task) for task in tasks]
-    assert [(task.state, task.try_number) for task in ended] == [("success", 1)] * len(tasks)
-    assert [lab.api.events(task, "state mismatch") for task in tasks] == [0] * len(tasks)
 
 
 def test_an_upload_started_while_the_server_is_down(lab):
