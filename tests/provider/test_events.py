@@ -212,7 +212,12 @@ async def test_only_an_event_that_resumes_a_deferred_task_is_held_back(
     script, monkeypatch, trigger_id, started, is_held
 ):
     asked: list[float] = []
-    monkeypatch.setattr("datatile_provider.triggers.datatile.resume_pause", lambda waited: asked.append(waited) or 0.3)
+
+    def pause(waited: float) -> float:
+        asked.append(waited)
+        return 0.3
+
+    monkeypatch.setattr("datatile_provider.triggers.datatile.resume_pause", pause)
     script((200, {"status": "done"}))
     now = time.time()
     trigger = DatatileJobTrigger(
