@@ -39,7 +39,7 @@ class Result:
 @pytest.fixture
 def check(connect, capsys) -> Any:
     def check(server: Any, **fields: Any) -> Result:
-        connect(server, **fields)
+        connect(server, **{"extra": {}, **fields})
         capsys.readouterr()
         return Result(main(["check", "--json"]), *capsys.readouterr())
 
