@@ -14,7 +14,7 @@ from datatile_provider.api.settings import Settings
 from datatile_provider.cli.commands import KNOWN, MISSING
 from datatile_provider.cli.connection import connection
 from datatile_provider.cli.table import show
-from datatile_provider.cli.terminal import say
+from datatile_provider.cli.terminal import logs_on_stderr, say
 
 _ROLES = {"create": "Database creator", "append": "Data collector"}
 
@@ -125,7 +125,7 @@ def _made_up_token(results: _Results) -> Finding:
 
 
 def passed(found: Sequence[Finding]) -> bool:
-    """Return whether nothing failed, and all is seen that plain http lets one see."""
+    """Return whether all is well; that a connection does without TLS is its choice."""
     return all(f.outcome is Outcome.OK or (f.what == "TLS" and f.outcome is Outcome.UNSEEN) for f in found)
 
 
@@ -136,13 +136,14 @@ def run(arguments: argparse.Namespace) -> int:
     :param arguments: ``conn_id`` is the connection's id, ``json`` whether the findings are printed as JSON.
     :raises InvalidInputError: the connection is missing or wrong.
     """
-    connect, _ = connection(arguments.conn_id)
-    settings = connect({})
-    read = Finding("connection", Outcome.OK, f"{arguments.conn_id} is valid")
-    found = [read, *findings(settings, DatatileClient(settings).probes())]
+    with logs_on_stderr() as stdout:
+        connect, _ = connection(arguments.conn_id)
+        settings = connect({})
+        read = Finding("connection", Outcome.OK, f"{arguments.conn_id} is valid")
+        found = [read, *findings(settings, DatatileClient(settings).probes())]
     good = passed(found)
     say(f"{'OK' if good else 'NOT OK'}: connection {arguments.conn_id}, {settings.server.url}")
     show(("tested", "outcome", "seen"), [(f.what, (f.outcome.value, _STYLES[f.outcome]), f.seen) for f in found])
     if arguments.json:
-        print(json.dumps({"passed": good, "findings": [asdict(f) for f in found]}, indent=2))
+        print(json.dumps({"passed": good, "findings": [asdict(f) for f in found]}, indent=2), file=stdout)
     return KNOWN if good else MISSING

@@ -95,8 +95,8 @@ COMMANDS = (
         help="Test a connection without changing anything, and show each finding",
         description="Sends two uploads without a file to targets that cannot exist, and polls a job that cannot exist, "
         "with the connection's token and with a made-up one. The findings are a table on stderr; with --json, they "
-        "are also on stdout. The exit code is 0 if all is well, 1 if something failed or could not be seen, 2 if the "
-        "connection cannot be used.",
+        "are also on stdout. The exit code is 0 if all is well, 1 if something but TLS failed or could not be seen, 2 "
+        "if the connection cannot be used.",
         function="datatile_provider.cli.check:run",
         arguments=(_CONN_ID, Argument(("--json",), {"action": "store_true", "help": "print the findings as JSON"})),
     ),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from datatile_provider import __version__
 from datatile_provider.api import errors
@@ -25,7 +25,7 @@ from datatile_provider.cli.rehearsal.report import Report, as_markdown, as_value
 from datatile_provider.cli.rehearsal.steps import Plan, Rehearsal
 from datatile_provider.cli.rehearsal.survey import ROWS
 from datatile_provider.cli.table import show
-from datatile_provider.cli.terminal import ask, can_ask, say
+from datatile_provider.cli.terminal import ask, can_ask, logs_on_stderr, say
 
 _STYLES = {Verdict.CONFIRMED: "green", Verdict.DIFFERS: "yellow", Verdict.UNSEEN: "dim"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -46,6 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     :param arguments: those of the command ``rehearse`` in :mod:`.commands`.
     :raises InvalidInputError: an argument or the connection is wrong; nothing was sent.
     """
+    with logs_on_stderr() as stdout:
+        return _run(arguments, stdout)
+
+
+def _run(arguments: argparse.Namespace, stdout: TextIO) -> int:
     plan = _plan(arguments)
     connect, configured = _connect(arguments)
     rehearsal = Rehearsal(
@@ -68,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
             number = _stopped_by(rehearsal)
         except Exception:
             # Even a bug must not hide what to delete.
-            _finish(arguments, rehearsal, connect({}), 0)
+            _finish(arguments, rehearsal, connect({}), 0, stdout)
             raise
-        return _finish(arguments, rehearsal, connect({}), number)
+        return _finish(arguments, rehearsal, connect({}), number, stdout)
 
 
 def _agreed() -> bool:
@@ -141,7 +146,9 @@ def _announcement(rehearsal: Rehearsal, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, settings: Settings, number: int) -> int:
+def _finish(
+    arguments: argparse.Namespace, rehearsal: Rehearsal, settings: Settings, number: int, stdout: TextIO
+) -> int:
     record = rehearsal.record
     found = findings(record)
     versions = {
@@ -172,9 +179,9 @@ def _finish(arguments: argparse.Namespace, rehearsal: Rehearsal, settings: Setti
         except OSError as e:
             say(f"The report cannot be written: {e}")
     if arguments.json:
-        print(json.dumps(as_values(report, masked), indent=2), flush=True)
+        print(json.dumps(as_values(report, masked), indent=2), file=stdout, flush=True)
     elif found.differs:
-        print(json.dumps(dict(found.extra)), flush=True)
+        print(json.dumps(dict(found.extra)), file=stdout, flush=True)
     if number:
         return 128 + number
     return KNOWN if found.passed else MISSING

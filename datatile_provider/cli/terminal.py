@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
+from typing import TextIO
 
 from datatile_provider.cli.table import printed
+
+
+@contextlib.contextmanager
+def logs_on_stderr() -> Iterator[TextIO]:
+    """Send what Airflow logs to stderr, as stdout is for the result alone; yield stdout."""
+    stdout = sys.stdout
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
+    moved = [handler for handler in handlers if handler.stream is stdout]
+    for handler in moved:
+        handler.setStream(sys.stderr)
+    try:
+        # Airflow sets up its log when it is imported, which may be only now.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield stdout
+    finally:
+        for handler in moved:
+            handler.setStream(stdout)
 
 
 def say(text: str = "") -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -73,6 +76,21 @@ def test_tls(check, certificates):
     }
 
 
+@pytest.mark.parametrize("airflow_first", [True, False])
+def test_what_airflow_logs_is_not_on_stdout(certificates, airflow_first):
+    """As with `airflow datatile check`, where Airflow's log is set up before, and with `python -m`."""
+    code = "import sys; from datatile_provider.cli.commands import main; sys.exit(main(['check', '--json']))"
+    if airflow_first:
+        code = f"import airflow; airflow.settings.initialize(); {code}"
+    with Sandbox(tls_cert=certificates.certificate, tls_key=certificates.key) as sandbox:
+        connection = json.dumps({**sandbox.connection, "extra": {"verify": False}})
+        environment = {**os.environ, "AIRFLOW_CONN_DATATILE_DEFAULT": connection}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["findings"]) == 9
+    assert "Unverified HTTPS request" in done.stderr
+
+
 def test_a_wrong_token(check):
     with Sandbox() as sandbox:
         result = check(sandbox, password="a-wrong-token")
@@ -91,8 +109,12 @@ def test_a_missing_role_is_named_and_the_rest_is_still_tested(check, role, what)
 
 
 def test_another_job_path(check):
-    with Sandbox(job_path="api/v2/status/{job_id}") as sandbox:
-        result = check(sandbox)
+    def respond(peer: Peer) -> None:
+        is_poll = peer.request()[0].startswith("GET")
+        peer.respond(404, b"<h1>Not Found</h1>" if is_poll else b'{"error": "no such target"}', "Connection: close")
+
+    with RawServer(respond) as server:
+        result = check(server.url)
     assert result.of(Outcome.FAILED) == {"path of a job"}
     assert result.of(Outcome.UNSEEN) == {"TLS", "made-up token"}
 
