@@ -6,6 +6,8 @@ CONSTRAINTS := constraints/airflow-3.3.txt
 READY := $(VENV)/.ready
 # The folder for the screenshots of test-ui.
 PICTURES ?= build/pictures
+# The marker expression of test-system.
+SYSTEM ?= system
 BENCH := .venv-bench
 BENCH_CONSTRAINTS := constraints/bench.txt
 BENCH_READY := $(BENCH)/.ready
@@ -58,7 +60,7 @@ test-matrix: $(READY) chromium
 	$(BIN)/python -m tests.matrix $(AIRFLOW)
 
 test-system: $(READY)
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m "$(SYSTEM)"
 
 # The second run measures in the processes of Airflow too.
 coverage: $(READY)

@@ -74,8 +74,9 @@ SERVERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def server(page: Path) -> Iterator[Sandbox]:
-    options = {"processing_seconds": 0.1, "folder": "7c1e5d0a9b3f4826", **SERVERS.get(page.stem, {})}
+def server(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    page = request.node.callspec.params["page"].stem if hasattr(request.node, "callspec") else ""
+    options = {"processing_seconds": 0.1, "folder": "7c1e5d0a9b3f4826", **SERVERS.get(page, {})}
     with Sandbox(**options) as sandbox:
         yield sandbox
 

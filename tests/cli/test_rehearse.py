@@ -80,8 +80,8 @@ def run(connect, capsys) -> Run:
     """Rehearse on a server, with more arguments; a dictionary is the connection's extra."""
 
     def run(server: Any, folder: str, *arguments: str, **fields: Any) -> Result:
-        # A sandbox's own connection knows its dialect.
-        connect(server, **{"extra": None, **fields})
+        # Not the extra that fits the sandbox: the rehearsal has to find it.
+        connect(server, **{"extra": {}, **fields})
         capsys.readouterr()
         code = main(["rehearse", "--folder", folder, "--yes", "--timeout", "20", *arguments])
         return Result(code, *capsys.readouterr())
@@ -450,7 +450,7 @@ def person(monkeypatch) -> Callable[..., list[str]]:
 def test_a_person_confirms_the_words(connect, capsys, person, field):
     asked = person(on="y", erledigt="y", kaputt="failed", wartend="n", importiert="n")
     with Sandbox(processing_seconds=0.4, state_words=GERMAN, status_field=field) as sandbox:
-        connect(sandbox, extra=None)
+        connect(sandbox, extra={})
         assert main(["rehearse", "--folder", sandbox.folder, "--timeout", "20"]) == 1
     extra = json.loads(capsys.readouterr().out)
     assert extra["status_map"]["erledigt"] == "SUCCEEDED"

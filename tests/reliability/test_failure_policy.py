@@ -237,6 +237,10 @@ def test_the_traceback_of_the_original_error_is_shown_only_on_request(options, s
     assert caught.value.__suppress_context__
 
 
+def test_a_task_without_retries():
+    assert guarded(Instance(0))._state.airflow == Numbers(max_tries=0, retries=0, try_number=0, clears=-1)
+
+
 @pytest.mark.parametrize(
     "raised",
     [

@@ -119,6 +119,7 @@ GOOD = RECORD.as_dict()
         "x",
         [],
         {},
+        {**GOOD, "version": 0},
         {**GOOD, "version": 2},
         {**GOOD, "version": None},
         {**GOOD, "phase": "lost"},

@@ -19,7 +19,7 @@ from tests.support.processes import Session, end
 from tests.support.sandbox import SandboxProcess
 from tests.system.lab import FAST, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(780)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(780)]
 
 UPLOADS, DATABASES, ROWS = 200, 40, 3
 SEED, FAULTY = 1948, 0.2

@@ -202,6 +202,7 @@ def test_cleared_while_waiting(lab, victim):
     assert lab.sandbox.rows(target) == 7
 
 
+@pytest.mark.long
 def test_fifty_waits_survive_their_triggerer(lab):
     """The triggerer is killed and restarted; then it is killed again, and another one takes over."""
     jobs = [lab.running_job() for _ in range(WAITS)]

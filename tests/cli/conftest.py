@@ -1,0 +1,11 @@
+"""Fixtures for the tests of the commands."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make tables as wide as they are without a terminal: pytest-xdist sets a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
