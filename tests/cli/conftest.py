@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 
@@ -9,3 +11,5 @@ import pytest
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make tables as wide as they are without a terminal: pytest-xdist sets a width."""
     monkeypatch.delenv("COLUMNS", raising=False)
+    # pytest imports readline, which sets a width that only child processes see.
+    os.unsetenv("COLUMNS")

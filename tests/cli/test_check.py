@@ -109,12 +109,8 @@ def test_a_missing_role_is_named_and_the_rest_is_still_tested(check, role, what)
 
 
 def test_another_job_path(check):
-    def respond(peer: Peer) -> None:
-        is_poll = peer.request()[0].startswith("GET")
-        peer.respond(404, b"<h1>Not Found</h1>" if is_poll else b'{"error": "no such target"}', "Connection: close")
-
-    with RawServer(respond) as server:
-        result = check(server.url)
+    with Sandbox(job_path="api/v2/status/{job_id}") as sandbox:
+        result = check(sandbox)
     assert result.of(Outcome.FAILED) == {"path of a job"}
     assert result.of(Outcome.UNSEEN) == {"TLS", "made-up token"}
 

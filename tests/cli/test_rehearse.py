@@ -216,7 +216,7 @@ def test_the_extra_of_the_connection_is_kept_and_the_callback_is_sent(run):
 
 def test_without_a_confirmed_word_it_says_what_to_confirm(run):
     with Sandbox(processing_seconds=0.2, state_words=GERMAN) as sandbox:
-        result = run(sandbox, sandbox.folder, "--json", "--timeout", "1.5")
+        result = run(sandbox, sandbox.folder, "--json", "--timeout", "5")
     assert result.code == 1
     assert "--finished 'erledigt'" in result.row("states")["seen"]
     assert result.row("states")["verdict"] == Verdict.UNSEEN.value
@@ -226,7 +226,7 @@ def test_without_a_confirmed_word_it_says_what_to_confirm(run):
 
 def test_a_status_of_unknown_words_at_an_unknown_place_has_candidates(run):
     with Sandbox(processing_seconds=0.8, state_words=GERMAN, status_field="stand.wort") as sandbox:
-        result = run(sandbox, sandbox.folder, "--json", "--timeout", "2.5")
+        result = run(sandbox, sandbox.folder, "--json", "--timeout", "6")
     seen = result.row("status")["seen"]
     assert '{"status_field": "stand.wort"} (wartend → wird importiert → erledigt)' in seen
     assert "status_field" not in result.json["extra"]
