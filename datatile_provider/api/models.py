@@ -69,7 +69,7 @@ class ServerConfig:
     :param rows_field: the field with the number of imported rows in the response about a finished job, with dots for
         nested fields; None tries the usual names.
     :param database_field: the field with the database's hash there.
-    :param status_codes: the meanings of the server's own HTTP status codes, by :data:`.rejections.MEANINGS`.
+    :param status_codes: the meanings of the server's own HTTP status codes, by name, as in the option ``status_codes``.
     :param log_url: the address of the processing log. With ``{job_id}`` in it, it leads to that job's own page.
     """
 

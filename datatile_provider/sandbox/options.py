@@ -69,7 +69,7 @@ class Options:
     :param rows_field: field of a job's imported rows in responses, with dots for nested fields.
     :param database_field: field of a job's database in responses, with dots for nested fields.
     :param callback_field: name of the form field with the callback URL.
-    :param status_codes: HTTP status codes of rejections, by their reason, a key of :data:`STATUS_CODES`.
+    :param status_codes: HTTP status codes of rejections, by their reason, a key of ``STATUS_CODES``.
     :raises ValueError: an option is invalid; the message names it.
     """
 
