@@ -136,6 +136,8 @@ def test_what_is_sure_is_right(dialect):
     assert {f.topic for f in learned.findings if f.missing and f.topic.startswith("status ")} == (
         set() if explained else {f"status {str(word)!r}" for word in dialect.words}
     )
+    # Nothing else in the responses may be taken for the id or for the status.
+    assert learned.complete or not explained or dialect.beside_id or dialect.beside_status
     if not learned.complete:
         return
     server = Settings.of("t", host="h.example.com", token="t" * 8, extra=json.dumps(learned.extra)).server

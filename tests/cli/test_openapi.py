@@ -286,6 +286,12 @@ def test_the_status_of_the_job_is_not_that_of_the_request():
     assert finding(learned, "field of the status").found == "data.state"
 
 
+def test_the_status_of_the_database_is_not_that_of_the_job():
+    of_database = {"enum": ["created", "active", "failed", "done"]}
+    learned = read(new_document(job=fields(job_id="string", status={"enum": [0, 1]}, database_status=of_database)))
+    assert finding(learned, "field of the status").found == "status"
+
+
 def test_two_statuses_that_are_as_likely_are_candidates():
     learned = read(new_document(job=fields(job_id="string", status={"enum": WORDS}, state={"enum": WORDS})))
     assert finding(learned, "field of the status").certainty is NOT_FOUND

@@ -95,11 +95,12 @@ def _score(field: Field) -> int:
     score -= 2 * bool(set(words) & {"phase", "stage", "stand"})
     score += 3 * bool(states & {JobState.QUEUED, JobState.RUNNING})
     score += has_any(inside, JOBS) + 2 * has_any(words, JOBS) + 2 * has_any(tokens(field.about), JOBS)
+    score -= 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))
     # The status of the owner is not the job's, however well it is described.
-    score -= 20 * has_any(inside, OTHERS)
-    return (
-        score - 4 * has_any(words, OTHERS) - 3 * bool(re.search(r"\b(request|http|call)\b", field.about, re.IGNORECASE))
-    )
+    if has_any(inside, OTHERS):
+        return score - 20
+    # "database_status" may have more usual words than a status of numbers.
+    return min(score, 1) if has_any(words, OTHERS) else score
 
 
 def _no_words(where: str) -> Finding:
