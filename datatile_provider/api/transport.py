@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 def logged(method: str, url: str, response: Response) -> Response:
     """Return a response, and log it at level debug as the server sent it, without the secret."""
+    if not _log.isEnabledFor(logging.DEBUG):
+        return response
     headers = {"Location": response.location, "Retry-After": response.retry_after}
     shown = "".join(f"{name}: {value} " for name, value in headers.items() if value)
     body = response.body[:LOGGED_BYTES].decode("utf-8", "replace")

@@ -23,7 +23,7 @@ from datatile_provider.cli.openapi.load import load
 from datatile_provider.cli.openapi.read import read
 from tests.cli.documented import NUMBERS, Truth, serving
 from tests.support.fixtures import connect, plain_environment, survey
-from tests.support.reading import outcome
+from tests.support.reading import KIND_OF_MEANING, outcome
 
 __all__ = ["connect", "plain_environment", "survey"]
 
@@ -33,15 +33,7 @@ INCOMPLETE = {
     "10": {"path of a job's status", "job's id", "field of the status", "words of the status"},
 }
 COMPLETE = [number for number in NUMBERS if number not in INCOMPLETE]
-KINDS = {
-    "busy": errors.DestinationBusyError,
-    "too_large": errors.FileTooLargeError,
-    "too_fast": errors.RateLimitedError,
-    "token": errors.TokenRefusedError,
-    "role": errors.RoleMissingError,
-    "not_found": errors.NotFoundError,
-    "invalid": errors.PermanentError,
-}
+KINDS = {**KIND_OF_MEANING, "invalid": errors.PermanentError}
 
 
 def learned(truth: Truth, capsys: Any) -> dict[str, Any]:

@@ -18,18 +18,10 @@ from datatile_provider.api.settings import Settings
 from datatile_provider.sandbox import Sandbox
 from tests.support.dialects import dialects
 from tests.support.rawserver import Peer, RawServer
+from tests.support.reading import KIND_OF_MEANING
 from tests.support.waiting import until
 
 CSV = b"respondent,vote\n1,0\n2,1\n"
-ERRORS = {
-    "busy": errors.DestinationBusyError,
-    "too_large": errors.FileTooLargeError,
-    "too_fast": errors.RateLimitedError,
-    "token": errors.TokenRefusedError,
-    "role": errors.RoleMissingError,
-    "not_found": errors.NotFoundError,
-    "rejected": errors.PermanentError,
-}
 
 
 class Client:
@@ -108,7 +100,7 @@ def _status(server: Any, event: Any) -> str:
 
 
 def _is(found: Any, reason: str) -> bool:
-    return type(found) is ERRORS[reason]
+    return type(found) is KIND_OF_MEANING[reason]
 
 
 @settings(max_examples=20)

@@ -37,6 +37,18 @@ def checked(result: object) -> object:
     return result
 
 
+#: The error of an upload by the meaning of its status code, as in the option ``status_codes``.
+KIND_OF_MEANING: dict[str, type[errors.DatatileError]] = {
+    "busy": errors.DestinationBusyError,
+    "too_large": errors.FileTooLargeError,
+    "too_fast": errors.RateLimitedError,
+    "token": errors.TokenRefusedError,
+    "role": errors.RoleMissingError,
+    "not_found": errors.NotFoundError,
+    "rejected": errors.PermanentError,
+}
+
+
 def outcome(read: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return checked(read(*args, **kwargs))

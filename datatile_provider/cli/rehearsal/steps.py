@@ -61,7 +61,7 @@ class Rehearsal:
 
     :param connect: returns the connection's settings with further options.
     :param configured: the options of the connection that say how the server speaks.
-    :param ask: asks a person, and returns the answer; None if nobody can be asked.
+    :param ask: prompts a person at the terminal, and returns the input; None without a terminal.
     :param say: shows a line to a person.
     """
 
