@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 SETTINGS = FAST
 WAITS = 50
 #: Seconds after its deadline by which a wait has ended, on a slow machine.
-LATE = 20.0
+LATE = 40.0
 
 
 @pytest.fixture(scope="module")
