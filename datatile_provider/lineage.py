@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,7 +22,6 @@ from datatile_provider.hooks.datatile import DatatileHook
 
 if TYPE_CHECKING:
     from datatile_provider.hooks.dataset import DatasetLike
-    from datatile_provider.operators.question import Answer
 
 
 @attrs.define
@@ -65,7 +65,7 @@ def lineage(
     dataset: DatasetLike | None = None,
     action: str = "",
     target_hash: str = "",
-    answer: Answer | None = None,
+    answer: Mapping[str, str] | None = None,
 ) -> OperatorLineage[Any, Any]:
     """
     Return the inputs, outputs and facets of a task.
@@ -73,7 +73,7 @@ def lineage(
     :param job: the latest known state of the job; None if there is no job.
     :param dataset: the file that the task uploaded; None for a task that only waits.
     :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
-    :param answer: what a person answered about the upload, if anything.
+    :param answer: what a person answered about the upload, as plain JSON values; None if nobody was asked.
     """
     server = DatatileHook(datatile_conn_id).get_conn().server
     source = file_uri(dataset) if dataset is not None else ""
@@ -89,8 +89,7 @@ def lineage(
         outputs.append(OutputDataset(*openlineage_name(database_uri(server.url, database)), outputFacets=statistics))
     facets: dict[str, RunFacet] = {}
     if answer:
-        stored = answer.as_dict()
-        facets["datatile_answer"] = DatatileAnswerRunFacet(stored["choice"], stored["by"], stored["at"])
+        facets["datatile_answer"] = DatatileAnswerRunFacet(answer["choice"], answer["by"], answer["at"])
     if job and job.id:
         page = server.page_url(job.id)
         facets["externalQuery"] = ExternalQueryRunFacet(job.id, server.url)

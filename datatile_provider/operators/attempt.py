@@ -299,7 +299,7 @@ class UploadAttempt(GuardedUpload):
             if not self._state.lasts:
                 # The return value is an XCom too. Without it Airflow would retry, and so send the file again.
                 raise
-            self._task.log.error("The job id %r could not be stored as an XCom: %s", job.id, e)
+            self._task.log.error("The job id %s could not be stored as an XCom: %s", job.id, e)
         if not self._state.lasts:
             # Airflow 2 reads it from the task after any error from here on.
             self._task.retries = 0

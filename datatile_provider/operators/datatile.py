@@ -256,7 +256,7 @@ class DatatileUploadOperator(BaseOperator):
             dataset=self.dataset,
             action=self.action,
             target_hash=self.target_hash,
-            answer=self._attempt.answer if self._attempt else None,
+            answer=self._attempt.answer.as_dict() if self._attempt and self._attempt.answer else None,
         )
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:

@@ -137,7 +137,14 @@ class GuardedUpload:
         except Exception as e:  # any error of Airflow, or of a standard provider that is too old
             log.error("The task fails, because Airflow could not ask: %s", e)
             return None
-        log.warning("%s", error.report("asking a person: answer under Required Actions"))
+        asked = errors.OutcomeUnknownError(
+            error.what,
+            subject=question.text,
+            server_message=error.server_message,
+            hint="The question is under Required Actions. Until it is answered, nothing is sent.",
+            status=error.status,
+        )
+        log.warning("%s", asked.report("asking a person"))
         task.question = f"{question.subject}\n\n{question.body}"
         for notifier in task.ask_notifiers:
             try:
@@ -154,8 +161,10 @@ class GuardedUpload:
             return errors.UploadInterruptedError(
                 f"The file was accepted{as_job(self.job)}, then {name} ended the task", subject=subject
             )
-        when = "after its question" if self._accepted is Accepted.ASKED else "while the file was sent"
-        return errors.OutcomeUnknownError(f"{name} ended the task {when}", subject=subject, hint=errors.UNKNOWN_HINT)
+        what = f"{name} ended the task while the file was sent"
+        if self._accepted is Accepted.ASKED:
+            what = f"{name} ended the task after a person had answered"
+        return errors.OutcomeUnknownError(what, subject=subject, hint=errors.UNKNOWN_HINT)
 
     def accept(self, job: Job | None, text: str = "") -> None:
         """Note that the server has accepted the file, with its job, if it is known, and a text about the upload."""

@@ -37,7 +37,7 @@ class Choice(str, Enum):
 
 
 #: What a person must know to answer, as Markdown.
-_CHOICES = f"""\
+_CHOICE_WORDS = f"""\
 - **{Choice.THERE.value}**: nothing is sent. With the job's id, the task continues with that job. Without it, the task
   succeeds without a job, so a sensor behind it can't wait.
 - **{Choice.NOT_THERE.value}**: the file is sent. Choose this too if its job failed.
@@ -107,10 +107,10 @@ class Question:
         """The question in Markdown. All that comes from outside is escaped."""
         error = self.failure
         # The link says it better.
-        facts = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
-        parts = [
+        lines_of_words = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
+        words = [
             f"{_escaped(error.what)}.",
-            "\n".join(f"- {_escaped(fact)}" for fact in facts),
+            "\n".join(f"- {_escaped(fact)}" for fact in lines_of_words),
             f"The server said: {_escaped(error.server_message)}" if error.server_message else "",
             "The task has changed since. **It is there** confirms the earlier upload, and the task then fails, because "
             "its upload of now was not sent."
@@ -119,9 +119,9 @@ class Question:
             f"Look for this upload in [DATATILE's processing log](<{error.log_url}>), then answer."
             if error.log_url
             else "Look for this upload in DATATILE's processing log, then answer.",
-            _CHOICES,
+            _CHOICE_WORDS,
         ]
-        return "\n\n".join(filter(None, parts))
+        return "\n\n".join(filter(None, words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Answer:
         name = user.get("name") or user.get("id") if isinstance(user, Mapping) else getattr(user, "name", None)
         by = str(name or "") if user else ""
         job_id = "" if given is None else str(given).strip()
-        answer = cls(choice, by, at.isoformat() if hasattr(at, "isoformat") else str(at or ""), job_id)
+        answer = cls(choice, by, _time(at), job_id)
         if choice is Choice.THERE and job_id and not is_job_id(job_id):
             raise errors.AnswerInvalidError(f"{answer}. {job_id!r} is not a job id")
         return answer
@@ -175,11 +175,11 @@ class Answer:
         return {"choice": self.choice.name.lower(), "by": self.by, "at": self.at, "job_id": self.job_id}
 
     def __str__(self) -> str:
-        at = f" on {pendulum.parse(self.at).format('YYYY-MM-DD HH:mm:ss [UTC]')}" if self.at else ""  # type: ignore[union-attr]
+        at = f"{self.at[:10]} {self.at[11:19]} UTC" if self.at else "(time unknown)"
         if not self.by:
-            return f"Nobody answered in time{at}"
+            return f"Nobody answered until {at}"
         job = f" (job {self.job_id})" if self.choice is Choice.THERE and self.job_id else ""
-        return f'{self.by} answered "{self.choice.value}"{job}{at}'
+        return f'{self.by} answered "{self.choice.value}"{job} on {at}'
 
 
 def _form() -> dict[str, Any]:
@@ -194,6 +194,16 @@ def _form() -> dict[str, Any]:
         description="For “It is there”: the id of the upload's job in DATATILE, if you know it.",
     )
     return {_JOB_ID: field.serialize()}
+
+
+def _time(value: Any) -> str:
+    """Return a time in ISO 8601, in UTC; ``""`` if it is not one."""
+    try:
+        # Airflow gives a datetime, and a trigger's stored event may give a text.
+        found = pendulum.parse(value if isinstance(value, str) else value.isoformat())
+        return found.in_timezone("UTC").isoformat() if isinstance(found, pendulum.DateTime) else ""
+    except (ValueError, AttributeError, OverflowError):
+        return ""
 
 
 def _escaped(text: str) -> str:

@@ -233,9 +233,7 @@ class Uploads(RuleBasedStateMachine):
         outage_is_after=st.booleans(),
         report_lost=st.sampled_from([False, False, False, True]),
         trigger_fails=st.sampled_from([False] * 5 + [True]),
-        answer=st.sampled_from(
-            ["truth", "truth", "truth, without a job", "fail", "timeout", "wrong job", "garbage"]
-        ),
+        answer=st.sampled_from(["truth", "truth", "truth, without a job", "fail", "timeout", "wrong job", "garbage"]),
     )
     def work(
         self,

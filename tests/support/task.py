@@ -21,10 +21,11 @@ try:
 except ImportError:  # Airflow 2
     from airflow.models.baseoperator import ExecutorSafeguard  # type: ignore[no-redef]  # another version of Airflow
 
+TaskAwaitingInput: Any
 try:
     from airflow.sdk.exceptions import TaskAwaitingInput
 except ImportError:  # Airflow before 3.3 defers a task that waits for a person
-    TaskAwaitingInput = TaskDeferred  # type: ignore[misc]  # another version of Airflow
+    TaskAwaitingInput = TaskDeferred
 
 # Airflow allows only its task runner to call ``execute``.
 ExecutorSafeguard.test_mode = True
@@ -197,7 +198,7 @@ class Task:
             except (AirflowFailException, AirflowSensorTimeout) as e:
                 outcome.errors.append(e)
                 return outcome
-            except Exception as e:
+            except (Exception, WorkerKilled) as e:
                 outcome.errors.append(e)
                 if self.ti.try_number > self.ti.max_tries:
                     return outcome
@@ -213,7 +214,7 @@ class Task:
             # Airflow 2 checks per thread whether ``execute`` may be called; the tests run tasks in other threads.
             return inspect.unwrap(type(operator).execute)(operator, self.context)
         except (TaskDeferred, TaskAwaitingInput) as e:
-            deferred = e
+            deferred: Any = e
         while True:
             self.deferrals.append(deferred.method_name)
             self.limits.append(deferred.timeout)
