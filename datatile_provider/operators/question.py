@@ -108,6 +108,7 @@ class Question:
         error = self.failure
         # The link says it better.
         lines_of_words = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
+        link = error.log_url.replace("<", "%3C").replace(">", "%3E")
         words = [
             f"{_escaped(error.what)}.",
             "\n".join(f"- {_escaped(fact)}" for fact in lines_of_words),
@@ -116,8 +117,8 @@ class Question:
             "its upload of now was not sent."
             if self.changed
             else "",
-            f"Look for this upload in [DATATILE's processing log](<{error.log_url}>), then answer."
-            if error.log_url
+            f"Look for this upload in [DATATILE's processing log](<{link}>), then answer."
+            if link
             else "Look for this upload in DATATILE's processing log, then answer.",
             _CHOICE_WORDS,
         ]
