@@ -95,47 +95,55 @@ def cannot_ask() -> str:
     return ""
 
 
-def ask(
+def file_question(ti: Any, **question: Any) -> str:
+    """
+    File a question for a person, and return the text that Airflow shows.
+
+    Airflow keeps the text of a task instance's first question, also for its later attempts, and its own function for
+    this hides that.
+
+    :param question: the fields of Airflow's ``CreateHITLDetailPayload`` besides the task instance.
+    """
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+
+    comms: Any = task_runner.SUPERVISOR_COMMS
+    return str(comms.send(CreateHITLDetailPayload(ti_id=ti.id, **question)).body or "")
+
+
+def wait_for_answer(
     ti: Any,
     question: Mapping[str, Any],
     *,
-    params: dict[str, Any],
     timeout: float | None,
     method_name: str,
     kwargs: dict[str, Any],
 ) -> BaseException:
     """
-    File a question for a person, and return the exception with which the task waits for the answer.
+    Return the exception with which a task waits for the answer to its question.
 
-    :param question: the arguments of Airflow's ``upsert_hitl_detail`` besides the task instance and ``params``.
-    :param params: the form's fields.
+    :param question: as for :func:`file_question`.
     :param timeout: seconds until Airflow gives the default answer; None to wait without end.
     :param method_name: what the task is resumed in, with ``kwargs`` and the answer as ``event``.
     """
-    from airflow.sdk.execution_time.hitl import upsert_hitl_detail
-
     limit = None if timeout is None else timedelta(seconds=timeout)
-    waits: BaseException
     if AIRFLOW_VERSION >= (3, 3):
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        waits = TaskAwaitingInput(method_name=method_name, kwargs=kwargs, timeout=limit)
-    else:
-        from airflow.providers.standard.triggers.hitl import HITLTrigger
-        from airflow.sdk.exceptions import TaskDeferred
-        from airflow.sdk.timezone import utcnow
+        return TaskAwaitingInput(method_name=method_name, kwargs=kwargs, timeout=limit)
+    from airflow.providers.standard.triggers.hitl import HITLTrigger
+    from airflow.sdk.exceptions import TaskDeferred
+    from airflow.sdk.timezone import utcnow
 
-        trigger = HITLTrigger(
-            ti_id=ti.id,
-            options=question["options"],
-            # The trigger changes them.
-            params=deepcopy(params),
-            defaults=question["defaults"],
-            timeout_datetime=utcnow() + limit if limit else None,
-        )
-        waits = TaskDeferred(trigger=trigger, method_name=method_name, kwargs=kwargs)
-    upsert_hitl_detail(ti_id=ti.id, params=params, **question)
-    return waits
+    trigger = HITLTrigger(
+        ti_id=ti.id,
+        options=question["options"],
+        # The trigger changes them.
+        params=deepcopy(question["params"]),
+        defaults=question["defaults"],
+        timeout_datetime=utcnow() + limit if limit else None,
+    )
+    return TaskDeferred(trigger=trigger, method_name=method_name, kwargs=kwargs)
 
 
 async def push_xcom(ti: Any, key: str, value: Any) -> None:

@@ -114,8 +114,7 @@ class GuardedUpload:
     def _ask(self, error: errors.DatatileError) -> BaseException | None:
         """Return the exception with which the task waits for a person's answer; None if it can't ask."""
         task, log = self._task, self._task.log
-        # Airflow keeps one question for each attempt, and does not change its text.
-        if reason := "this attempt has asked before" if self.answer else cannot_ask():
+        if reason := cannot_ask():
             log.warning("The task fails instead of asking: %s", reason)
             return None
         known, log_url = self._state.known, error.log_url

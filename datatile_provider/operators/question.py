@@ -13,7 +13,7 @@ import pendulum
 from datatile_provider.api import errors
 from datatile_provider.api.validation import is_job_id
 from datatile_provider.triggers.datatile import error_of
-from datatile_provider.version_compat import ask
+from datatile_provider.version_compat import file_question, wait_for_answer
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -66,22 +66,28 @@ class Question:
     def file(self, task: DatatileUploadOperator, context: Context) -> BaseException:
         """Ask, and return the exception with which the task waits for the answer."""
         ti: Any = context["ti"]
-        # Where Airflow has no state store, only this tells a failed trigger that a question was open.
-        ti.xcom_push(key=ASKED, value=self.text)
-        return ask(
+        question = {
+            "subject": self.subject,
+            "body": self.body,
+            "options": [choice.value for choice in Choice],
+            "defaults": [Choice.FAIL.value],
+            "multiple": False,
+            "params": _form(),
+            "assigned_users": task.ask_users or [],
+        }
+        waits = wait_for_answer(
             ti,
-            {
-                "subject": self.subject,
-                "body": self.body,
-                "options": [choice.value for choice in Choice],
-                "defaults": [Choice.FAIL.value],
-                "assigned_users": task.ask_users,
-            },
-            params=_form(),
+            question,
             timeout=task.ask_timeout,
             method_name=task.resume_answered.__name__,
             kwargs={"question": self.as_dict()},
         )
+        # Where Airflow has no state store, only this tells a failed trigger that a question was open.
+        ti.xcom_push(key=ASKED, value=self.text)
+        shown = file_question(ti, **question)
+        if _escaped(self.text.splitlines()[0]) not in shown:
+            raise RuntimeError("Airflow still shows this task's question about another upload")
+        return waits
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Question:
@@ -110,7 +116,7 @@ class Question:
         lines_of_words = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
         link = error.log_url.replace("<", "%3C").replace(">", "%3E")
         words = [
-            f"{_escaped(error.what)}.",
+            _escaped(f"{error.what}."),
             "\n".join(f"- {_escaped(fact)}" for fact in lines_of_words),
             f"The server said: {_escaped(error.server_message)}" if error.server_message else "",
             "The task has changed since. **It is there** confirms the earlier upload, and the task then fails, because "
@@ -120,6 +126,8 @@ class Question:
             f"Look for this upload in [DATATILE's processing log](<{link}>), then answer."
             if link
             else "Look for this upload in DATATILE's processing log, then answer.",
+            # Airflow keeps the text of a task's first question.
+            "If this task has asked before, its log has the time of its latest upload.",
             _CHOICE_WORDS,
         ]
         return "\n\n".join(filter(None, words))

@@ -194,10 +194,7 @@ class Uploads(RuleBasedStateMachine):
         self.before_clear: set[str] = set()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("requests.adapters.HTTPAdapter.send", lambda *a, **kw: self.environment.send(*a, **kw))
-        self.patch.setattr("datatile_provider.operators.guard.cannot_ask", lambda: "")
-        self.patch.setattr(
-            "airflow.sdk.execution_time.hitl.upsert_hitl_detail", lambda **_: self.environment.crash_point()
-        )
+        self.patch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", self, raising=False)
         # A sleep is a crash point.
         clock = Clock(on_sleep=lambda: self.environment.crash_point())
         for module in (
@@ -212,6 +209,12 @@ class Uploads(RuleBasedStateMachine):
         ):
             self.patch.setattr(f"datatile_provider.{module}.time", clock)
         self._connect()
+
+    def send(self, message: Any) -> Any:
+        """Take a question, as Airflow's API server does, and ignore other messages."""
+        if type(message).__name__ == "CreateHITLDetailPayload":
+            self.environment.crash_point()
+        return message
 
     def _connect(self) -> None:
         connection = {"conn_type": "datatile", "host": "http://127.0.0.1:9", "password": self.environment.token}

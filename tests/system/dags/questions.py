@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ with DAG("ask_decorated", schedule=None):
     def written(**context: Any) -> str:
         # Another file each time that it is called.
         given = Path(context["dag_run"].conf["dataset"])
-        copy = given.with_name(f"{given.stem}-{context['ti'].try_number}-{context['ts_nodash'] or ''}.csv")
+        copy = given.with_name(f"{given.stem}-{context['ti'].try_number}-{time.time_ns()}.csv")
         copy.write_text(given.read_text())
         return str(copy)
 
