@@ -28,7 +28,8 @@ class AnsweredAttempt(UploadAttempt):
             self._context["ti"].xcom_push(key=ASKED, value="")
         answer = Answer.of(event)
         self.note(answer.as_dict())
-        self._task.log.info("%s:\n%s", answer, question.text)
+        job = f"\njob {answer.job_id}" if answer.job_id else ""
+        self._task.log.info("%s%s\n%s", answer, job, question.text)
         if answer.choice is Choice.NOT_THERE:
             return self._upload(time.time() + self._task.accept_timeout, version=question.file_version or None)
         if answer.choice is Choice.FAIL:
@@ -51,7 +52,7 @@ class AnsweredAttempt(UploadAttempt):
                 job = hook.get_job(job.id, server=question.server or None)
             except errors.NotFoundError as e:
                 raise errors.AnswerInvalidError(
-                    f"{answer}. The server has no such job", subject=question.text, server_message=e.server_message
+                    f"{answer}. The server has no job {job.id}", subject=question.text, server_message=e.server_message
                 ) from None
             except errors.DatatileError as e:
                 self._task.log.warning("%s", e.report("continuing with that job nevertheless"))

@@ -187,8 +187,7 @@ class Answer:
         at = f"{self.at[:10]} {self.at[11:19]} UTC" if self.at else "(time unknown)"
         if not self.by:
             return f"Nobody answered until {at}"
-        job = f" (job {self.job_id})" if self.choice is Choice.THERE and self.job_id else ""
-        return f'{self.by} answered "{self.choice.value}"{job} on {at}'
+        return f'{self.by} answered "{self.choice.value}" on {at}'
 
 
 def _form() -> dict[str, Any]:

@@ -130,7 +130,7 @@ class TestAnswers:
     def test_a_job_id_that_cannot_be_used(self, run, job_id, questions):
         answers = iter([lambda _: answer(Choice.THERE, job_id), its_job])
         run = run(LOST, on_unknown="ask", answer=lambda sandbox: next(answers)(sandbox))
-        run.outcome.assert_failed(AirflowFailException, "ANSWER INVALID", f"job {job_id}", "Ada")
+        run.outcome.assert_failed(AirflowFailException, "ANSWER INVALID", job_id, "Ada")
         assert run.accepted == 1
         assert ("it asks again" in one_line(run.outcome.error)) is HAS_STATE_STORE
         assert len(questions) == 1
@@ -352,7 +352,7 @@ class TestAnswer:
         at = datetime(2026, 1, 5, 6, 3, 10, tzinfo=timezone.utc)
         found = Answer.of({**answer(Choice.THERE, " 17 "), "responded_at": at})
         assert found == Answer(Choice.THERE, "Ada", "2026-01-05T06:03:10+00:00", "17")
-        assert str(found) == 'Ada answered "It is there" (job 17) on 2026-01-05 06:03:10 UTC'
+        assert str(found) == 'Ada answered "It is there" on 2026-01-05 06:03:10 UTC'
 
     @pytest.mark.parametrize("value", [None, {}, {"choice": "perhaps"}, {"choice": 1, "by": "", "at": ""}])
     def test_what_is_not_an_answer(self, value):

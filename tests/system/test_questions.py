@@ -48,7 +48,7 @@ def test_it_is_there(lab, dag_id):
     task = lab.ended(task)
     assert (task.state, task.try_number) == ("success", 1), lab.api.log(task)
     assert lab.api.xcoms(task)["return_value"] == job["job_id"]
-    assert f'answered "It is there" (job {job["job_id"]}) on' in lab.api.log(task)
+    assert 'answered "It is there" on 20' in lab.api.log(task).replace("\\", "")
     assert len(lab.sandbox.jobs(file.name)) == 1
     until(lambda: lab.sandbox.rows(target) == ROWS, "the rows are there")
 
