@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from datatile_provider.api import errors
+from datatile_provider.api.models import OnUnknown
 from datatile_provider.version_compat import AirflowTaskTerminated
 
 
@@ -30,6 +31,7 @@ class Failure(Flag):
     PERMANENT = auto()  #: Not accepted, or not polled; another attempt changes nothing.
     INVALID = auto()  #: Bad input.
     UNKNOWN = auto()  #: The server may have the file or not.
+    ANSWER = auto()  #: A person's answer about an unknown outcome can't be used.
     RECORD = auto()  #: The record of an earlier attempt does not fit the task, so a person must decide.
     JOB = auto()  #: The job failed or was cancelled.
     TIMEOUT = auto()  #: The job was not finished in time.
@@ -46,6 +48,7 @@ class Accepted(Flag):
     NO = auto()
     MAYBE = auto()  #: It was being sent.
     EARLIER = auto()  #: An earlier attempt may have sent it; this one had sent nothing yet.
+    ASKED = auto()  #: A person was asked, and this process has sent nothing yet.
     YES = auto()
     WAITING = auto()  #: The task only waits for the job of another task.
 
@@ -57,6 +60,7 @@ class Airflow(Enum):
     FAILS = AirflowFailException
     TIMES_OUT = AirflowSensorTimeout
     TIMES_OUT_AND_RETRIES = AirflowTaskTimeout
+    ASKS = object  #: The task waits for a person's answer, without a worker.
     AS_RAISED = BaseException  #: The error is raised unchanged. Airflow retries the task after most of them.
 
 
@@ -76,7 +80,7 @@ class Rule(NamedTuple):
     :param failure: the kinds of error.
     :param accepted: whether the server had accepted the file.
     :param store: whether this Airflow has a state store; None for both.
-    :param harmless: whether sending the file twice is harmless: a reload, or with ``resend_unknown``; None for both.
+    :param on_unknown: the task's ``on_unknown``, which for a reload is always ``resend``; None for all.
     :param airflow: what Airflow does.
     :param change: what happens to the record.
     :param steps: what a person can do next.
@@ -85,7 +89,7 @@ class Rule(NamedTuple):
     failure: Failure
     accepted: Accepted
     store: bool | None
-    harmless: bool | None
+    on_unknown: OnUnknown | None
     airflow: Airflow
     change: StateChange = StateChange.KEEP
     steps: str = ""
@@ -122,8 +126,12 @@ _RESUME_SENSOR_STEPS = (
 )
 _POLL_AGAIN_STEPS = "To poll again, clear only this sensor: it sends nothing."
 
+_ASK_AGAIN_STEPS = "To answer again, clear this task: it asks again, and sends nothing before."
+_MARK_OR_SEND_STEPS = "Clearing this task sends the file again. If the file is there, mark this task success."
+
 _F, _A, _S = Failure, Accepted, StateChange
 _UNSENT = _A.NO | _A.MAYBE
+_DOUBT = _A.EARLIER | _A.ASKED
 _FINAL = _F.PERMANENT | _F.INVALID | _F.MOVED
 _ANY = ~_F(0)
 _IN_WAIT = _FINAL | _F.TRANSIENT | _F.UNKNOWN | _F.KILLED
@@ -133,15 +141,18 @@ RULES = (
     # The server has not accepted the file.
     Rule(_F.TRANSIENT, _UNSENT, None, None, Airflow.RETRIES, _S.FORGET, _FIX_AND_SEND_STEPS),
     Rule(_FINAL, _UNSENT, None, None, Airflow.FAILS, _S.FORGET, _FIX_AND_SEND_STEPS),
-    Rule(_F.UNKNOWN, _UNSENT, None, True, Airflow.RETRIES, _S.FORGET),
-    Rule(_F.UNKNOWN, _UNSENT | _A.EARLIER, None, None, Airflow.FAILS, _S.REPORTED),
-    Rule(_F.RECORD, _A.EARLIER, None, None, Airflow.FAILS, _S.REPORTED),
+    Rule(_F.UNKNOWN, _UNSENT, None, OnUnknown.RESEND, Airflow.RETRIES, _S.FORGET),
+    Rule(_F.UNKNOWN, _UNSENT | _DOUBT, None, OnUnknown.ASK, Airflow.ASKS),
+    Rule(_F.UNKNOWN, _UNSENT | _DOUBT, None, None, Airflow.FAILS, _S.REPORTED),
+    Rule(_F.ANSWER, _A.ASKED, True, None, Airflow.FAILS, _S.KEEP, _ASK_AGAIN_STEPS),
+    Rule(_F.ANSWER, _A.ASKED, False, None, Airflow.FAILS, _S.KEEP, _MARK_OR_SEND_STEPS),
+    Rule(_F.RECORD, _DOUBT, None, None, Airflow.FAILS, _S.REPORTED),
     Rule(_F.TRANSIENT, _A.EARLIER, None, None, Airflow.RETRIES, _S.KEEP, _COMPARE_STEPS),
     Rule(_FINAL, _A.EARLIER, None, None, Airflow.FAILS, _S.KEEP, _COMPARE_STEPS),
     Rule(_F.OUTSIDE, _A.NO | _A.EARLIER, None, None, Airflow.AS_RAISED),
-    Rule(_F.OUTSIDE, _A.MAYBE, True, None, Airflow.AS_RAISED),
-    Rule(_F.OUTSIDE, _A.MAYBE, False, True, Airflow.AS_RAISED),
-    Rule(_F.OUTSIDE, _A.MAYBE, False, False, Airflow.FAILS),
+    Rule(_F.OUTSIDE, _A.MAYBE | _A.ASKED, True, None, Airflow.AS_RAISED),
+    Rule(_F.OUTSIDE, _A.MAYBE, False, OnUnknown.RESEND, Airflow.AS_RAISED),
+    Rule(_F.OUTSIDE, _A.MAYBE | _A.ASKED, False, None, Airflow.FAILS),
     # The server has accepted it.
     Rule(_F.JOB, _A.YES, None, None, Airflow.FAILS, _S.REPORTED, _REPLACE_STEPS),
     Rule(_F.MOVED, _A.YES, None, None, Airflow.FAILS, _S.WAIT_FAILED, _MOVED),
@@ -173,6 +184,7 @@ _KINDS: tuple[tuple[type[BaseException], Failure], ...] = (
     (errors.JobTimeoutError, Failure.TIMEOUT),
     (errors.JobStatusUnclearError, Failure.PERMANENT),
     (errors.JobError, Failure.JOB),
+    (errors.AnswerInvalidError, Failure.ANSWER),
     (errors.TaskChangedError, Failure.RECORD),
     (errors.AlreadyUploadedError, Failure.RECORD),
     (errors.StateUnreadableError, Failure.RECORD),
@@ -199,7 +211,7 @@ def is_retried(error: BaseException) -> bool:
     return isinstance(error, (Exception, *ends))
 
 
-def decide(failure: Failure, accepted: Accepted, *, store: bool, harmless: bool) -> Rule:
+def decide(failure: Failure, accepted: Accepted, *, store: bool, on_unknown: OnUnknown) -> Rule:
     """Return the row of the table for an error; see :class:`Rule` for the parameters."""
     return next(
         rule
@@ -207,5 +219,5 @@ def decide(failure: Failure, accepted: Accepted, *, store: bool, harmless: bool)
         if failure in rule.failure
         and accepted in rule.accepted
         and rule.store in (None, store)
-        and rule.harmless in (None, harmless)
+        and rule.on_unknown in (None, on_unknown)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -42,6 +43,21 @@ class DatatileJobRunFacet(RunFacet):
     processingLog: str  # noqa: N815 - the same
 
 
+@attrs.define
+class DatatileAnswerRunFacet(RunFacet):
+    """
+    What a person answered about an upload of unknown outcome.
+
+    :param answer: ``there``, ``not_there`` or ``fail``.
+    :param answeredBy: the person's name in Airflow; ``""`` if nobody answered in time.
+    :param answeredAt: when, in ISO 8601.
+    """
+
+    answer: str
+    answeredBy: str  # noqa: N815 - OpenLineage's JSON has camelCase keys
+    answeredAt: str  # noqa: N815 - the same
+
+
 def lineage(
     datatile_conn_id: str,
     job: Job | None,
@@ -49,6 +65,7 @@ def lineage(
     dataset: DatasetLike | None = None,
     action: str = "",
     target_hash: str = "",
+    answer: Mapping[str, str] | None = None,
 ) -> OperatorLineage[Any, Any]:
     """
     Return the inputs, outputs and facets of a task.
@@ -56,6 +73,7 @@ def lineage(
     :param job: the latest known state of the job; None if there is no job.
     :param dataset: the file that the task uploaded; None for a task that only waits.
     :param action: the upload's action; if it is ``""``, the action that the job reports (assumed).
+    :param answer: what a person answered about the upload, as plain JSON values; None if nobody was asked.
     """
     server = DatatileHook(datatile_conn_id).get_conn().server
     source = file_uri(dataset) if dataset is not None else ""
@@ -69,11 +87,11 @@ def lineage(
         if job and job.state is JobState.SUCCEEDED and job.rows is not None:
             statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(job.rows)
         outputs.append(OutputDataset(*openlineage_name(database_uri(server.url, database)), outputFacets=statistics))
-    facets = {}
-    if job:
+    facets: dict[str, RunFacet] = {}
+    if answer:
+        facets["datatile_answer"] = DatatileAnswerRunFacet(answer["choice"], answer["by"], answer["at"])
+    if job and job.id:
         page = server.page_url(job.id)
-        facets = {
-            "externalQuery": ExternalQueryRunFacet(job.id, server.url),
-            "datatile_job": DatatileJobRunFacet(job.id, action, job.state.value, job.status, page),
-        }
+        facets["externalQuery"] = ExternalQueryRunFacet(job.id, server.url)
+        facets["datatile_job"] = DatatileJobRunFacet(job.id, action, job.state.value, job.status, page)
     return OperatorLineage(inputs=inputs, outputs=outputs, run_facets=facets)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from datetime import timedelta
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -77,6 +80,70 @@ def resume_pause(deferred_for: float) -> float:
     lives = conf.getint("workers", "min_heartbeat_interval", fallback=5)
     # The resumed task needs up to 2.5 s, and the scheduler reads the end of the old process up to 2 s late.
     return lives + 2.0 - deferred_for if lives - 2.5 < deferred_for < lives + 2.0 else 0.0
+
+
+def cannot_ask() -> str:
+    """Return why this Airflow can't ask a person; ``""`` if it can."""
+    if AIRFLOW_VERSION < (3, 1):
+        return "Airflow can ask from version 3.1 on"
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
+
+    comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if comms is None or isinstance(comms, InProcessSupervisorComms):
+        return "dag.test() does not ask"
+    return ""
+
+
+def file_question(ti: Any, **question: Any) -> str:
+    """
+    File a question for a person, and return the text that Airflow shows.
+
+    Airflow keeps the text of a task instance's first question, also for its later attempts, and its own function for
+    this hides that.
+
+    :param question: the fields of Airflow's ``CreateHITLDetailPayload`` besides the task instance.
+    """
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+
+    comms: Any = task_runner.SUPERVISOR_COMMS
+    return str(comms.send(CreateHITLDetailPayload(ti_id=ti.id, **question)).body or "")
+
+
+def wait_for_answer(
+    ti: Any,
+    question: Mapping[str, Any],
+    *,
+    timeout: float | None,
+    method_name: str,
+    kwargs: dict[str, Any],
+) -> BaseException:
+    """
+    Return the exception with which a task waits for the answer to its question.
+
+    :param question: as for :func:`file_question`.
+    :param timeout: seconds until Airflow gives the default answer; None to wait without end.
+    :param method_name: what the task is resumed in, with ``kwargs`` and the answer as ``event``.
+    """
+    limit = None if timeout is None else timedelta(seconds=timeout)
+    if AIRFLOW_VERSION >= (3, 3):
+        from airflow.sdk.exceptions import TaskAwaitingInput
+
+        return TaskAwaitingInput(method_name=method_name, kwargs=kwargs, timeout=limit)
+    from airflow.providers.standard.triggers.hitl import HITLTrigger
+    from airflow.sdk.exceptions import TaskDeferred
+    from airflow.sdk.timezone import utcnow
+
+    trigger = HITLTrigger(
+        ti_id=ti.id,
+        options=question["options"],
+        # The trigger changes them.
+        params=deepcopy(question["params"]),
+        defaults=question["defaults"],
+        timeout_datetime=utcnow() + limit if limit else None,
+    )
+    return TaskDeferred(trigger=trigger, method_name=method_name, kwargs=kwargs)
 
 
 async def push_xcom(ti: Any, key: str, value: Any) -> None:

@@ -34,12 +34,13 @@ PYTHONS = {
 }
 #: Skipped where there is no such Python. ``uv python install`` and ``pyenv install`` get one.
 OPTIONAL = ("3.3-py3.14",)
-#: Versions with tests of real processes too: the tracking study, and the tests for Airflow 2 only.
-STUDIED = ("2.11", "3.3", "3.3-py3.14", "next")
+#: Versions with tests of real processes too: the tracking study, the questions, and the tests for Airflow 2 only.
+STUDIED = ("2.11", "3.1", "3.2", "3.3", "3.3-py3.14", "next")
 RUNS = {
     "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench"),
     "study": (
         "tests/system/test_tracking_study.py",
+        "tests/system/test_questions.py",
         "tests/system/test_airflow2.py",
         "tests/ui/test_connection_form_airflow2.py",
     ),

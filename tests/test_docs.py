@@ -23,7 +23,7 @@ from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import DAG
 
 from datatile_provider.api import errors, parsing, rejections, states
-from datatile_provider.api.models import Action, ServerConfig, Upload
+from datatile_provider.api.models import Action, OnUnknown, ServerConfig, Upload
 from datatile_provider.api.options import Options
 from datatile_provider.api.responses import Response
 from datatile_provider.api.states import JobState
@@ -274,7 +274,7 @@ def test_the_error_in_the_troubleshooting_is_what_the_package_writes() -> None:
     with pytest.raises(errors.TokenRefusedError) as rejected:
         parsing.read_upload(ServerConfig("https://datatile.example.com"), upload, response)
     (example,) = (block.text for block in blocks(TROUBLESHOOTING) if block.language == "text")
-    rule = decide(failure_of(rejected.value), Accepted.MAYBE, store=True, harmless=False)
+    rule = decide(failure_of(rejected.value), Accepted.MAYBE, store=True, on_unknown=OnUnknown.FAIL)
     assert example == f"{rejected.value.report(steps=rule.next_steps(rejected.value))}\n"
 
 

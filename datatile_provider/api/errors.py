@@ -14,7 +14,8 @@ The errors of this provider.
     │   ├── NotFoundError
     │   │   └── NotDatatileError
     │   ├── FileTooLargeError, RedirectedError, UntrustedCertificateError
-    │   └── ConnectionChangedError, DatasetChangedError, TaskChangedError, AlreadyUploadedError, StateUnreadableError
+    │   ├── ConnectionChangedError, DatasetChangedError, TaskChangedError, AlreadyUploadedError
+    │   └── StateUnreadableError, AnswerInvalidError
     ├── OutcomeUnknownError
     ├── UploadInterruptedError
     └── JobError
@@ -223,6 +224,10 @@ class AlreadyUploadedError(PermanentError, code="already-uploaded"):
 
 class StateUnreadableError(PermanentError, code="state-unreadable"):
     """The task's stored state is not that of an upload; nothing was sent."""
+
+
+class AnswerInvalidError(PermanentError, code="answer-invalid"):
+    """A person's answer about an upload of unknown outcome can't be used."""
 
 
 #: What a person does about an upload of unknown outcome.

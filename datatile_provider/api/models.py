@@ -52,6 +52,29 @@ class Action(str, Enum):
         return self is Action.RELOAD
 
 
+class OnUnknown(str, Enum):
+    """What follows when the outcome of an upload is unknown."""
+
+    FAIL = "fail"  #: The task fails without retries.
+    ASK = "ask"  #: A person is asked in Airflow.
+    RESEND = "resend"  #: The file is sent again. The server may then have the data twice.
+
+    @classmethod
+    def of(cls, value: str, *allowed: OnUnknown) -> OnUnknown:
+        """
+        Return the member of that name.
+
+        :param allowed: the members that can be given; all if there are none.
+        :raises InvalidInputError: there is no such member.
+        """
+        names = [member.value for member in allowed or cls]
+        if value not in names:
+            raise errors.InvalidInputError(
+                f"There is no on_unknown={value!r} here", hint=f"Use one of: {', '.join(names)}."
+            )
+        return cls(value)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """

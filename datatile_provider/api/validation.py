@@ -36,7 +36,10 @@ def check_job_id(job_id: str) -> str:
     if is_job_id(job_id):
         return job_id
     found = f"{job_id!r} is not a job id" if job_id else "The job id is empty"
-    raise errors.InvalidInputError(found, hint="Pass what the upload task returned: job_id=upload.output.")
+    hint = "Pass what the upload task returned: job_id=upload.output."
+    if not job_id:
+        hint += "\nIt returns none if a person confirmed the upload without a job id."
+    raise errors.InvalidInputError(found, hint=hint)
 
 
 def check_callback_url(callback_url: str | None) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Job, ServerConfig
+from datatile_provider.api.models import Job, OnUnknown, ServerConfig
 from datatile_provider.api.polling import Wait
 from datatile_provider.api.validation import check_job_id, seconds
 from datatile_provider.hooks.connection import ConnectionHook
@@ -57,7 +57,7 @@ class DatatileHook(ConnectionHook):
         *,
         callback_url: str | None = None,
         timeout: float | timedelta = ACCEPT_TIMEOUT,
-        resend_unknown: bool = False,
+        on_unknown: Literal["fail", "resend"] = "fail",
     ) -> Job:
         """
         Upload a file and return the job that processes it.
@@ -70,8 +70,8 @@ class DatatileHook(ConnectionHook):
         :param dataset: a local path, ``file://`` URI, object storage path or URI, or an open binary file.
         :param callback_url: the URL that DATATILE sends the job's transitions to.
         :param timeout: seconds (or a ``timedelta``) within which the server must accept the file.
-        :param resend_unknown: send a create or append again too when its outcome is unknown. The server may then have
-            the data twice.
+        :param on_unknown: what follows when the outcome of a create or append is unknown: ``fail`` (an error) or
+            ``resend`` (send it again; the server may then have the data twice).
         :raises InvalidInputError: bad input; nothing was sent.
         :raises TransientError: not accepted within the timeout.
         :raises PermanentError: not accepted, and another attempt would change nothing.
@@ -86,7 +86,7 @@ class DatatileHook(ConnectionHook):
             dataset,
             callback_url=callback_url,
             timeout=timeout,
-            resend_unknown=resend_unknown,
+            resend_unknown=OnUnknown.of(on_unknown, OnUnknown.FAIL, OnUnknown.RESEND) is OnUnknown.RESEND,
         )
         while not (job := uploader.attempt()):
             uploader.pause()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,14 @@ import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Job
+from datatile_provider.api.models import Job, OnUnknown
 from datatile_provider.api.polling import job_error
 from datatile_provider.failure_policy import Accepted
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.links.datatile import push_links
 from datatile_provider.operators.first_step import Cleared, Step, comparison_matters, first_step, stop_error
-from datatile_provider.operators.guard import GuardedUpload
+from datatile_provider.operators.guard import GuardedUpload, as_job
+from datatile_provider.operators.question import ASKED, Answer
 from datatile_provider.operators.upload_state import Phase, Record, Sent
 from datatile_provider.triggers.datatile import TRIGGER_TIMEOUT_MARGIN, DatatileRetryTrigger, defer_wait, job_of
 
@@ -44,11 +46,12 @@ class UploadAttempt(GuardedUpload):
         :param failures: the number of attempts of this upload that failed before a deferral.
         :param version: the version of the file that those attempts sent.
         """
+        harmless = self._on_unknown is OnUnknown.RESEND
         self._accepted = Accepted.EARLIER
         record = self._read()
         numbers = self._state.airflow
         # Airflow's own attempts never exceed max_tries, and a clear raises it.
-        if not self._state.lasts and numbers.try_number > numbers.max_tries + 1 and not self._harmless:
+        if not self._state.lasts and numbers.try_number > numbers.max_tries + 1 and not harmless:
             raise errors.OutcomeUnknownError(
                 "Airflow started the task again though no attempt was left, as after a restart of the scheduler",
                 subject=self._subject,
@@ -59,9 +62,10 @@ class UploadAttempt(GuardedUpload):
         cleared = Cleared.since(record.airflow, numbers)
         server = DatatileHook(self._task.datatile_conn_id).get_conn().server.address
         differences = record.sent.moved_to(Sent(server, self._task.action, self._task.target_hash))
-        harmless = self._harmless and not differences
+        harmless = harmless and not differences
         # A large file is only read when the comparison matters.
-        if not differences and comparison_matters(record.phase, cleared, harmless=harmless):
+        asks = record.phase is Phase.SENDING and self._on_unknown is OnUnknown.ASK
+        if not differences and (asks or comparison_matters(record.phase, cleared, harmless=harmless)):
             differences = self._compare_content(record.sent, cleared)
         step = first_step(record.phase, cleared, differs=bool(differences), harmless=harmless)
         if step is Step.UPLOAD:
@@ -73,14 +77,44 @@ class UploadAttempt(GuardedUpload):
                 )
             return self._upload(deadline, failures, version)
         if step is Step.RETURN:
-            self._task.log.info("An earlier attempt succeeded as job %s, and Airflow lost its result", record.job_id)
-            return self._succeeded(Job(record.job_id))
+            self.note(record.answer)
+            job = Job(record.job_id)
+            self._task.log.info("An earlier attempt succeeded%s, and Airflow lost its result", as_job(job))
+            return self._succeeded(job)
         if step is Step.RESUME:
             return self._resume(record)
         if step is Step.REPORT_AGAIN:
             unsure = "\nIf you have cleared this task, clear it once more: Airflow does not show it."
             raise AirflowFailException(record.text + (unsure if cleared is Cleared.UNSURE else ""))
+        self._changed = bool(differences)
         raise stop_error(step, record, differences)
+
+    @property
+    def _answer_kwargs(self) -> dict[str, Any]:
+        """What a deferred task is resumed with besides, if a person has answered in this attempt."""
+        return {"answer": self.answer.as_dict()} if self.answer else {}
+
+    def note(self, answer: Mapping[str, str] | None) -> None:
+        """Keep what a person answered, for the record, the messages and the lineage."""
+        self.answer, self._state.answer = Answer.stored(answer), answer
+
+    def check_question(self, error: str) -> None:
+        """
+        Make sure that no question is open, when a trigger has failed.
+
+        :param error: what Airflow says about it.
+        :raises OutcomeUnknownError: a question is open; Airflow would retry the task and so send the file again.
+        """
+        ti = self._context["ti"]
+        asked = ti.xcom_pull(task_ids=self._task.task_id, key=ASKED, map_indexes=ti.map_index)
+        if asked:
+            # Asking again would only fail again.
+            self._on_unknown = OnUnknown.FAIL
+            raise errors.OutcomeUnknownError(
+                f"Airflow could not resume the task after its question: {error}",
+                subject=asked,
+                hint=errors.UNKNOWN_HINT,
+            )
 
     def _read(self) -> Record | None:
         try:
@@ -124,7 +158,7 @@ class UploadAttempt(GuardedUpload):
             callback_url=task.callback_url,
             # After a backoff in the triggerer there is always one attempt, even after the deadline.
             timeout=max(deadline - time.time(), 0.001),
-            resend_unknown=task.resend_unknown,
+            resend_unknown=self._on_unknown is OnUnknown.RESEND,
             failures=failures,
             version=version,
             content=content,
@@ -162,7 +196,12 @@ class UploadAttempt(GuardedUpload):
             self._task.defer(
                 trigger=DatatileRetryTrigger(until=time.time() + delay),
                 method_name=self._task.retry_upload.__name__,
-                kwargs={"deadline": deadline, "failures": uploader.failures, "version": uploader.file.version},
+                kwargs={
+                    "deadline": deadline,
+                    "failures": uploader.failures,
+                    "version": uploader.file.version,
+                    **self._answer_kwargs,
+                },
                 timeout=timedelta(seconds=delay) + TRIGGER_TIMEOUT_MARGIN,
             )
 
@@ -213,7 +252,7 @@ class UploadAttempt(GuardedUpload):
                 job_id=job.id,
                 poll_interval=task.poll_interval,
                 server=server,
-                kwargs={"text": self._text, "job_id": job.id},
+                kwargs={"text": self._text, "job_id": job.id, **self._answer_kwargs},
             )
         hook = DatatileHook(task.datatile_conn_id)
         job = hook.wait_for_job(job.id, poll_interval=task.poll_interval, timeout=task.timeout, server=server)
@@ -230,7 +269,7 @@ class UploadAttempt(GuardedUpload):
 
     def _done(self, job: Job) -> str:
         self.job = job
-        if self.killed:
+        if self.killed and job.id:
             # As a success it would be sent again, not resumed, when a person clears it.
             raise errors.UploadInterruptedError(f"The task was killed after the file was accepted as job {job.id}")
         try:
@@ -238,8 +277,10 @@ class UploadAttempt(GuardedUpload):
         except Exception as e:  # any store's
             # As a success it would be resumed, not sent, when a person clears the task to send the next file.
             raise errors.StateNotStoredError(
-                f"The file was accepted as job {job.id}. Airflow could not store that: {e}",
-                hint="The next attempt resumes the job; the file is not sent again.",
+                f"The file was accepted{as_job(job)}. Airflow could not store that: {e}",
+                hint="The next attempt resumes the job; the file is not sent again."
+                if job.id
+                else "The next attempt asks again; the file is not sent before.",
             ) from e
         return self._succeeded(job)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from datatile_provider.api.models import Job
+from datatile_provider.api.models import Job, OnUnknown
 from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
@@ -18,8 +18,9 @@ from datatile_provider.triggers.datatile import resume_arguments
 from datatile_provider.version_compat import resumed_method
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, XComArg
+    from airflow.providers.common.compat.sdk import BaseNotifier, Context, XComArg
     from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk.execution_time.hitl import HITLUser
 
     from datatile_provider.hooks.dataset import DatasetLike
     from datatile_provider.operators.attempt import UploadAttempt
@@ -45,8 +46,14 @@ class DatatileUploadOperator(BaseOperator):
     :param poll_interval: seconds (or a ``timedelta``) between polls of the job, after a few quick first ones.
     :param timeout: seconds (or a ``timedelta``) after which the wait for the job times out.
     :param accept_timeout: seconds (or a ``timedelta``) within which the server must accept the file.
-    :param resend_unknown: send a create or append again when its outcome is unknown. The server may then have the data
-        twice.
+    :param on_unknown: what follows when the outcome of a create or append is unknown: ``fail``, ``ask`` (a person
+        decides in Airflow 3.1 and later; elsewhere like ``fail``) or ``resend`` (the server may then have the data
+        twice).
+    :param ask_timeout: seconds (or a ``timedelta``) to wait for an answer, then the task fails; None waits without end.
+    :param ask_users: the users who may answer, as Airflow's ``HITLOperator`` takes them in ``assigned_users``; None for
+        all who may answer in this DAG.
+    :param ask_notifiers: notifiers that are called when a question was filed. The template ``{{ task.question }}`` is
+        the question in Markdown.
     """
 
     template_fields: Sequence[str] = ("action", "target_hash", "dataset", "callback_url", "datatile_conn_id")
@@ -66,7 +73,10 @@ class DatatileUploadOperator(BaseOperator):
         poll_interval: float | timedelta = POLL_INTERVAL,
         timeout: float | timedelta = JOB_TIMEOUT,
         accept_timeout: float | timedelta = ACCEPT_TIMEOUT,
-        resend_unknown: bool = False,
+        on_unknown: Literal["fail", "ask", "resend"] = "fail",
+        ask_timeout: float | timedelta | None = None,
+        ask_users: HITLUser | Sequence[HITLUser] | None = None,
+        ask_notifiers: BaseNotifier | Sequence[BaseNotifier] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,7 +90,11 @@ class DatatileUploadOperator(BaseOperator):
         self.poll_interval = seconds("poll_interval", poll_interval)
         self.timeout = seconds("timeout", timeout)
         self.accept_timeout = seconds("accept_timeout", accept_timeout)
-        self.resend_unknown = resend_unknown
+        self.on_unknown = OnUnknown.of(on_unknown)
+        self.ask_timeout = None if ask_timeout is None else seconds("ask_timeout", ask_timeout)
+        self.ask_users = [ask_users] if isinstance(ask_users, dict) else ask_users and list(ask_users)
+        self.ask_notifiers = ask_notifiers if isinstance(ask_notifiers, Sequence) else (ask_notifiers,)
+        self.question = ""  #: The question that the task has filed, in Markdown.
         self._attempt: UploadAttempt | None = None
 
     def execute(self, context: Context) -> str:
@@ -99,16 +113,33 @@ class DatatileUploadOperator(BaseOperator):
         deadline: float | None = None,
         failures: int = 0,
         version: str | None = None,
+        answer: dict[str, str] | None = None,
         event: Any = None,
     ) -> str:
         """Upload the file, also after a backoff in the triggerer. See :meth:`execute`."""
         self._label_mapped_task(context)
-        with self._begin(context) as attempt:
+        with self._begin(context, answer) as attempt:
             # `dag.test()` passes nothing but the event.
             return attempt.begin(deadline or time.time() + self.accept_timeout, failures, version)
 
-    def _begin(self, context: Context) -> UploadAttempt:
+    def resume_answered(self, context: Context, question: dict[str, Any] | None = None, event: Any = None) -> str:
+        """
+        Do what a person answered about an upload of unknown outcome. See :meth:`execute`.
+
+        :param question: what was asked, as it was stored.
+        :param event: the answer, as Airflow's ``HITLOperator`` gets it.
+        """
+        from datatile_provider.operators.answered import AnsweredAttempt
+        from datatile_provider.operators.question import Question
+
+        self._label_mapped_task(context)
+        self._attempt = attempt = AnsweredAttempt(self, context)
+        with attempt:
+            return attempt.answered(Question.of(question or {}), event)
+
+    def _begin(self, context: Context, answer: Mapping[str, str] | None = None) -> UploadAttempt:
         self._attempt = self._new_attempt(context)
+        self._attempt.note(answer)
         return self._attempt
 
     def _new_attempt(self, context: Context, *, show_cause: bool = False) -> UploadAttempt:
@@ -142,7 +173,14 @@ class DatatileUploadOperator(BaseOperator):
         """
         return True
 
-    def execute_complete(self, context: Context, text: str = "", job_id: str = "", event: Any = None) -> str:
+    def execute_complete(
+        self,
+        context: Context,
+        text: str = "",
+        job_id: str = "",
+        answer: dict[str, str] | None = None,
+        event: Any = None,
+    ) -> str:
         """
         Return the id of the job that the triggerer saw succeed.
 
@@ -150,7 +188,7 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
-        with self._begin(context) as attempt:
+        with self._begin(context, answer) as attempt:
             attempt.accept(Job(job_id) if job_id else None, text)
             if not job_id:
                 # `dag.test()` passes nothing but the event.
@@ -190,6 +228,7 @@ class DatatileUploadOperator(BaseOperator):
         with self._begin(context) as attempt:
             job_id = attempt.accepted_job_id()
             if not job_id:
+                attempt.check_question(str((next_kwargs or {}).get("error")))
                 return super().resume_execution(next_method, next_kwargs, context)
             method, kwargs = resume_arguments(next_method, next_kwargs, job_id, self.timeout)
             if method != next_method:
@@ -200,7 +239,7 @@ class DatatileUploadOperator(BaseOperator):
         """Log that the job continues: DATATILE documents no way to cancel it."""
         if self._attempt:
             self._attempt.killed = True
-        if self._job:
+        if self._job and self._job.id:
             self.log.warning("Job %s continues in DATATILE; see its processing log", self._job.id)
 
     @property
@@ -212,7 +251,12 @@ class DatatileUploadOperator(BaseOperator):
         from datatile_provider.lineage import lineage
 
         return lineage(
-            self.datatile_conn_id, self._job, dataset=self.dataset, action=self.action, target_hash=self.target_hash
+            self.datatile_conn_id,
+            self._job,
+            dataset=self.dataset,
+            action=self.action,
+            target_hash=self.target_hash,
+            answer=self._attempt.answer.as_dict() if self._attempt and self._attempt.answer else None,
         )
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:

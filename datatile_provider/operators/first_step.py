@@ -66,7 +66,7 @@ def first_step(phase: Phase, cleared: Cleared, *, differs: bool, harmless: bool)
     :param cleared: whether a person has cleared the task since.
     :param differs: whether the task would now send another upload.
     :param harmless: whether this upload may be sent again when its outcome is unknown: a reload, or with
-        ``resend_unknown``.
+        ``on_unknown="resend"``.
     """
     if phase is Phase.SENDING and harmless:
         return Step.UPLOAD
@@ -81,7 +81,8 @@ def comparison_matters(phase: Phase, cleared: Cleared, *, harmless: bool) -> boo
 def stop_error(step: Step, record: Record, differences: Sequence[str]) -> errors.DatatileError:
     """Return the error of an attempt that must not continue without a person."""
     changed = "\n".join(["The task has changed since:", *differences]) if differences else ""
-    accepted = f"An earlier attempt was accepted as job {record.job_id}"
+    as_job = f" as job {record.job_id}" if record.job_id else ""
+    accepted = f"An earlier attempt was accepted{as_job}"
     if step is Step.CHANGED:
         return errors.TaskChangedError(
             f"{accepted}.\n{changed}",

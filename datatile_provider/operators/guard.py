@@ -9,15 +9,34 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Action, Job
-from datatile_provider.failure_policy import Accepted, Airflow, Failure, StateChange, decide, failure_of, is_retried
+from datatile_provider.api.models import Action, Job, OnUnknown
+from datatile_provider.failure_policy import (
+    Accepted,
+    Airflow,
+    Failure,
+    Rule,
+    StateChange,
+    decide,
+    failure_of,
+    is_retried,
+)
+from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.operators.question import Answer, Question
 from datatile_provider.operators.upload_state import Phase, UploadState
+from datatile_provider.triggers.datatile import ended
+from datatile_provider.version_compat import cannot_ask
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from typing_extensions import Self
 
     from datatile_provider.operators.datatile import DatatileUploadOperator
+
+
+def as_job(job: Job | None) -> str:
+    """Return " as job …", or ``""`` if its id is not known."""
+    return f" as job {job.id}" if job and job.id else ""
+
 
 _PHASES = {StateChange.REPORTED: Phase.REPORTED, StateChange.WAIT_FAILED: Phase.WAIT_FAILED}
 
@@ -36,9 +55,11 @@ class GuardedUpload:
         self.killed = False
         self._task, self._context = task, context
         self._state = UploadState(context, task.retries or 0)
+        self.answer: Answer | None = None  #: What a person has answered in this attempt.
+        self._changed = False
         self._accepted = Accepted.NO
         self._text = ""
-        self._harmless = task.resend_unknown or task.action == Action.RELOAD.value
+        self._on_unknown = OnUnknown.RESEND if task.action == Action.RELOAD.value else task.on_unknown
 
     @property
     def _subject(self) -> str:
@@ -60,7 +81,11 @@ class GuardedUpload:
             failure = Failure.OUTSIDE
         else:
             return error
-        rule = decide(failure, self._accepted, store=self._state.lasts, harmless=self._harmless)
+        rule = self._rule(failure)
+        if rule.airflow is Airflow.ASKS and isinstance(error, errors.DatatileError):
+            if waits := self._ask(error):
+                return waits
+            rule = self._rule(failure, can_ask=False)
         if rule.airflow is Airflow.AS_RAISED:
             return error
         subject = ""
@@ -68,7 +93,9 @@ class GuardedUpload:
             error = self._ended_by(error)
         elif self._accepted is Accepted.YES:
             # A job's error names the job alone.
-            subject = f"{self._subject}\njob {self.job.id}" if self.job else self._subject
+            subject = f"{self._subject}\njob {self.job.id}" if self.job and self.job.id else self._subject
+        if self.answer and failure is Failure.UNKNOWN:
+            error = error.extended(str(self.answer))
         self.job = self.job and self.job.ended_by(error)
         text = error.report(subject=subject, steps=rule.next_steps(error))
         if rule.change is StateChange.FORGET:
@@ -78,18 +105,65 @@ class GuardedUpload:
             self._remember(lambda: self._state.advance(phase, text if phase is Phase.REPORTED else None))
         return rule.error(text)
 
+    def _rule(self, failure: Failure, *, can_ask: bool = True) -> Rule:
+        on_unknown = self._on_unknown
+        if on_unknown is OnUnknown.ASK and not can_ask:
+            on_unknown = OnUnknown.FAIL
+        return decide(failure, self._accepted, store=self._state.lasts, on_unknown=on_unknown)
+
+    def _ask(self, error: errors.DatatileError) -> BaseException | None:
+        """Return the exception with which the task waits for a person's answer; None if it can't ask."""
+        task, log = self._task, self._task.log
+        if reason := cannot_ask():
+            log.warning("The task fails instead of asking: %s", reason)
+            return None
+        known, log_url = self._state.known, error.log_url
+        server = known.sent.server if known else ""
+        # Without a readable connection, the question has no link.
+        with contextlib.suppress(errors.DatatileError):
+            config = DatatileHook(task.datatile_conn_id).get_conn().server
+            server, log_url = server or config.address, log_url or config.processing_log_url
+        question = Question(
+            self._text or error.subject or self._subject,
+            server,
+            # An earlier attempt's file may have been written anew, as by the function of a decorated task.
+            known.sent.version if known and self._accepted is Accepted.MAYBE else "",
+            self._changed,
+            {**ended(error), "log_url": log_url},
+        )
+        try:
+            waits = question.file(task, self._context)
+        except Exception as e:  # any error of Airflow, or of a standard provider that is too old
+            log.error("The task fails, because Airflow could not ask: %s", e)
+            return None
+        asked = errors.OutcomeUnknownError(
+            error.what,
+            subject=question.text,
+            server_message=error.server_message,
+            hint="The question is under Required Actions. Until it is answered, nothing is sent.",
+            status=error.status,
+        )
+        log.warning("%s", asked.report("asking a person"))
+        task.question = f"{question.subject}\n\n{question.body}"
+        for notifier in task.ask_notifiers:
+            try:
+                notifier(self._context)
+            except Exception as e:  # any notifier's; the question is filed
+                log.error("A notifier about the question failed: %s", e)
+        return waits
+
     def _ended_by(self, error: BaseException) -> errors.DatatileError:
         """Return the error for an upload that was ended from outside."""
         name = "execution_timeout" if isinstance(error, AirflowTaskTimeout) else f"{type(error).__name__} ({error})"
         subject = self._text or self._subject
         if self._accepted is Accepted.YES:
-            job = f" as job {self.job.id}" if self.job else ""
             return errors.UploadInterruptedError(
-                f"The file was accepted{job}, then {name} ended the task", subject=subject
+                f"The file was accepted{as_job(self.job)}, then {name} ended the task", subject=subject
             )
-        return errors.OutcomeUnknownError(
-            f"{name} ended the task while the file was sent", subject=subject, hint=errors.UNKNOWN_HINT
-        )
+        what = f"{name} ended the task while the file was sent"
+        if self._accepted is Accepted.ASKED:
+            what = f"{name} ended the task after a person had answered"
+        return errors.OutcomeUnknownError(what, subject=subject, hint=errors.UNKNOWN_HINT)
 
     def accept(self, job: Job | None, text: str = "") -> None:
         """Note that the server has accepted the file, with its job, if it is known, and a text about the upload."""

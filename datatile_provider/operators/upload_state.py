@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,6 +93,8 @@ class Record:
     :param sent: the upload; an attempt that only resumes its job never changes it.
     :param job_id: its job, from ``ACCEPTED`` on.
     :param airflow: Airflow's numbers at that time.
+    :param answer: what a person answered about this upload, who and when; see
+        :class:`~datatile_provider.operators.question.Answer`.
     """
 
     phase: Phase
@@ -99,6 +102,7 @@ class Record:
     sent: Sent
     job_id: str
     airflow: Numbers
+    answer: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, value: Any) -> Record:
@@ -116,8 +120,11 @@ class Record:
                 Sent(**{name: _checked(value["sent"][name], kind) for name, kind in _SENT.items()}),
                 _checked(value["job_id"], str),
                 Numbers(*(_checked(value["airflow"][name], int) for name in Numbers._fields)),
+                _checked(value["answer"], dict) if "answer" in value else None,
             )
-            if found.phase in _WITH_JOB:
+            # A person may confirm an upload without knowing its job.
+            confirmed = found.phase is Phase.DONE and found.answer and not found.job_id
+            if found.phase in _WITH_JOB and not confirmed:
                 check_job_id(found.job_id)
         except (TypeError, KeyError, ValueError) as e:
             raise ValueError(f"not the record of an upload: {type(e).__name__}: {e}") from None
@@ -132,6 +139,7 @@ class Record:
             "sent": asdict(self.sent),
             "job_id": self.job_id,
             "airflow": self.airflow._asdict(),
+            **({"answer": dict(self.answer)} if self.answer else {}),
         }
 
 
@@ -152,7 +160,13 @@ class UploadState:
         self._store = StateStore(context, _KEY, never_expires=True, retry_for=STORE_TIMEOUT)
         self.lasts = self._store.lasts  #: Whether the next attempt can read what this one writes.
         self.airflow = Numbers.of(context, retries)
+        self.answer: Mapping[str, str] | None = None  #: Stored with the record, if there is one.
         self._known: Record | None = None
+
+    @property
+    def known(self) -> Record | None:
+        """The record that was read or written last."""
+        return self._known
 
     def read(self) -> Record | None:
         """
@@ -166,13 +180,14 @@ class UploadState:
 
     def write(self, phase: Phase, text: str, sent: Sent, job_id: str = "") -> None:
         """Store how far an upload has come."""
-        self._write(Record(phase, text, sent, job_id, self.airflow))
+        self._write(Record(phase, text, sent, job_id, self.airflow, self.answer))
 
     def advance(self, phase: Phase, text: str | None = None) -> None:
         """Store how far the known upload has come; the upload does not change."""
         if known := self._known:
             text = known.text if text is None else text
-            self._write(replace(known, phase=phase, text=text, airflow=self.airflow))
+            answer = self.answer or known.answer
+            self._write(replace(known, phase=phase, text=text, airflow=self.airflow, answer=answer))
 
     def _write(self, record: Record) -> None:
         if record != self._known:

@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import StartTriggerArgs
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Job
+from datatile_provider.api.models import Job, OnUnknown
 from datatile_provider.api.polling import Wait
 from datatile_provider.api.states import JobState
 from datatile_provider.api.validation import seconds
@@ -254,7 +254,7 @@ class DatatileJobSensor(BaseSensorOperator):
         """Return what Airflow gets for an error, from the table of ``failure_policy``."""
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
         failure = failure_of(error)
-        rule = decide(failure, Accepted.WAITING, store=False, harmless=False)
+        rule = decide(failure, Accepted.WAITING, store=False, on_unknown=OnUnknown.FAIL)
         words = f"the upload task {self._upload_task_id!r}" if self._upload_task_id else "the upload's task"
         subject = "" if failure is Failure.INVALID else f"job {self.job_id}"
         if subject and self._upload_task_id:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -247,6 +247,14 @@ def ended(error: errors.DatatileError) -> dict[str, Any]:
     return {"version": FORMAT, "error": error.code, **parts, "status": error.status}
 
 
+def error_of(event: Mapping[str, Any]) -> errors.DatatileError:
+    """Return the error of an event that :func:`ended` has written."""
+    kind = errors.BY_CODE.get(str(event.get("error")), errors.DatatileError)
+    parts: dict[str, Any] = {name: str(event.get(name) or "") for name in _PARTS}
+    status = event.get("status")
+    return kind(**parts, status=status if isinstance(status, int) else None)
+
+
 def job_of(event: Any, job_id: str | None = None) -> Job:
     """
     Return the job of an event that reports its success. Any other event raises an error.
@@ -258,10 +266,7 @@ def job_of(event: Any, job_id: str | None = None) -> Job:
     """
     found = event if isinstance(event, dict) else {}
     if "error" in found:
-        kind = errors.BY_CODE.get(str(found["error"]), errors.DatatileError)
-        parts: dict[str, Any] = {name: str(found.get(name) or "") for name in _PARTS}
-        status = found.get("status")
-        raise kind(**parts, status=status if isinstance(status, int) else None)
+        raise error_of(found)
     job = found["job"] if isinstance(found.get("job"), dict) else {}
     found_id, details = job.get("id"), job.get("details")
     succeeded = job.get("state") == JobState.SUCCEEDED.value

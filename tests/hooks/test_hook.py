@@ -204,7 +204,7 @@ class TestRetry:
             connect(server.url).upload(action, "abc", survey)
         assert len(requests) == 1
 
-    @pytest.mark.parametrize(("action", "options"), [("reload", {}), ("append", {"resend_unknown": True})])
+    @pytest.mark.parametrize(("action", "options"), [("reload", {}), ("append", {"on_unknown": "resend"})])
     def test_unknown_outcome_is_sent_again(self, connect, survey, action, options):
         requests: list[str] = []
         with RawServer(scripted((500, b""), (200, b'{"job_id": "1"}'), requests=requests)) as server:

@@ -13,6 +13,7 @@ from datatile_provider.api import errors
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.question import Answer, Choice, Question
 from datatile_provider.operators.upload_state import Phase, Record
 from datatile_provider.sensors.datatile import DatatileJobSensor, _Seen
 from datatile_provider.triggers import datatile as triggers
@@ -83,6 +84,30 @@ def test_the_state_of_an_upload():
     assert [phase.value for phase in Phase] == ["sending", "accepted", "wait_failed", "done", "reported"]
 
 
+def test_a_question():
+    question = Question.of(stored("question"))
+    assert question.as_dict() == stored("question")
+    assert type(question.failure) is errors.OutcomeUnknownError
+
+
+def test_an_answer():
+    answer = Answer.stored(stored("answer"))
+    assert answer == Answer(Choice.THERE, "Ada", "2026-01-05T06:20:00+00:00", "5f0c1d")
+    assert answer.as_dict() == stored("answer")
+    assert [choice.name.lower() for choice in Choice] == ["there", "not_there", "fail"]
+
+
+@pytest.mark.parametrize("job_id", ["5f0c1d", ""])
+def test_the_state_of_a_confirmed_upload(job_id):
+    state = {**stored("upload_state"), "phase": "done", "job_id": job_id, "answer": stored("answer")}
+    assert Record.of(state).as_dict() == state
+    if not job_id:
+        with pytest.raises(ValueError, match="job id"):
+            Record.of({**state, "phase": "accepted"})
+        with pytest.raises(ValueError, match="job id"):
+            Record.of({**stored("upload_state"), "job_id": ""})
+
+
 def test_the_state_of_a_rescheduled_wait():
     sensor = DatatileJobSensor(task_id="wait", job_id="5f0c1d")
     store = Store()
@@ -98,6 +123,9 @@ def test_the_state_of_a_rescheduled_wait():
 def test_the_arguments_of_resumed_methods():
     operator = DatatileUploadOperator(task_id="upload", action="append", target_hash="a1", dataset="/x.csv")
     code = inspect.unwrap(type(operator).execute_complete).__code__
-    assert code.co_varnames[: code.co_argcount] == ("self", "context", "text", "job_id", "event")
+    assert code.co_varnames[: code.co_argcount] == ("self", "context", "text", "job_id", "answer", "event")
     code = inspect.unwrap(type(operator).retry_upload).__code__
-    assert code.co_varnames[: code.co_argcount] == ("self", "context", "deadline", "failures", "version", "event")
+    names = ("self", "context", "deadline", "failures", "version", "answer", "event")
+    assert code.co_varnames[: code.co_argcount] == names
+    code = inspect.unwrap(type(operator).resume_answered).__code__
+    assert code.co_varnames[: code.co_argcount] == ("self", "context", "question", "event")

@@ -43,7 +43,7 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
     Run an upload with faults, and with one retry.
 
     ``when_deferred`` changes the sandbox each time the task is deferred, ``soon`` changes it after 0.3 s. Both then
-    update the connection.
+    update the connection. ``answer`` returns what a person answers.
     """
 
     def run(
@@ -53,6 +53,7 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
         processing_seconds: float = 0.0,
         when_deferred: Callable[[Sandbox], None] = lambda sandbox: None,
         soon: Callable[[Sandbox], None] | None = None,
+        answer: Callable[[Sandbox], Any] = lambda sandbox: None,
         **options: Any,
     ) -> Run:
         with Sandbox(processing_seconds=processing_seconds) as sandbox, FaultProxy(sandbox.url, *faults) as proxy:
@@ -74,6 +75,7 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
             task = Task(
                 lambda: DatatileUploadOperator(task_id="upload", action=action, target_hash=target, **arguments),
                 retries=1,
+                answer=lambda: answer(sandbox),
             )
             if soon:
                 threading.Timer(0.3, and_connect, [soon]).start()

@@ -22,8 +22,8 @@ def defer_every_backoff(monkeypatch):
 
 @pytest.mark.parametrize("action", ["create", "append"])
 @pytest.mark.parametrize(("fault", "accepted"), [("reset_after_body", 1), ("reset_before_response", 2)])
-def test_resend_unknown(run, action, fault, accepted):
-    run = run(Fault(fault), action=action, resend_unknown=True)
+def test_on_unknown_resend(run, action, fault, accepted):
+    run = run(Fault(fault), action=action, on_unknown="resend")
     assert run.result == f"succeeds; {accepted} accepted"
 
 

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 
 from datatile_provider import failure_policy
 from datatile_provider.api import errors
-from datatile_provider.api.models import Action, Job
+from datatile_provider.api.models import Action, Job, OnUnknown
 from datatile_provider.api.retry import Retry
 from datatile_provider.failure_policy import (
     RULES,
@@ -40,12 +40,12 @@ from tests.support.task import Instance, Store
 from tests.support.versions import HAS_STATE_STORE
 
 DOCS = Path(__file__).parents[2] / "docs"
-FAILS, RETRIES, AS_RAISED, TIMES_OUT = "fails", "retries", "as raised", "times out"
+FAILS, RETRIES, AS_RAISED, TIMES_OUT, ASKS = "fails", "retries", "as raised", "times out", "asks"
 KEEP, FORGET, REPORTED, WAIT_FAILED = "kept", "deleted", "reported", "wait_failed"
 BOTH = (False, True)
 
-#: What Airflow does and what happens to the record, with a state store and without, each for an upload that may be
-#: sent twice and for one that may not. One entry stands for all four.
+#: What Airflow does and what happens to the record, with a state store and without, each for `resend`, `ask` and
+#: `fail`. One entry stands for all six. Four entries leave `ask` out: it is then like `fail`.
 EXPECTED = {
     (Failure.TRANSIENT, Accepted.NO): [(RETRIES, FORGET)],
     (Failure.TRANSIENT, Accepted.MAYBE): [(RETRIES, FORGET)],
@@ -61,8 +61,11 @@ EXPECTED = {
     (Failure.INVALID, Accepted.EARLIER): [(FAILS, KEEP)],
     (Failure.INVALID, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
     (Failure.INVALID, Accepted.WAITING): [(FAILS, KEEP)],
-    (Failure.UNKNOWN, Accepted.MAYBE): [(RETRIES, FORGET), (FAILS, REPORTED)] * 2,
-    (Failure.UNKNOWN, Accepted.EARLIER): [(FAILS, REPORTED)],
+    (Failure.UNKNOWN, Accepted.MAYBE): [(RETRIES, FORGET), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
+    (Failure.UNKNOWN, Accepted.EARLIER): [(FAILS, REPORTED), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
+    (Failure.UNKNOWN, Accepted.ASKED): [(FAILS, REPORTED), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
+    (Failure.ANSWER, Accepted.ASKED): [(FAILS, KEEP)],
+    (Failure.RECORD, Accepted.ASKED): [(FAILS, REPORTED)],
     (Failure.RECORD, Accepted.EARLIER): [(FAILS, REPORTED)],
     (Failure.JOB, Accepted.YES): [(FAILS, REPORTED)],
     (Failure.JOB, Accepted.WAITING): [(FAILS, KEEP)],
@@ -75,6 +78,7 @@ EXPECTED = {
     (Failure.KILLED, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
     (Failure.OUTSIDE, Accepted.NO): [(AS_RAISED, KEEP)],
     (Failure.OUTSIDE, Accepted.EARLIER): [(AS_RAISED, KEEP)],
+    (Failure.OUTSIDE, Accepted.ASKED): [(AS_RAISED, KEEP)] * 3 + [(FAILS, KEEP)] * 3,
     (Failure.OUTSIDE, Accepted.MAYBE): [(AS_RAISED, KEEP)] * 3 + [(FAILS, KEEP)],
     (Failure.OUTSIDE, Accepted.YES): [(AS_RAISED, KEEP)] * 2 + [(FAILS, KEEP)] * 2,
     (Failure.OUTSIDE, Accepted.WAITING): [(AS_RAISED, KEEP)],
@@ -86,18 +90,21 @@ DOES = {
     Airflow.RETRIES: RETRIES,
     Airflow.TIMES_OUT: TIMES_OUT,
     Airflow.TIMES_OUT_AND_RETRIES: RETRIES,
+    Airflow.ASKS: ASKS,
     Airflow.AS_RAISED: AS_RAISED,
 }
+MODES = (OnUnknown.RESEND, OnUnknown.ASK, OnUnknown.FAIL)
 
 
-def cases() -> list[tuple[Failure, Accepted, bool, bool, tuple[str, str]]]:
+def cases() -> list[tuple[Failure, Accepted, bool, OnUnknown, tuple[str, str]]]:
     found = []
     for (failure, accepted), outcomes in EXPECTED.items():
-        all_four = outcomes if len(outcomes) == 4 else outcomes * 4
-        for (store, harmless), outcome in zip(product((True, False), (True, False)), all_four, strict=True):
-            found.append((failure, accepted, store, harmless, outcome))
+        all_six = [outcomes[i] for i in (0, 1, 1, 2, 3, 3)] if len(outcomes) == 4 else outcomes
+        all_six = all_six if len(all_six) == 6 else all_six * 6
+        for (store, on_unknown), outcome in zip(product((True, False), MODES), all_six, strict=True):
+            found.append((failure, accepted, store, on_unknown, outcome))
     for (failure, accepted), [outcome] in EXPECTED_WITH_STORE.items():
-        found += [(failure, accepted, True, harmless, outcome) for harmless in BOTH]
+        found += [(failure, accepted, True, on_unknown, outcome) for on_unknown in MODES]
     return found
 
 
@@ -105,24 +112,25 @@ def case_id(value: object) -> str:
     return str(getattr(value, "name", value))
 
 
-@pytest.mark.parametrize(("failure", "accepted", "store", "harmless", "outcome"), cases(), ids=case_id)
-def test_a_row(failure, accepted, store, harmless, outcome):
-    rule = decide(failure, accepted, store=store, harmless=harmless)
+@pytest.mark.parametrize(("failure", "accepted", "store", "on_unknown", "outcome"), cases(), ids=case_id)
+def test_a_row(failure, accepted, store, on_unknown, outcome):
+    rule = decide(failure, accepted, store=store, on_unknown=on_unknown)
     assert (DOES[rule.airflow], rule.change.value.strip("`")) == outcome
     assert rule is not RULES[-1]
 
 
 def test_each_row_is_used_by_a_case():
-    used = {RULES.index(decide(f, a, store=s, harmless=h)) for f, a, s, h, _ in cases()}
+    used = {RULES.index(decide(f, a, store=s, on_unknown=u)) for f, a, s, u, _ in cases()}
     assert used == set(range(len(RULES) - 1))
 
 
 @pytest.mark.parametrize(
-    ("failure", "accepted", "store", "harmless"), list(product(Failure, Accepted, BOTH, BOTH)), ids=case_id
+    ("failure", "accepted", "store", "on_unknown"), list(product(Failure, Accepted, BOTH, OnUnknown)), ids=case_id
 )
-def test_airflow_never_sends_a_file_again_that_the_server_may_have(failure, accepted, store, harmless):
+def test_airflow_never_sends_a_file_again_that_the_server_may_have(failure, accepted, store, on_unknown):
     """Over all combinations, also those that no code raises."""
-    rule = decide(failure, accepted, store=store, harmless=harmless)
+    harmless = on_unknown is OnUnknown.RESEND
+    rule = decide(failure, accepted, store=store, on_unknown=on_unknown)
     if rule.airflow in (Airflow.RETRIES, Airflow.TIMES_OUT_AND_RETRIES, Airflow.AS_RAISED):
         # With a state store, the next attempt reads what this one has stored.
         remembers = store and rule.change is StateChange.KEEP
@@ -153,7 +161,7 @@ def test_each_error_has_a_kind():
 )
 def test_the_next_steps_ask_for_a_fix_only_if_the_error_names_one(accepted, hint, expected):
     error = errors.TransientError("what happened", hint=hint)
-    rule = decide(failure_of(error), accepted, store=False, harmless=False)
+    rule = decide(failure_of(error), accepted, store=False, on_unknown=OnUnknown.FAIL)
     assert expected in rule.next_steps(error)
 
 
@@ -164,6 +172,7 @@ ERRORS = {
     Failure.PERMANENT: errors.TokenRefusedError,
     Failure.INVALID: errors.InvalidInputError,
     Failure.UNKNOWN: errors.OutcomeUnknownError,
+    Failure.ANSWER: errors.AnswerInvalidError,
     Failure.RECORD: errors.TaskChangedError,
     Failure.JOB: errors.JobFailedError,
     Failure.TIMEOUT: errors.JobTimeoutError,
@@ -180,14 +189,14 @@ RECORD = Record(
 
 
 @pytest.mark.parametrize(
-    ("failure", "accepted", "store", "harmless", "outcome"),
+    ("failure", "accepted", "store", "on_unknown", "outcome"),
     # Airflow before 3.3 has no state store.
     [case for case in cases() if case[1] is not Accepted.WAITING and (HAS_STATE_STORE or not case[2])],
     ids=case_id,
 )
-def test_a_row_applied_to_an_upload(failure, accepted, store, harmless, outcome):
+def test_a_row_applied_to_an_upload(failure, accepted, store, on_unknown, outcome):
     task = DatatileUploadOperator(
-        task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav", resend_unknown=harmless
+        task_id="upload", action="append", target_hash="f00d", dataset="/wave.sav", on_unknown=on_unknown.value
     )
     rows = Store()
     rows.set("datatile_upload", RECORD.as_dict())
@@ -201,7 +210,8 @@ def test_a_row_applied_to_an_upload(failure, accepted, store, harmless, outcome)
     error = ERRORS[failure]("what happened")
     with pytest.raises(BaseException) as caught, upload:  # noqa: PT011 - SystemExit is not an Exception
         raise error
-    does, change = outcome
+    # Nothing can be asked here.
+    does, change = (FAILS, REPORTED) if outcome[0] == ASKS else outcome
     if does == AS_RAISED:
         assert caught.value is error
     elif failure is Failure.EXECUTION_TIMEOUT and does == RETRIES:
@@ -357,6 +367,7 @@ ERROR_NAMES = {
     Failure.PERMANENT: "permanent",
     Failure.INVALID: "bad input",
     Failure.UNKNOWN: "outcome unknown",
+    Failure.ANSWER: "a person's answer can't be used",
     Failure.RECORD: "the record does not fit the task",
     Failure.JOB: "the job failed or was cancelled",
     Failure.TIMEOUT: "the job was not finished in time",
@@ -370,6 +381,7 @@ ACCEPTED_NAMES = {
     Accepted.NO: "no",
     Accepted.MAYBE: "being sent",
     Accepted.EARLIER: "by an earlier attempt?",
+    Accepted.ASKED: "a person was asked",
     Accepted.YES: "yes",
     Accepted.WAITING: "a sensor's wait",
 }
@@ -378,6 +390,7 @@ AIRFLOW_NAMES = {
     Airflow.RETRIES: "retries",
     Airflow.TIMES_OUT: "times out, no retry",
     Airflow.TIMES_OUT_AND_RETRIES: "times out, retries",
+    Airflow.ASKS: "waits for an answer",
     Airflow.AS_RAISED: "retries, as after any error",
 }
 CLEAR_NAMES = {
@@ -391,6 +404,8 @@ CLEAR_NAMES = {
     failure_policy._REPLACE_THERE_STEPS: "clear the upload",
     failure_policy._RESUME_SENSOR_STEPS: "resumes the wait",
     failure_policy._POLL_AGAIN_STEPS: "polls again",
+    failure_policy._ASK_AGAIN_STEPS: "asks again",
+    failure_policy._MARK_OR_SEND_STEPS: "sends the file again",
 }
 #: Where a rule has no steps of its own: the error's hint says it, or the next attempt decides.
 CLEAR_NAMES_WITHOUT_STEPS: dict[Failure, str] = {
@@ -477,6 +492,8 @@ def rules() -> list[tuple[str, ...]]:
             return CLEAR_NAMES[rule.steps]
         if rule.airflow is Airflow.AS_RAISED:
             return "as a retry"
+        if rule.airflow is Airflow.ASKS:
+            return "asks again; without a state store, sends the file"
         if Failure.OUTSIDE in rule.failure:
             return CLEAR_NAMES_WITHOUT_STEPS[Failure.UNKNOWN]
         return next(
@@ -485,7 +502,7 @@ def rules() -> list[tuple[str, ...]]:
 
     yes_no = {None: "any", True: "yes", False: "no"}
     rows: list[tuple[str, ...]] = [
-        ("error", "file accepted", "state store", "may be sent twice", "Airflow", "record", "a clear"),
+        ("error", "file accepted", "state store", "`on_unknown`", "Airflow", "record", "a clear"),
         ("---",) * 7,
     ]
     rows += [
@@ -493,7 +510,7 @@ def rules() -> list[tuple[str, ...]]:
             names(ERROR_NAMES, rule.failure),
             names(ACCEPTED_NAMES, rule.accepted),
             yes_no[rule.store],
-            yes_no[rule.harmless],
+            f"`{rule.on_unknown.value}`" if rule.on_unknown else "any",
             AIRFLOW_NAMES[rule.airflow],
             rule.change.value if rule.store is not False else "none",
             clear(rule),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from datatile_provider.api.models import OnUnknown
 from datatile_provider.failure_policy import Accepted, Airflow, Failure, decide
 from tests.reliability.run import Run
 from tests.support.faults import Fault
@@ -202,7 +203,7 @@ def rendered() -> str:
         return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
     def meaning(failure: Failure) -> str:
-        rule = decide(failure, Accepted.MAYBE, store=True, harmless=False)
+        rule = decide(failure, Accepted.MAYBE, store=True, on_unknown=OnUnknown.FAIL)
         return f"the task fails; Airflow {'does not retry' if rule.airflow is Airflow.FAILS else 'retries'} it"
 
     return f"""\

@@ -31,9 +31,10 @@ from datatile_provider.api import errors
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.question import Choice
 from datatile_provider.triggers.datatile import ended
 from tests.support.clock import Clock
-from tests.support.task import FailingStore, Instance, WorkerKilled
+from tests.support.task import FailingStore, Instance, TaskAwaitingInput, WorkerKilled
 
 #: The possible outcomes of an upload: what the client sees, and the state of the server's job, if it accepts one.
 TRANSPORT = {
@@ -117,6 +118,8 @@ class Environment:
         if request.headers["token"] != self.token:
             return response(401)
         job_id = request.path_url.rpartition("/")[2]
+        if job_id not in self.jobs:
+            return response(404, {"error": "no such job"})
         self.jobs[job_id] = NEXT.get(self.jobs[job_id], self.jobs[job_id])
         return response(200, {"job_id": job_id, "status": self.jobs[job_id]})
 
@@ -164,12 +167,12 @@ class Uploads(RuleBasedStateMachine):
     @initialize(
         action=st.sampled_from(["create", "append", "append", "reload"]),
         waits=st.sampled_from(["no", "in the worker", "deferred", "deferred"]),
-        resend=st.sampled_from([False, False, True]),
+        on_unknown=st.sampled_from(["fail", "fail", "ask", "ask", "ask", "resend"]),
         retries=st.integers(0, 3),
     )
-    def start(self, action: str, waits: str, resend: bool, retries: int) -> None:
+    def start(self, action: str, waits: str, on_unknown: str, retries: int) -> None:
         self.environment = Environment()
-        self.once = action != "reload" and not resend
+        self.once = action != "reload" and on_unknown != "resend"
         self.retries = retries
         self.arguments: dict[str, Any] = {
             "task_id": "upload",
@@ -178,12 +181,12 @@ class Uploads(RuleBasedStateMachine):
             "dataset": str(self.environment.file),
             "wait_for_completion": waits != "no",
             "deferrable": waits == "deferred",
-            "resend_unknown": resend,
+            "on_unknown": on_unknown,
             "accept_timeout": 120,
         }
         self.ti = Instance(retries)
         self.store = FailingStore(self.environment.crash_point, self.environment.store_outage)
-        self.deferred: TaskDeferred | None = None
+        self.deferred: Any = None  # The TaskDeferred or TaskAwaitingInput that the task waits with.
         self.state = "scheduled"
         # Jobs that a failure or a success reported; jobs of a cleared success; jobs from before the last clear.
         self.reported: set[str] = set()
@@ -191,6 +194,7 @@ class Uploads(RuleBasedStateMachine):
         self.before_clear: set[str] = set()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("requests.adapters.HTTPAdapter.send", lambda *a, **kw: self.environment.send(*a, **kw))
+        self.patch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", self, raising=False)
         # A sleep is a crash point.
         clock = Clock(on_sleep=lambda: self.environment.crash_point())
         for module in (
@@ -199,11 +203,18 @@ class Uploads(RuleBasedStateMachine):
             "hooks.upload",
             "operators.datatile",
             "operators.attempt",
+            "operators.answered",
             "triggers.datatile",
             "state_store",
         ):
             self.patch.setattr(f"datatile_provider.{module}.time", clock)
         self._connect()
+
+    def send(self, message: Any) -> Any:
+        """Take a question, as Airflow's API server does, and ignore other messages."""
+        if type(message).__name__ == "CreateHITLDetailPayload":
+            self.environment.crash_point()
+        return message
 
     def _connect(self) -> None:
         connection = {"conn_type": "datatile", "host": "http://127.0.0.1:9", "password": self.environment.token}
@@ -225,6 +236,7 @@ class Uploads(RuleBasedStateMachine):
         outage_is_after=st.booleans(),
         report_lost=st.sampled_from([False, False, False, True]),
         trigger_fails=st.sampled_from([False] * 5 + [True]),
+        answer=st.sampled_from(["truth", "truth", "truth, without a job", "fail", "timeout", "wrong job", "garbage"]),
     )
     def work(
         self,
@@ -237,6 +249,7 @@ class Uploads(RuleBasedStateMachine):
         outage_is_after: bool,
         report_lost: bool,
         trigger_fails: bool,
+        answer: str,
     ) -> None:
         """A worker starts or resumes the task. A user may have cleared it, and must have if it had ended."""
         if clear or self.state != "scheduled":
@@ -253,13 +266,15 @@ class Uploads(RuleBasedStateMachine):
                 method, kwargs = deferred.method_name, json.loads(json.dumps(deferred.kwargs or {}))
                 if trigger_fails:
                     method, kwargs = "__fail__", {"error": "Trigger failure"}
+                elif method == "resume_answered":
+                    kwargs["event"] = self._answer(answer)
                 else:
                     kwargs["event"] = self._event(deferred)
                 result = operator.resume_execution(method, kwargs, context)
             else:
                 self.ti.begin_attempt()
                 result = operator.execute(context)
-        except TaskDeferred as e:
+        except (TaskDeferred, TaskAwaitingInput) as e:
             self.deferred = e
             event(f"deferred to {e.method_name}")
             return
@@ -267,7 +282,9 @@ class Uploads(RuleBasedStateMachine):
             error = e
             event(f"raised {type(e).__name__}")
         assert result or not undisturbed, error
-        if result:
+        if result == "":
+            event("succeeded without a job")
+        elif result:
             assert self.environment.jobs[result] == "succeeded" or not self.arguments["wait_for_completion"]
             assert self.environment.targets[result] == self.arguments["target_hash"]
             assert result not in self.cleared_successes, (
@@ -285,7 +302,7 @@ class Uploads(RuleBasedStateMachine):
     def _clear(self, *, changed: bool) -> None:
         self.ti.max_tries = self.ti.try_number + self.retries
         self.before_clear = set(self.environment.jobs)
-        if self.state == "success":
+        if self.state == "success" and self.result:
             self.cleared_successes.add(self.result)
         self.state, self.deferred = "scheduled", None
         if changed:
@@ -296,10 +313,28 @@ class Uploads(RuleBasedStateMachine):
     def _report(self, result: str | None, error: BaseException | None, report_lost: bool) -> None:
         """Airflow learns how the attempt ended, or only that its worker is gone."""
         final = isinstance(error, (AirflowFailException, AirflowSensorTimeout))
-        if result and not report_lost:
+        if result is not None and not report_lost:
             self.state, self.result = "success", result
         elif (final and not report_lost) or self.ti.try_number > self.ti.max_tries:
             self.state = "failed"
+
+    def _answer(self, name: str) -> Any:
+        """Return what a person answers who has looked for the upload, or has not understood the question."""
+        event(f"answer: {name}")
+        doubtful = sorted(self.environment.held() - self.reported)
+        self.reported |= self.environment.held()
+        if name == "garbage":
+            return {"chosen_options": ["Maybe"]}
+        choice = {"fail": Choice.FAIL, "timeout": Choice.FAIL, "wrong job": Choice.THERE}.get(
+            name, Choice.THERE if doubtful else Choice.NOT_THERE
+        )
+        job = {"truth": doubtful[-1] if doubtful else "", "wrong job": "job-99"}.get(name, "")
+        return {
+            "chosen_options": [choice.value],
+            "params_input": {"job_id": job},
+            "responded_at": "2026-01-05T06:00:00+00:00",
+            "responded_by_user": None if name == "timeout" else {"id": "1", "name": "Ada"},
+        }
 
     def _event(self, deferred: TaskDeferred) -> dict[str, Any]:
         """Return the event of the triggerer at the end of the wait."""

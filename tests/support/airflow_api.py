@@ -185,6 +185,25 @@ class AirflowApi:
         body = {"dry_run": False, "only_failed": False, "dag_run_id": task.run_id, "task_ids": [task_id]}
         self.call("POST", f"dags/{task.dag_id}/clearTaskInstances", json=body)
 
+    def question(self, task: TaskInstance) -> dict[str, Any] | None:
+        """Return the question that a task asks; None if there is none, or if it was answered."""
+        try:
+            found: dict[str, Any] = self.call("GET", self._question(task))
+        except requests.HTTPError as e:
+            if e.response.status_code != 404:
+                raise
+            return None
+        return None if found["response_received"] else found
+
+    def answer(self, task: TaskInstance, option: str, job_id: str = "") -> None:
+        """Answer a task's question, as a user does in the UI."""
+        body = {"chosen_options": [option], "params_input": {"job_id": job_id}}
+        self.call("PATCH", self._question(task), json=body)
+
+    @staticmethod
+    def _question(task: TaskInstance) -> str:
+        return f"{task.path}/{task.map_index}/hitlDetails"
+
     def state_store(self, task: TaskInstance, key: str) -> Any:
         """Return a value of a task's state store; None if there is none."""
         try:

@@ -15,7 +15,9 @@ PACKAGE = Path(errors.__file__).parents[1]
 #: They hold the labels of the connection form, the metadata of the package, and the frame of an error.
 _NO_MESSAGES = ("form.py", "get_provider_info.py", "errors.py")
 #: Parameters, variables and functions whose texts nobody searches for.
-_NOT_SEARCHED_FOR = re.compile("hint|steps|subject|words|content_type|placeholder|begun|lookup", re.IGNORECASE)
+_NOT_SEARCHED_FOR = re.compile(
+    "hint|steps|subject|words|description|content_type|placeholder|begun|lookup", re.IGNORECASE
+)
 _LOG_CALL = re.compile(r"\.log(\.\w+)?$|getLogger\(.*\.\w+$|\.report$")
 _CODES = {kind.__name__: code for code, kind in errors.BY_CODE.items()}
 

@@ -21,6 +21,12 @@ try:
 except ImportError:  # Airflow 2
     from airflow.models.baseoperator import ExecutorSafeguard  # type: ignore[no-redef]  # another version of Airflow
 
+TaskAwaitingInput: Any
+try:
+    from airflow.sdk.exceptions import TaskAwaitingInput
+except ImportError:  # Airflow before 3.3 defers a task that waits for a person
+    TaskAwaitingInput = TaskDeferred
+
 # Airflow allows only its task runner to call ``execute``.
 ExecutorSafeguard.test_mode = True
 
@@ -86,6 +92,7 @@ class FailingStore(Store):
 class Instance:
     """The part of a task instance that operators use."""
 
+    id = "0197a2a0-0000-7000-8000-000000000001"
     map_index = -1
     next_method: str | None = None
 
@@ -154,10 +161,14 @@ class Task:
 
     :param make: makes the operator; called for each process that Airflow would start.
     :param retries: how often Airflow retries the task.
+    :param answer: returns the event of a person's answer, each time that the task has asked.
     """
 
-    def __init__(self, make: Callable[[], BaseOperator], retries: int = 0) -> None:
+    def __init__(
+        self, make: Callable[[], BaseOperator], retries: int = 0, answer: Callable[[], Any] = lambda: None
+    ) -> None:
         self._make = make
+        self._answer = answer
         self.ti = Instance(retries)
         self.store = Store()
         self.deferrals: list[str] = []
@@ -187,7 +198,7 @@ class Task:
             except (AirflowFailException, AirflowSensorTimeout) as e:
                 outcome.errors.append(e)
                 return outcome
-            except Exception as e:
+            except (Exception, WorkerKilled) as e:
                 outcome.errors.append(e)
                 if self.ti.try_number > self.ti.max_tries:
                     return outcome
@@ -202,22 +213,26 @@ class Task:
         try:
             # Airflow 2 checks per thread whether ``execute`` may be called; the tests run tasks in other threads.
             return inspect.unwrap(type(operator).execute)(operator, self.context)
-        except TaskDeferred as e:
-            deferred = e
+        except (TaskDeferred, TaskAwaitingInput) as e:
+            deferred: Any = e
         while True:
             self.deferrals.append(deferred.method_name)
             self.limits.append(deferred.timeout)
             while_deferred()
-            path, kwargs = deferred.trigger.serialize()
-            stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))
-            event = first_event(*stored["trigger"])
+            if deferred.method_name == "resume_answered":
+                stored = json.loads(json.dumps({"kwargs": deferred.kwargs}))
+                event = self._answer()
+            else:
+                path, kwargs = deferred.trigger.serialize()
+                stored = json.loads(json.dumps({"trigger": [path, kwargs], "kwargs": deferred.kwargs or {}}))
+                event = first_event(*stored["trigger"])
             self.stored += [stored, event]
             outcome.task = self._make()
             try:
                 return outcome.task.resume_execution(
                     deferred.method_name, {**stored["kwargs"], "event": event}, self.context
                 )
-            except TaskDeferred as e:
+            except (TaskDeferred, TaskAwaitingInput) as e:
                 deferred = e
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -20,6 +21,8 @@ from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
 from tests.support.airflow_api import Run, TaskInstance
 from tests.support.demo import EXAMPLES, STUDY, environment
+from tests.support.faults import FaultProxy
+from tests.support.sandbox import connection_to
 from tests.ui.failures import FAILURES, failing_servers
 
 PICTURES = Path(__file__).parents[2] / os.environ.get("PICTURES", "build/pictures")
@@ -45,11 +48,13 @@ class Lab:
     Airflow, the sandbox and the finished runs.
 
     :param runs: a finished run of each DAG, by the DAG's id.
+    :param faults: the gateway of the DAG that asks.
     :param failing_run: the id of the run of the DAG of failures, which may still be running.
     """
 
     airflow: RealAirflow
     sandbox: Sandbox
+    faults: FaultProxy
     runs: dict[str, Run]
     failing_run: str
 
@@ -71,7 +76,11 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    with TemporaryDirectory(prefix="airflow-") as folder, Sandbox(processing_seconds=4) as sandbox:
+    with (
+        TemporaryDirectory(prefix="airflow-") as folder,
+        Sandbox(processing_seconds=4) as sandbox,
+        FaultProxy(sandbox.url) as faults,
+    ):
         dags = Path(folder) / "dags"
         shutil.copytree(EXAMPLES, dags)
         shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
@@ -81,12 +90,20 @@ def lab() -> Iterator[Lab]:
         for file in (dags / f"{PRODUCER}.py", dags / f"{CONSUMER}.py"):
             text = file.read_text().replace("0f3a9c2b7d4e5f61", tracker)
             file.write_text(text.replace("datatile.example.com", sandbox.url.removeprefix("http://")))
-        env = environment(sandbox) | SETTINGS | {"AIRFLOW_VAR_TRACKER_DATABASE": tracker}
+        env = (
+            environment(sandbox)
+            | SETTINGS
+            | {
+                "AIRFLOW_VAR_TRACKER_DATABASE": tracker,
+                "AIRFLOW_VAR_QUESTION_DATABASE": sandbox.add_database("Tracker of 2026", rows=944, variables=["age"]),
+                "AIRFLOW_CONN_DATATILE_QUESTION": json.dumps(connection_to(faults.url, sandbox.token)),
+            }
+        )
         with failing_servers(dags / "data") as failures, RealAirflow(dags, env=env | failures) as airflow:
             # One after the other, because they write into the same folder or database.
             runs = {dag_id: airflow.run_dag(dag_id) for dag_id in (STUDY, MAPPED, BROKEN, PRODUCER)}
             runs[CONSUMER] = run_by_asset(airflow)
-            yield Lab(airflow, sandbox, runs, airflow.api.trigger(FAILURES))
+            yield Lab(airflow, sandbox, faults, runs, airflow.api.trigger(FAILURES))
 
 
 def run_by_asset(airflow: RealAirflow) -> Run:
