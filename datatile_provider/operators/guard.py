@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from datatile_provider.api import errors
 from datatile_provider.api.models import Action, Job
 from datatile_provider.failure_policy import Accepted, Airflow, Failure, StateChange, decide, failure_of, is_retried
 from datatile_provider.operators.upload_state import Phase, UploadState
+from datatile_provider.summary import Summary
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -38,6 +40,7 @@ class GuardedUpload:
         self._state = UploadState(context, task.retries or 0)
         self._accepted = Accepted.NO
         self._text = ""
+        self._summary = Summary("upload", action=task.action, target=task.target_hash, file=task.file_name)
         self._harmless = task.resend_unknown or task.action == Action.RELOAD.value
 
     @property
@@ -70,6 +73,7 @@ class GuardedUpload:
             # A job's error names the job alone.
             subject = f"{self._subject}\njob {self.job.id}" if self.job else self._subject
         self.job = self.job and self.job.ended_by(error)
+        self._push_failure(error)
         text = error.report(subject=subject, steps=rule.next_steps(error))
         if rule.change is StateChange.FORGET:
             self._state.forget()
@@ -90,6 +94,16 @@ class GuardedUpload:
         return errors.OutcomeUnknownError(
             f"{name} ended the task while the file was sent", subject=subject, hint=errors.UNKNOWN_HINT
         )
+
+    def _push_failure(self, error: errors.DatatileError) -> None:
+        ti = self._context["ti"]
+        try:
+            known = self._summary if self._summary.sent_at else self._summary.recalled(ti, self._task.task_id)
+            known.failed(error, self.job, time.time()).push(ti, self._task.log)
+        except BaseException as e:
+            # Raised instead of the task's own error, it would make Airflow retry, and so maybe send the file again.
+            if not is_retried(e):
+                raise
 
     def accept(self, job: Job | None, text: str = "") -> None:
         """Note that the server has accepted the file, with its job, if it is known, and a text about the upload."""

@@ -15,6 +15,7 @@ from datatile_provider.api.states import JobState
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.upload_state import Phase, Record
 from datatile_provider.sensors.datatile import DatatileJobSensor, _Seen
+from datatile_provider.summary import Summary
 from datatile_provider.triggers import datatile as triggers
 from datatile_provider.triggers.datatile import DatatileJobTrigger, DatatileRetryTrigger
 from tests.support.task import Store
@@ -81,6 +82,14 @@ def test_the_state_of_an_upload():
     assert record.as_dict() == stored("upload_state")
     assert (record.phase, record.job_id, record.sent.size) == (Phase.ACCEPTED, "5f0c1d", 586)
     assert [phase.value for phase in Phase] == ["sending", "accepted", "wait_failed", "done", "reported"]
+
+
+def test_the_summary_of_a_task():
+    summary = Summary.of(stored("summary"))
+    assert summary.as_dict() == stored("summary")
+    assert (summary.kind, summary.rows, summary.send_seconds) == ("upload", 944, 2.5)
+    # A later version of the package may add fields.
+    assert Summary.of({**stored("summary"), "more": 1}) == summary
 
 
 def test_the_state_of_a_rescheduled_wait():
