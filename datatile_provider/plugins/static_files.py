@@ -37,9 +37,10 @@ class StaticPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._files is None:
+            from starlette.middleware.exceptions import ExceptionMiddleware
             from starlette.staticfiles import StaticFiles
 
-            self._files = StaticFiles(directory=_FILES, html=True)
+            self._files = ExceptionMiddleware(StaticFiles(directory=_FILES, html=True))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -6,7 +6,7 @@ export const DEFAULTS = {
   dag: "",
   database: "",
   state: "",
-  time: "30",
+  time: "90",
   text: "",
   sort: "when",
   descending: "yes",

@@ -105,7 +105,7 @@ function wavesChart({ database, uploads }) {
   const few = uploads.filter((upload) => upload.few);
   const summary = few.length
     ? `${few.length} of ${uploads.length} uploads with less than 70 % of the usual rows: ${few.map(({ row }) => row.file).join(", ")}.`
-    : `${uploads.length} uploads, none with unusually few rows.`;
+    : uploads.length > 1 ? `${uploads.length} uploads, none with unusually few rows.` : "One upload.";
   return figure(`Rows of each wave, database ${database}`, summary, drawing, ["When", "Action", "File", "Rows", "Few"],
     uploads.map(({ row, few: marked }) => [time(row.when), row.action, row.file, number(row.rows), marked ? "yes" : ""]));
 }

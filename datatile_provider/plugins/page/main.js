@@ -13,7 +13,7 @@ import { drawTiles, measure } from "./tiles.js";
 const SHOWN = 50;
 const CHARTED = 100;
 const [SOON, LATER] = [5000, 60000];
-const TIMES = [["1", "24 hours"], ["7", "7 days"], ["30", "30 days"], ["365", "1 year"], ["", "any time"]];
+const TIMES = [["1", "24 hours"], ["7", "7 days"], ["30", "30 days"], ["90", "90 days"], ["365", "1 year"], ["", "any time"]];
 const CHOICES = [["", "all"], ["in-flight", "in flight"], ...Object.entries(STATES).map(([name, { words }]) => [name, words])];
 
 const at = (id) => document.getElementById(id);
@@ -118,21 +118,23 @@ async function load({ more = false } = {}) {
     draw();
     drawFilters();
     performance.mark("table");
+    const tiles = finish(mine);
     // A filter by what only the summaries tell needs all of them.
-    const { found, shown } = draw();
+    const shown = draw().shown;
     const all = filters.database || filters.text || filters.state;
     await loadSummaries((all ? allRows() : shown).filter(moving), mine);
     if (mine !== generation) return;
-    // The wait for the job of an upload that is shown may be on another page.
-    const jobs = new Set(rows().filter((row) => row.kind === "upload").map((row) => row.job).filter(Boolean));
-    const charted = rows().slice(0, CHARTED);
-    await loadSummaries([...charted, ...found.filter((row) => jobs.has(row.job)).slice(0, CHARTED)].filter(moving), mine);
+    await loadSummaries(rows().slice(0, CHARTED).filter(moving), mine);
+    // The wait for the job of such an upload may be on another page, or not fit the filters.
+    const jobs = new Set(rows().map((row) => row.job).filter(Boolean));
+    await loadSummaries(allRows().filter((row) => jobs.has(row.job) && moving(row)), mine);
     if (mine !== generation) return;
     const drawn = draw();
     drawFilters();
     drawCharts(at("charts"), at("charts-note"), drawn.found.filter((row) => row.summary !== undefined));
     performance.mark("charts");
-    await finish(mine);
+    await tiles;
+    document.body.dataset.loaded = "yes";
   } catch (error) {
     if (mine === generation) fail(error);
   }
@@ -148,7 +150,6 @@ async function finish(mine) {
   drawTiles(at("tiles"), found);
   at("error").hidden = true;
   at("status").textContent = `As of ${time(new Date()).slice(11)}. ${found.inFlight ? "Refreshes every 5 seconds." : "Refreshes each minute."}`;
-  document.body.dataset.loaded = String(mine);
   const known = new Set([...tasks.values()].map((task) => JSON.stringify([task.dag_id, task.task_id])));
   if (await api.learnOperators(known).catch(() => false)) return load();
   schedule(found.inFlight ? SOON : LATER);

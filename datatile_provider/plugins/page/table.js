@@ -17,7 +17,7 @@ function place(row) {
 
 function state(row) {
   const { words, tone } = STATES[row.state];
-  return element("span", { class: `state ${tone}` }, element("span", { "aria-hidden": "true" }, ICONS[tone]), ` ${words}`);
+  return element("span", { class: `state ${tone}` }, element("span", { "aria-hidden": "true" }, ICONS[tone]), `\u00a0${words}`);
 }
 
 function job(row) {
@@ -30,49 +30,54 @@ function attempts(row) {
   return [row.attempts ? number(row.attempts) : "", tries].filter(Boolean).join(", ") || NOTHING;
 }
 
+function lines(...values) {
+  return element("div", { class: "lines" }, ...values.filter(Boolean).map((value) => element("span", {}, value)));
+}
+
+// `sorts` are the fields that the heading sorts by, with their names.
 const COLUMNS = [
-  { name: "when", title: "When", show: (row) => time(row.when) },
-  { name: "name", title: "DAG, task, run", show: place },
-  { name: "action", title: "Action", show: (row) => (row.kind === "wait" ? `wait${row.action && ` (${row.action})`}` : row.action) },
-  { name: "state", title: "State", show: state },
-  { name: "file", title: "File", show: (row) => row.file, wrap: true },
-  { name: "size", title: "Size", show: (row) => bytes(row.size ?? NaN), number: true },
-  { name: "database", title: "Database", show: (row) => row.database, code: true },
-  { name: "rows", title: "Rows", show: (row) => number(row.rows ?? NaN), number: true },
-  { name: "sending", title: "Sending", show: (row) => duration(row.sending ?? NaN), number: true },
-  { name: "processing", title: "Processing", show: (row) => duration(row.processing ?? NaN), number: true },
-  { name: "attempts", title: "Attempts", show: attempts, number: true },
-  { name: "job", title: "Job", show: job, code: true },
-  { name: "message", title: "Last message", show: (row) => row.message, wrap: true, wide: true },
+  { sorts: { when: "When" }, show: (row) => lines(...time(row.when).split(" ")) },
+  { sorts: { name: "DAG, task, run" }, show: place },
+  { sorts: { action: "Action" }, show: (row) => (row.kind === "wait" ? `wait${row.action && ` (${row.action})`}` : row.action), narrow: true },
+  { sorts: { state: "State" }, show: state, narrow: true },
+  { sorts: { file: "File", size: "size" }, show: (row) => lines(row.file, row.size !== null && bytes(row.size)), wrap: true },
+  { sorts: { database: "Database", job: "job" }, show: (row) => lines(row.database || NOTHING, job(row)), code: true },
+  { sorts: { rows: "Rows" }, show: (row) => number(row.rows ?? NaN), number: true },
+  { sorts: { sending: "Send" }, show: (row) => duration(row.sending ?? NaN), number: true },
+  { sorts: { processing: "Process" }, show: (row) => duration(row.processing ?? NaN), number: true },
+  { sorts: { attempts: "Attempts" }, show: attempts, number: true },
+  { sorts: { message: "Last message" }, show: (row) => row.message, wrap: true, wide: true },
 ];
 
-export const SORTABLE = COLUMNS.map((column) => column.name);
+export const SORTABLE = COLUMNS.flatMap((column) => Object.keys(column.sorts));
+
+const titleOf = (column) => Object.values(column.sorts).join(", ");
 
 function cell(column, row) {
-  const names = ["number", "code", "wrap", "wide"].filter((name) => column[name]).join(" ");
-  const waiting = row.summary === undefined && ["rows", "size", "message"].includes(column.name);
+  const names = ["number", "code", "wrap", "wide", "narrow"].filter((name) => column[name]).join(" ");
+  const waiting = row.summary === undefined && ("rows" in column.sorts || "message" in column.sorts);
   // The name of the column is shown beside the value where the screen is narrow.
-  return element("td", { class: names || null, "data-title": column.title }, waiting ? "…" : column.show(row) || NOTHING);
+  return element("td", { role: "cell", class: names || null, "data-title": titleOf(column) }, waiting ? "…" : column.show(row) || NOTHING);
 }
 
 function heading(column, sort, descending, onSort) {
-  const active = column.name === sort;
-  const arrow = active ? (descending ? " ▼" : " ▲") : "";
-  const button = element("button", { type: "button", onclick: () => onSort(column.name) }, column.title,
-    element("span", { "aria-hidden": "true" }, arrow));
-  const order = active ? (descending ? "descending" : "ascending") : null;
-  return element("th", { scope: "col", "aria-sort": order, class: column.number ? "number" : null }, button);
+  const arrow = descending ? " ▼" : " ▲";
+  const buttons = Object.entries(column.sorts).map(([name, title]) => element("button", { type: "button", onclick: () => onSort(name) },
+    title, element("span", { "aria-hidden": "true" }, name === sort ? arrow : "")));
+  const order = sort in column.sorts ? (descending ? "descending" : "ascending") : null;
+  return element("th", { role: "columnheader", scope: "col", "aria-sort": order, class: column.number ? "number" : null }, ...buttons);
 }
 
+// The roles are explicit, because a narrow screen shows the rows as blocks.
 export function drawTable(table, rows, { sort, descending, onSort, empty }) {
   // A redraw must not take the focus away from a heading.
   const focused = table.contains(document.activeElement) ? document.activeElement : null;
   const path = focused?.closest("th, td");
   const at = path ? [path.parentElement.rowIndex, path.cellIndex, [...path.querySelectorAll("a, button")].indexOf(focused)] : null;
-  const head = element("tr", {}, ...COLUMNS.map((column) => heading(column, sort, descending, onSort)));
-  const body = rows.map((row) => element("tr", {}, ...COLUMNS.map((column) => cell(column, row))));
-  const none = element("tr", {}, element("td", { colspan: COLUMNS.length, class: "empty" }, empty));
-  table.replaceChildren(element("caption", {}, "Uploads and waits, with their state"), element("thead", {}, head),
-    element("tbody", {}, ...(body.length ? body : [none])));
+  const head = element("tr", { role: "row" }, ...COLUMNS.map((column) => heading(column, sort, descending, onSort)));
+  const body = rows.map((row) => element("tr", { role: "row" }, ...COLUMNS.map((column) => cell(column, row))));
+  const none = element("tr", { role: "row" }, element("td", { role: "cell", colspan: COLUMNS.length, class: "empty" }, empty));
+  table.replaceChildren(element("caption", {}, "Uploads and waits, with their state"), element("thead", { role: "rowgroup" }, head),
+    element("tbody", { role: "rowgroup" }, ...(body.length ? body : [none])));
   if (at) table.rows[at[0]]?.cells[at[1]]?.querySelectorAll("a, button")[at[2]]?.focus();
 }

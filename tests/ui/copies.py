@@ -1,0 +1,83 @@
+"""Copies of a task instance in Airflow's SQLite database, to see the page with as many as a busy team has."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+
+def copy_tasks(database: Path, dag_id: str, task_id: str, changes: list[dict[str, Any]]) -> None:
+    """
+    Add a run with one task instance for each of the changes.
+
+    :param dag_id: the DAG of the copied task, which has ended.
+    :param changes: ``days`` since the start, and fields of the task instance (``dag_id``, ``state``, ...); ``summary``
+        holds fields of the summary.
+    """
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        (task,) = connection.execute(
+            "SELECT * FROM task_instance WHERE dag_id = ? AND task_id = ? LIMIT 1", (dag_id, task_id)
+        )
+        (run,) = connection.execute("SELECT * FROM dag_run WHERE dag_id = ? AND run_id = ?", (dag_id, task["run_id"]))
+        (xcom,) = connection.execute(
+            "SELECT * FROM xcom WHERE dag_id = ? AND task_id = ? AND run_id = ? AND key = 'datatile'",
+            (dag_id, task_id, task["run_id"]),
+        )
+        value = json.loads(xcom["value"])
+        first = connection.execute("SELECT max(id) FROM dag_run").fetchone()[0] + 1
+        for number, change in enumerate(changes, first):
+            when = datetime.now(timezone.utc) - timedelta(days=change["days"])
+            begun, ended = (f"{moment:%Y-%m-%d %H:%M:%S.%f}" for moment in (when, when + timedelta(seconds=20)))
+            fields = {name: change[name] for name in change if name not in ("days", "summary")}
+            place = {"dag_id": fields.get("dag_id", dag_id), "run_id": fields.get("run_id", f"copy_{number}")}
+            dates = {"run_after": begun, "start_date": begun, "end_date": ended, "logical_date": begun}
+            _insert(connection, "dag_run", {**dict(run), **place, **dates, "id": number, "queued_at": begun})
+            instance = {"id": uuid.uuid4().hex, "start_date": begun, "end_date": ended, "updated_at": ended}
+            _insert(connection, "task_instance", {**dict(task), **instance, **fields, **place})
+            if change.get("summary") is not None:
+                stored = {**value, **change["summary"], "job": change["summary"].get("job", f"job-{number}")}
+                _insert(
+                    connection,
+                    "xcom",
+                    {**dict(xcom), **place, "dag_run_id": number, "value": json.dumps(stored), "timestamp": ended},
+                )
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    names = {column[1] for column in connection.execute(f"PRAGMA table_info({table})")}
+    row = {name: value for name, value in row.items() if name in names}
+    places = ", ".join("?" for _ in row)
+    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", tuple(row.values()))
+
+
+def spread_over_weeks(database: Path, dag_id: str) -> None:
+    """Move the tasks of a run into the past, a week for each one before the last, with the times of their summaries."""
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        tasks = connection.execute(
+            "SELECT id, task_id, start_date, end_date FROM task_instance WHERE dag_id = ? ORDER BY task_id DESC",
+            (dag_id,),
+        ).fetchall()
+        for weeks, (key, task_id, *dates) in enumerate(tasks):
+            moved = [datetime.fromisoformat(date) - timedelta(weeks=weeks) for date in dates]
+            connection.execute(
+                "UPDATE task_instance SET start_date = ?, end_date = ? WHERE id = ?",
+                (*(f"{moment:%Y-%m-%d %H:%M:%S.%f}" for moment in moved), key),
+            )
+            (text,) = connection.execute(
+                "SELECT value FROM xcom WHERE dag_id = ? AND task_id = ? AND key = 'datatile'", (dag_id, task_id)
+            ).fetchone()
+            value = json.loads(text)
+            for name in ("sent_at", "accepted_at", "ended_at"):
+                if value[name]:
+                    date = datetime.fromisoformat(value[name].replace("Z", "+00:00")) - timedelta(weeks=weeks)
+                    value[name] = date.isoformat().replace("+00:00", "Z")
+            connection.execute(
+                "UPDATE xcom SET value = ? WHERE dag_id = ? AND task_id = ? AND key = 'datatile'",
+                (json.dumps(value), dag_id, task_id),
+            )
