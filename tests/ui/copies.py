@@ -37,7 +37,11 @@ def copy_tasks(database: Path, dag_id: str, task_id: str, changes: list[dict[str
             fields = {name: change[name] for name in change if name not in ("days", "summary")}
             place = {"dag_id": fields.get("dag_id", dag_id), "run_id": fields.get("run_id", f"copy_{number}")}
             dates = {"run_after": begun, "start_date": begun, "end_date": ended, "logical_date": begun}
-            _insert(connection, "dag_run", {**dict(run), **place, **dates, "id": number, "queued_at": begun})
+            _insert(
+                connection,
+                "dag_run",
+                {**dict(run), **place, **dates, "id": number, "conf": '{"copied": true}', "queued_at": begun},
+            )
             instance = {"id": uuid.uuid4().hex, "start_date": begun, "end_date": ended, "updated_at": ended}
             _insert(connection, "task_instance", {**dict(task), **instance, **fields, **place})
             if change.get("summary") is not None:
@@ -54,6 +58,41 @@ def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> 
     row = {name: value for name, value in row.items() if name in names}
     places = ", ".join("?" for _ in row)
     connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", tuple(row.values()))
+
+
+def remove_copies(database: Path) -> None:
+    """Remove the runs that :func:`copy_tasks` has added, with their tasks."""
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        for table in ("hitl_detail", "xcom", "task_instance", "dag_run"):
+            where = "ti_id IN (SELECT id FROM task_instance WHERE {})" if table == "hitl_detail" else "{}"
+            copied = "run_id IN (SELECT run_id FROM dag_run WHERE conf LIKE '%copied%')"
+            connection.execute(f"DELETE FROM {table} WHERE {where.format(copied)}")
+
+
+def set_state(database: Path, old: str, new: str) -> list[str]:
+    """Give the tasks in a state another one, and return their ids."""
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        found = [key for (key,) in connection.execute("SELECT id FROM task_instance WHERE state = ?", (old,))]
+        connection.execute("UPDATE task_instance SET state = ?, end_date = ? WHERE state = ?", (new, now, old))
+    return found
+
+
+def ask(database: Path, state: str) -> None:
+    """File a question to a person for the tasks in a state."""
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        for (key,) in connection.execute("SELECT id FROM task_instance WHERE state = ?", (state,)).fetchall():
+            question = {
+                "ti_id": key,
+                "options": '["Send again"]',
+                "subject": "Is the file there?",
+                "multiple": 0,
+                "params": "{}",
+                "params_input": "{}",
+                "created_at": now,
+            }
+            _insert(connection, "hitl_detail", question)
 
 
 def spread_over_weeks(database: Path, dag_id: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +20,7 @@ from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
 from tests.support.demo import environment
 from tests.ui.conftest import PICTURES
-from tests.ui.copies import copy_tasks, spread_over_weeks
+from tests.ui.copies import ask, copy_tasks, remove_copies, set_state, spread_over_weeks
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(300), pytest.mark.needs_airflow(">=3.1")]
 
@@ -35,7 +37,6 @@ def write_waves(folder: Path) -> None:
         text = "\n".join([header, *(f"{number},{20 + number % 60}" for number in range(interviews))])
         (folder / f"wave_{wave:02}.csv").write_text(text)
     (folder / SCRIPT).write_text("id,age\n1,30\n2,40\n")
-    (folder / "slow.csv").write_text("id,age\n1,30\n")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,321 @@ def shoot(page: Page, name: str) -> None:
     page.screenshot(path=PICTURES / f"{name}.png", animations="disabled")
 
 
-def test_the_menu_has_the_page(airflow, page, errors):
+def test_the_menu_leads_to_the_page(airflow, page, errors):
     page.goto(airflow.url)
-    page.get_by_role("link", name="DATATILE").or_(page.get_by_role("button", name="DATATILE")).first.wait_for(timeout=5000)
+    page.get_by_label("DATATILE").or_(page.get_by_text("DATATILE", exact=True)).first.click()
+    expect(frame(page).get_by_role("heading", name="DATATILE uploads")).to_be_visible()
+
+
+def test_the_study(airflow, page, errors):
+    page.set_viewport_size({**WINDOW, "height": 2400})
+    inside = open_page(airflow, page)
+    expect(rows_of(inside)).to_have_count(14)
+    failed = rows_of(inside).filter(has_text=f"wave_{BROKEN}.csv")
+    expect(failed).to_contain_text("failed")
+    expect(failed).to_contain_text("has no variable in common with Tracker")
+    # The last wave was not moved into the past.
+    expect(inside.locator(".tile").nth(3)).to_contain_text(f"{INTERVIEWS + 12 + 2} rows")
+    chart = inside.locator("figure").first
+    expect(chart).to_contain_text(f"1 of 11 uploads with less than 70 % of the usual rows: wave_{HALF:02}.csv.")
+    expect(chart.locator("rect.bar")).to_have_count(11)
+    expect(chart.locator("rect.few")).to_have_count(1)
+    chart.locator("summary").click()
+    expect(chart.locator("tbody tr").nth(HALF - 1)).to_contain_text("200")
+    expect(inside.get_by_role("img", name="Failures by kind job-failed: 1")).to_be_visible()
+    chart.locator("summary").click()
+    shoot(page, "uploads-page")
+
+
+def test_an_upload_by_a_subclass_has_the_rows_of_its_wait(airflow, page, errors):
+    inside = open_page(airflow, page, "?dag=by_hand")
+    wait, upload = rows_of(inside).nth(0), rows_of(inside).nth(1)
+    expect(upload).to_contain_text("create")
+    for row in (wait, upload):
+        expect(row).to_contain_text("succeeded")
+        expect(row).to_contain_text(SCRIPT)
+        expect(row.locator("td.number").first).to_have_text("2")
+        expect(row.locator("td.number").nth(2)).to_contain_text(" s")
+
+
+def test_the_address_holds_the_filters(airflow, page, errors):
+    inside = open_page(airflow, page)
+    inside.get_by_label("State").select_option("failed")
+    expect(rows_of(inside)).to_have_count(1)
+    assert parse_qs(urlsplit(page.url).query) == {"state": ["failed"]}
+    inside.get_by_role("button", name="Rows").click()
+    expect(inside.get_by_role("columnheader", name="Rows")).to_have_attribute("aria-sort", "ascending")
+    page.reload()
+    expect(rows_of(frame(page))).to_have_count(1)
+    assert parse_qs(urlsplit(page.url).query) == {"state": ["failed"], "sort": ["rows"], "descending": ["no"]}
+    # The link opens the page without Airflow's menu, in a window of its own.
+    with page.context.expect_page() as opened:
+        frame(page).get_by_role("link", name="Open alone").click()
+    expect(rows_of(opened.value)).to_have_count(1)
+    assert urlsplit(opened.value.url).path == "/datatile/"
+    frame(page).get_by_role("button", name="Clear filters").click()
+    expect(rows_of(frame(page))).to_have_count(14)
+    assert urlsplit(page.url).query == ""
+
+
+@pytest.mark.parametrize(
+    "search", ["?text=in+common", "?text=wave_10", "?state=failed", "?text=JOB+FAILED&dag=tracker"]
+)
+def test_a_shared_address(airflow, page, errors, search):
+    inside = open_page(airflow, page, search)
+    expect(rows_of(inside)).to_have_count(1)
+    expect(rows_of(inside)).to_contain_text(f"wave_{BROKEN}.csv")
+
+
+def test_links_open_in_the_top_window(airflow, page, errors):
+    inside = open_page(airflow, page, "?state=failed")
+    with page.context.expect_page() as opened:
+        rows_of(inside).get_by_role("link", name=re.compile("the job in DATATILE")).click()
+    assert "/processing-log/" in opened.value.url
+    rows_of(inside).get_by_role("link", name=re.compile("log of the task")).click()
+    page.wait_for_url(re.compile(r"/dags/tracker/runs/[^/]+/tasks/wave_10$"))
+
+
+def test_sorting_by_keyboard(airflow, page, errors):
+    inside = open_page(airflow, page, "?dag=tracker")
+    button = inside.get_by_role("button", name="Rows")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(rows_of(inside).first).to_contain_text(f"wave_{HALF:02}.csv")
+    expect(button).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(rows_of(inside).first).to_contain_text("wave_12.csv")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("size", "name"), [(WINDOW, "desktop"), (PHONE, "phone")])
+def test_themes_and_sizes(airflow, page, errors, scheme, size, name):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size(size)
+    inside = open_page(airflow, page)
+    root = inside.locator("html")
+    expect(root).to_have_attribute("data-theme", scheme)
+    assert root.evaluate("root => root.scrollWidth <= window.innerWidth")
+    assert violations(page) == []
+    shoot(page, f"uploads-page-{name}-{scheme}")
+    inside.locator("figure").first.scroll_into_view_if_needed()
+    shoot(page, f"uploads-page-charts-{name}-{scheme}")
+
+
+def violations(page: Page) -> list[str]:
+    """Return the serious findings of axe-core in the page, without Airflow's own UI."""
+    inside = page.frames[1]
+    inside.evaluate((files("axe_core_python") / "axe.min.js").read_text())
+    found = inside.evaluate("axe.run()")["violations"]
+    return [
+        f"{entry['id']}: {entry['nodes'][0]['html']}" for entry in found if entry["impact"] in ("serious", "critical")
+    ]
+
+
+def test_only_airflows_public_api_is_called(airflow, page, errors):
+    called: list[str] = []
+    tokens: list[str] = []
+
+    def note(request: Any) -> None:
+        if request.frame != page.main_frame:
+            called.append(request.url)
+            tokens.extend(name for name in request.headers if name == "authorization")
+
+    page.on("request", note)
+    open_page(airflow, page)
+    assert len(called) > 20
+    outside = [url for url in called if not url.startswith((f"{airflow.url}/datatile/", f"{airflow.url}/api/v2/dags/"))]
+    assert (outside, tokens) == ([], [])
+
+
+def test_nothing_to_show(airflow, page, errors):
+    empty = '{"task_instances": [], "xcom_entries": [], "hitl_details": [], "total_entries": 0}'
+    page.route("**/api/v2/dags/~/**", lambda route: route.fulfill(body=empty, content_type="application/json"))
+    inside = open_page(airflow, page)
+    expect(inside.get_by_text("No upload or wait yet.")).to_be_visible()
+    expect(inside.get_by_text("Nothing to draw")).to_be_visible()
+    shoot(page, "uploads-page-empty")
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "Log in to Airflow again."), (500, "Airflow responded with 500.")])
+def test_an_error_of_airflow(airflow, page, status, words):
+    page.route("**/api/v2/dags/~/**", lambda route: route.fulfill(status=status, body="{}"))
+    page.goto(f"{airflow.url}/plugin/datatile")
+    expect(frame(page).get_by_role("alert")).to_have_text(f"The uploads could not be loaded. {words}")
+
+
+@pytest.fixture
+def copies(airflow: RealAirflow) -> Iterator[Callable[..., list[str]]]:
+    """Add copies of the last wave's task; they are removed after the test."""
+    database = airflow.home / "airflow.db"
+    yield lambda *changes: copy_tasks(database, "tracker", "wave_12", list(changes))
+    remove_copies(database)
+
+
+def test_texts_that_are_scripts(airflow, page, errors, copies):
+    script = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    summary = {
+        "file": script,
+        "message": script,
+        "database": script,
+        "action": script,
+        "job_url": "javascript:alert(3)",
+        "log_url": "data:text/html,<script>alert(4)</script>",
+        "code": script,
+        "state": "failed",
+    }
+    copies(
+        {
+            "days": 0.01,
+            "run_id": "<img src=x onerror=alert(5)>",
+            "state": "failed",
+            "summary": {**summary, "job": script},
+        }
+    )
+    inside = open_page(airflow, page)
+    row = rows_of(inside).filter(has_text=script)
+    expect(row).to_have_count(1)
+    assert row.inner_text().count(script) >= 5
+    assert row.locator("img, script").count() == 0
+    assert all(link.get_attribute("href").startswith("/") for link in row.get_by_role("link").all())
+    expect(inside.get_by_role("heading", name="Failures by kind")).to_be_visible()
+    assert inside.locator("main img, main script").count() == 0
+
+
+def test_it_refreshes_itself_while_something_is_in_flight(airflow, page, errors, copies):
+    copies({"days": 0, "state": "deferred", "end_date": None, "summary": {"state": "accepted", "rows": None}})
+    inside = open_page(airflow, page)
+    expect(inside.locator(".tile").first).to_contain_text("1 processing")
+    expect(inside.get_by_text("Refreshes every 5 seconds.")).to_be_visible()
+    row = rows_of(inside).first
+    expect(row).to_contain_text("processing")
+    (identity,) = set_state(airflow.home / "airflow.db", "deferred", "success")
+    expect(row).not_to_contain_text("processing", timeout=12_000)
+    expect(inside.locator(".tile").first).to_contain_text("0 processing", timeout=12_000)
+    assert identity
+
+
+def test_what_waits_for_a_person(airflow, page, errors, copies):
+    copies({"days": 0, "state": "deferred", "end_date": None})
+    ask(airflow.home / "airflow.db", "deferred")
+    inside = open_page(airflow, page)
+    expect(inside.locator(".tile").nth(1)).to_contain_text("1")
+    inside.get_by_label("State").select_option("person")
+    expect(rows_of(inside)).to_have_count(1)
+    expect(rows_of(inside)).to_contain_text("waiting for a person")
+
+
+def test_five_thousand_tasks(airflow, page, errors, copies, record_property):
+    failed = {"state": "failed", "code": "job-failed", "rows": None}
+    copies(
+        *(
+            {"days": 1 + number / 64, "state": "failed", "summary": failed}
+            if number % 50 == 0
+            else {"days": 1 + number / 64, "summary": {"rows": 300 + number % 40, "file": f"wave_{number}.sav"}}
+            for number in range(COUNT)
+        )
+    )
+    begun = time.monotonic()
+    page.goto(f"{airflow.url}/plugin/datatile")
+    expect(rows_of(frame(page))).to_have_count(50)
+    whole = time.monotonic() - begun
+    expect(frame(page).locator("body[data-loaded=yes]")).to_be_visible(timeout=30_000)
+    table, charts = (
+        page.frames[1].evaluate("name => performance.getEntriesByName(name)[0].startTime", name) / 1000
+        for name in ("table", "charts")
+    )
+    record_property("seconds until the table, of the page", round(table, 2))
+    record_property("seconds until the table, with Airflow's UI", round(whole, 2))
+    record_property("seconds until the charts", round(charts, 2))
+    assert table < 2
+    expect(frame(page).locator("#range")).to_have_text(re.compile(r"1 to 50 of 100. The newest 100 of 5\d{3} tasks"))
+    frame(page).get_by_role("button", name="Older").click()
+    frame(page).get_by_role("button", name="Older").click()
+    expect(frame(page).locator("#range")).to_have_text(re.compile(r"101 to 150 of 200"))
+    frame(page).get_by_label("State").select_option("failed")
+    expect(rows_of(frame(page))).to_have_count(50)
+    shoot(page, "uploads-page-many")
+
+
+# The modules of the page, without Airflow's UI.
+
+
+@pytest.fixture
+def run(airflow: RealAirflow, page: Page) -> Callable[[str], Any]:
+    """Evaluate an expression with the exports of the page's modules."""
+    page.goto(f"{airflow.url}/datatile/")
+
+    def run(expression: str) -> Any:
+        names = ("format", "rows", "charts", "address", "api", "tiles")
+        loads = ", ".join(f"import('./{name}.js')" for name in names)
+        return page.evaluate(
+            f"async () => {{ const [{', '.join(names)}] = await Promise.all([{loads}]); return {expression} }}"
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("format.bytes(999)", "999 bytes"),
+        ("format.bytes(1500)", "1.5 kB"),
+        ("format.bytes(-1)", "\u2013"),
+        ("format.duration(0.25)", "0.3 s"),
+        ("format.duration(75)", "75 s"),
+        ("format.duration(5430)", "1 h 31 min"),
+        ("format.number(null)", "\u2013"),
+        ("format.webAddress('https://example.com/a')", "https://example.com/a"),
+        ("format.webAddress('javascript:alert(1)')", ""),
+        ("format.webAddress(' data:text/html,x')", ""),
+        ("format.webAddress('//example.com')", ""),
+        ("charts.median([4, 1, 3])", 3),
+        ("charts.median([4, 1])", 2.5),
+        ("charts.ceiling(412)", 600),
+        ("charts.ceiling(0)", 1),
+        ("address.query({...address.DEFAULTS, dag: 'a&b'})", "?dag=a%26b"),
+        ("address.query(address.DEFAULTS)", ""),
+        ("address.parse('?dag=a%26b&other=1').dag", "a&b"),
+        ('api.summaryOf(\'{"version": 1, "job": "7"}\').job', "7"),
+        ("api.summaryOf({version: 2})", None),
+        ("api.summaryOf('<html>')", None),
+        ("api.summaryOf(null)", None),
+    ],
+)
+def test_a_function_of_the_page(run, expression, value):
+    assert run(expression) == value
+
+
+STATES = [
+    (None, "upload", None, "queued"),
+    ("queued", "wait", None, "queued"),
+    ("running", "upload", None, "sending"),
+    ("running", "upload", "accepted", "processing"),
+    ("running", "wait", None, "processing"),
+    ("deferred", "upload", None, "backoff"),
+    ("deferred", "upload", "accepted", "processing"),
+    ("up_for_reschedule", "wait", None, "processing"),
+    ("up_for_retry", "upload", "failed", "retry"),
+    ("awaiting_input", "upload", "unknown", "person"),
+    ("success", "upload", "accepted", "accepted"),
+    ("success", "upload", None, "accepted"),
+    ("success", "wait", None, "succeeded"),
+    ("success", "upload", "succeeded", "succeeded"),
+    ("failed", "upload", "unknown", "unknown"),
+    ("failed", "upload", "accepted", "failed"),
+    ("failed", "wait", None, "failed"),
+    ("upstream_failed", "upload", None, "skipped"),
+]
+
+
+def test_the_state_of_a_row(run):
+    def task(state, kind, summary):
+        operator = "DatatileJobSensor" if kind == "wait" else "DatatileUploadOperator"
+        instance = {"dag_id": "d", "dag_run_id": "r", "task_id": "t", "map_index": -1, "state": state}
+        summary = {"version": 1, "kind": kind, "state": summary} if summary else None
+        return [{**instance, "operator": operator, "run_after": "2026-11-25T00:00:00Z"}, summary]
+
+    given = [task(*case[:3]) for case in STATES]
+    found = run(f"{json.dumps(given)}.map(([task, summary]) => rows.rowOf(task, summary).state)")
+    assert found == [state for *_, state in STATES]
+    assert set(found) == set(run("Object.keys(rows.STATES)"))

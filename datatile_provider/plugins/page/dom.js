@@ -29,7 +29,7 @@ export function airflowWindow() {
 
 // Airflow embeds the page in a sandboxed frame, which may neither navigate the top window nor open another one.
 // The top window's own link may.
-function follow(event) {
+export function follow(event) {
   const top = airflowWindow();
   if (!top) return;
   event.preventDefault();

@@ -3,7 +3,7 @@
 import { DEFAULTS, query, read, write } from "./address.js";
 import { Api, ApiError } from "./api.js";
 import { drawCharts } from "./charts.js";
-import { element } from "./dom.js";
+import { element, follow } from "./dom.js";
 import { time } from "./format.js";
 import { AIRFLOW_STATES, IN_FLIGHT, join, keyOf, matches, rowOf, sorted, STATES } from "./rows.js";
 import { drawTable, SORTABLE } from "./table.js";
@@ -26,6 +26,7 @@ let total = 0;
 let from = 0;
 let generation = 0;
 let timer = 0;
+let learned = false;
 
 if (!SORTABLE.includes(filters.sort)) filters.sort = DEFAULTS.sort;
 
@@ -150,8 +151,13 @@ async function finish(mine) {
   drawTiles(at("tiles"), found);
   at("error").hidden = true;
   at("status").textContent = `As of ${time(new Date()).slice(11)}. ${found.inFlight ? "Refreshes every 5 seconds." : "Refreshes each minute."}`;
+  if (learned) return schedule(found.inFlight ? SOON : LATER);
+  learned = true;
   const known = new Set([...tasks.values()].map((task) => JSON.stringify([task.dag_id, task.task_id])));
-  if (await api.learnOperators(known).catch(() => false)) return load();
+  if (await api.learnOperators(known).catch(() => false)) {
+    tasks.clear();
+    return load();
+  }
   schedule(found.inFlight ? SOON : LATER);
 }
 
@@ -200,6 +206,7 @@ function start() {
     form.elements.text.value = "";
     change({ ...DEFAULTS });
   });
+  at("alone").addEventListener("click", follow);
   at("refresh").addEventListener("click", () => load());
   at("newer").addEventListener("click", () => {
     from -= SHOWN;

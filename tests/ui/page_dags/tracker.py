@@ -39,13 +39,3 @@ with DAG("tracker", schedule=None):
 with DAG("by_hand", schedule=None):
     upload = UploadOfTheTeam(task_id="upload", action="create", target_hash=FOLDER, dataset=f"{DATA}/{SCRIPT}")
     wait = DatatileJobSensor(task_id="wait", job_id=upload.output, deferrable=True, poke_interval=0.2)
-
-with DAG("in_flight", schedule=None):
-    DatatileUploadOperator(
-        task_id="upload",
-        action="create",
-        target_hash=FOLDER,
-        dataset=f"{DATA}/slow.csv",
-        wait_for_completion=True,
-        deferrable=True,
-    )
