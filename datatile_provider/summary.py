@@ -66,18 +66,11 @@ class Summary:
     attempts: int = 0
 
     @classmethod
-    def of(cls, value: Any) -> Summary:
-        """
-        Return the summary of a stored value.
-
-        :raises ValueError: it is not a summary of this version.
-        """
-        if not isinstance(value, dict) or value.get("version") != VERSION:
-            raise ValueError(f"not a summary of version {VERSION}: {str(value)[:200]!r}")
-        try:
-            return cls(**{name: given for name, given in value.items() if name in _FIELDS})
-        except TypeError as e:
-            raise ValueError(f"not a summary: {e}") from None
+    def of(cls, value: Any) -> Summary | None:
+        """Return the summary of a stored value; None if it is not one of this version."""
+        if not isinstance(value, dict) or value.get("version") != VERSION or "kind" not in value:
+            return None
+        return cls(**{name: given for name, given in value.items() if name in _FIELDS})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values; :meth:`of` reads them."""
@@ -113,8 +106,8 @@ class Summary:
     def failed(self, error: errors.DatatileError, job: Job | None, now: float, started: float | None = None) -> Summary:
         """Return the summary at the end of a task with an error; see :meth:`ended`."""
         unknown = isinstance(error, (errors.OutcomeUnknownError, errors.JobTimeoutError, errors.JobStatusUnclearError))
-        said = f' The server said: "{error.server_message}"' if error.server_message else ""
-        text = " ".join(f"{error.title}: {error.what}.{said}".split())
+        said = f'The server said: "{error.server_message}"' if error.server_message else ""
+        text = " ".join(f"{error.title}: {error.what}. {said}".split())
         found = replace(
             self,
             state="unknown" if unknown or isinstance(error, errors.UploadInterruptedError) else "failed",
@@ -150,7 +143,7 @@ class Summary:
     def recalled(self, ti: Any, task_id: str) -> Summary:
         """Return what this attempt of the task has pushed, also in an earlier process, or else this summary."""
         with suppress(Exception):  # any XCom backend's
-            return Summary.of(ti.xcom_pull(task_ids=task_id, key=KEY, map_indexes=ti.map_index))
+            return Summary.of(ti.xcom_pull(task_ids=task_id, key=KEY, map_indexes=ti.map_index)) or self
         return self
 
 

@@ -86,6 +86,7 @@ def test_the_state_of_an_upload():
 
 def test_the_summary_of_a_task():
     summary = Summary.of(stored("summary"))
+    assert summary
     assert summary.as_dict() == stored("summary")
     assert (summary.kind, summary.rows, summary.send_seconds) == ("upload", 944, 2.5)
     # A later version of the package may add fields.

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import FrameLocator, Page, expect
+from playwright.sync_api import Dialog, FrameLocator, Page, ViewportSize, expect
 
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import RealAirflow
@@ -24,10 +24,12 @@ from tests.ui.copies import ask, copy_tasks, remove_copies, set_state, spread_ov
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(300), pytest.mark.needs_airflow(">=3.1")]
 
+# The pictures that are not in the docs.
+BUILD = Path(__file__).parents[2] / "build" / "pictures"
 INTERVIEWS, HALF, BROKEN = 400, 7, 10
 SCRIPT = "<img src=x onerror=alert(1)>.csv"
 COUNT = 5000
-WINDOW, PHONE = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
+WINDOW, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=400, height=800)
 
 
 def write_waves(folder: Path) -> None:
@@ -62,7 +64,12 @@ def errors(page: Page) -> Iterator[list[str]]:
     found: list[str] = []
     page.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("dialog", lambda dialog: (found.append(f"dialog {dialog.message}"), dialog.dismiss())[1])
+
+    def refuse(dialog: Dialog) -> None:
+        found.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    page.on("dialog", refuse)
     yield found
     assert [text for text in found if "datatile" in text or "dialog" in text or "Content" in text] == []
 
@@ -83,10 +90,10 @@ def rows_of(inside: Any) -> Any:
     return inside.locator("#table tbody tr")
 
 
-def shoot(page: Page, name: str) -> None:
-    PICTURES.mkdir(parents=True, exist_ok=True)
+def shoot(page: Page, name: str, folder: Path = BUILD) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     page.mouse.move(0, 0)
-    page.screenshot(path=PICTURES / f"{name}.png", animations="disabled")
+    page.screenshot(path=folder / f"{name}.png", animations="disabled")
 
 
 def test_the_menu_leads_to_the_page(airflow, page, errors):
@@ -96,7 +103,7 @@ def test_the_menu_leads_to_the_page(airflow, page, errors):
 
 
 def test_the_study(airflow, page, errors):
-    page.set_viewport_size({**WINDOW, "height": 2400})
+    page.set_viewport_size({**WINDOW, "height": 2040})
     inside = open_page(airflow, page)
     expect(rows_of(inside)).to_have_count(14)
     failed = rows_of(inside).filter(has_text=f"wave_{BROKEN}.csv")
@@ -112,7 +119,7 @@ def test_the_study(airflow, page, errors):
     expect(chart.locator("tbody tr").nth(HALF - 1)).to_contain_text("200")
     expect(inside.get_by_role("img", name="Failures by kind job-failed: 1")).to_be_visible()
     chart.locator("summary").click()
-    shoot(page, "uploads-page")
+    shoot(page, "uploads-page", PICTURES)
 
 
 def test_an_upload_by_a_subclass_has_the_rows_of_its_wait(airflow, page, errors):
@@ -233,7 +240,7 @@ def test_an_error_of_airflow(airflow, page, status, words):
 
 
 @pytest.fixture
-def copies(airflow: RealAirflow) -> Iterator[Callable[..., list[str]]]:
+def copies(airflow: RealAirflow) -> Iterator[Callable[..., None]]:
     """Add copies of the last wave's task; they are removed after the test."""
     database = airflow.home / "airflow.db"
     yield lambda *changes: copy_tasks(database, "tracker", "wave_12", list(changes))
