@@ -106,8 +106,8 @@ class Summary:
     def failed(self, error: errors.DatatileError, job: Job | None, now: float, started: float | None = None) -> Summary:
         """Return the summary at the end of a task with an error; see :meth:`ended`."""
         unknown = isinstance(error, (errors.OutcomeUnknownError, errors.JobTimeoutError, errors.JobStatusUnclearError))
-        said = f'The server said: "{error.server_message}"' if error.server_message else ""
-        text = " ".join(f"{error.title}: {error.what}. {said}".split())
+        # The hint and the next steps are in the log.
+        text = type(error)(error.what, server_message=error.server_message, status=error.status).paragraph
         found = replace(
             self,
             state="unknown" if unknown or isinstance(error, errors.UploadInterruptedError) else "failed",

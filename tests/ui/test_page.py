@@ -78,8 +78,15 @@ def frame(page: Page) -> FrameLocator:
     return page.frame_locator("iframe[title=DATATILE]")
 
 
+def log_in(airflow: RealAirflow, page: Page) -> None:
+    """Open the UI. Airflow 3.1 goes to its home page after the login, whatever the address was."""
+    page.goto(airflow.url)
+    expect(page.get_by_role("link", name="Home").first).to_be_visible()
+
+
 def open_page(airflow: RealAirflow, page: Page, search: str = "") -> FrameLocator:
     """Open the page in Airflow's UI, and wait until all of it is loaded."""
+    log_in(airflow, page)
     page.goto(f"{airflow.url}/plugin/datatile{search}")
     inside = frame(page)
     expect(inside.locator("body[data-loaded=yes]")).to_be_visible(timeout=30_000)
@@ -235,6 +242,7 @@ def test_nothing_to_show(airflow, page, errors):
 @pytest.mark.parametrize(("status", "words"), [(401, "Log in to Airflow again."), (500, "Airflow responded with 500.")])
 def test_an_error_of_airflow(airflow, page, status, words):
     page.route("**/api/v2/dags/~/**", lambda route: route.fulfill(status=status, body="{}"))
+    log_in(airflow, page)
     page.goto(f"{airflow.url}/plugin/datatile")
     expect(frame(page).get_by_role("alert")).to_have_text(f"The uploads could not be loaded. {words}")
 
@@ -310,6 +318,7 @@ def test_five_thousand_tasks(airflow, page, errors, copies, record_property):
             for number in range(COUNT)
         )
     )
+    log_in(airflow, page)
     begun = time.monotonic()
     page.goto(f"{airflow.url}/plugin/datatile")
     expect(rows_of(frame(page))).to_have_count(50)
