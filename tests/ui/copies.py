@@ -25,11 +25,7 @@ def copy_tasks(database: Path, dag_id: str, task_id: str, changes: list[dict[str
             "SELECT * FROM task_instance WHERE dag_id = ? AND task_id = ? LIMIT 1", (dag_id, task_id)
         )
         (run,) = connection.execute("SELECT * FROM dag_run WHERE dag_id = ? AND run_id = ?", (dag_id, task["run_id"]))
-        (xcom,) = connection.execute(
-            "SELECT * FROM xcom WHERE dag_id = ? AND task_id = ? AND run_id = ? AND key = 'datatile'",
-            (dag_id, task_id, task["run_id"]),
-        )
-        value = json.loads(xcom["value"])
+        value = _summary(connection, task["id"])
         first = connection.execute("SELECT max(id) FROM dag_run").fetchone()[0] + 1
         for number, change in enumerate(changes, first):
             when = datetime.now(timezone.utc) - timedelta(days=change["days"])
@@ -46,11 +42,29 @@ def copy_tasks(database: Path, dag_id: str, task_id: str, changes: list[dict[str
             _insert(connection, "task_instance", {**dict(task), **instance, **fields, **place})
             if change.get("summary") is not None:
                 stored = {**value, **change["summary"], "job": change["summary"].get("job", f"job-{number}")}
-                _insert(
-                    connection,
-                    "xcom",
-                    {**dict(xcom), **place, "dag_run_id": number, "value": json.dumps(stored), "timestamp": ended},
-                )
+                key = {"task_id": task_id, "map_index": -1, "key": "datatile", "dag_run_id": number, **place}
+                table = "xcom" if _has(connection, "xcom") else "xcom_v1"
+                _insert(connection, table, {**key, "value": json.dumps(stored), "timestamp": ended})
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ? AND type = 'table'", (table,))
+    return found.fetchone() is not None
+
+
+def _where(connection: sqlite3.Connection) -> str:
+    """Return the table of the XComs that tasks write, and the condition for the summary of one; Airflow 3.4 has two."""
+    if not _has(connection, "xcom"):
+        return "xcom_v2 WHERE key = 'datatile' AND task_instance_id = ?"
+    same = "x.dag_id = t.dag_id AND x.run_id = t.run_id AND x.task_id = t.task_id AND x.map_index = t.map_index"
+    ids = f"SELECT x.rowid FROM xcom x JOIN task_instance t ON {same} WHERE t.id = ?"
+    return f"xcom WHERE key = 'datatile' AND rowid IN ({ids})"
+
+
+def _summary(connection: sqlite3.Connection, task_instance: str) -> dict[str, Any]:
+    (text,) = connection.execute(f"SELECT value FROM {_where(connection)}", (task_instance,)).fetchone()
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
@@ -63,7 +77,8 @@ def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> 
 def remove_copies(database: Path) -> None:
     """Remove the runs that :func:`copy_tasks` has added, with their tasks."""
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        for table in ("hitl_detail", "xcom", "task_instance", "dag_run"):
+        xcom = "xcom" if _has(connection, "xcom") else "xcom_v1"
+        for table in ("hitl_detail", xcom, "task_instance", "dag_run"):
             where = "ti_id IN (SELECT id FROM task_instance WHERE {})" if table == "hitl_detail" else "{}"
             copied = "run_id IN (SELECT run_id FROM dag_run WHERE conf LIKE '%copied%')"
             connection.execute(f"DELETE FROM {table} WHERE {where.format(copied)}")
@@ -99,24 +114,19 @@ def spread_over_weeks(database: Path, dag_id: str) -> None:
     """Move the tasks of a run into the past, a week for each one before the last, with the times of their summaries."""
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         tasks = connection.execute(
-            "SELECT id, task_id, start_date, end_date FROM task_instance WHERE dag_id = ? ORDER BY task_id DESC",
+            "SELECT id, start_date, end_date FROM task_instance WHERE dag_id = ? ORDER BY task_id DESC",
             (dag_id,),
         ).fetchall()
-        for weeks, (key, task_id, *dates) in enumerate(tasks):
+        for weeks, (key, *dates) in enumerate(tasks):
             moved = [datetime.fromisoformat(date) - timedelta(weeks=weeks) for date in dates]
             connection.execute(
                 "UPDATE task_instance SET start_date = ?, end_date = ? WHERE id = ?",
                 (*(f"{moment:%Y-%m-%d %H:%M:%S.%f}" for moment in moved), key),
             )
-            (text,) = connection.execute(
-                "SELECT value FROM xcom WHERE dag_id = ? AND task_id = ? AND key = 'datatile'", (dag_id, task_id)
-            ).fetchone()
-            value = json.loads(text)
+            value = _summary(connection, key)
             for name in ("sent_at", "accepted_at", "ended_at"):
                 if value[name]:
                     date = datetime.fromisoformat(value[name].replace("Z", "+00:00")) - timedelta(weeks=weeks)
                     value[name] = date.isoformat().replace("+00:00", "Z")
-            connection.execute(
-                "UPDATE xcom SET value = ? WHERE dag_id = ? AND task_id = ? AND key = 'datatile'",
-                (json.dumps(value), dag_id, task_id),
-            )
+            table, condition = _where(connection).split(" WHERE ", 1)
+            connection.execute(f"UPDATE {table} SET value = ? WHERE {condition}", (json.dumps(value), key))

@@ -309,7 +309,7 @@ def test_what_waits_for_a_person(airflow, page, errors, copies):
     expect(rows_of(inside)).to_contain_text("waiting for a person")
 
 
-def test_five_thousand_tasks(airflow, page, errors, copies, record_property):
+def test_five_thousand_tasks(airflow, page, errors, copies):
     failed = {"state": "failed", "code": "job-failed", "rows": None}
     copies(
         *(
@@ -329,16 +329,16 @@ def test_five_thousand_tasks(airflow, page, errors, copies, record_property):
         page.frames[1].evaluate("name => performance.getEntriesByName(name)[0].startTime", name) / 1000
         for name in ("table", "charts")
     )
-    record_property("seconds until the table, of the page", round(table, 2))
-    record_property("seconds until the table, with Airflow's UI", round(whole, 2))
-    record_property("seconds until the charts", round(charts, 2))
-    assert table < 2
+    assert table < 2, f"{table:.2f} s after the start of the page, {whole:.2f} s with Airflow's UI"
+    assert charts < 60
     expect(frame(page).locator("#range")).to_have_text(re.compile(r"1 to 50 of 100. The newest 100 of 5\d{3} tasks"))
     frame(page).get_by_role("button", name="Older").click()
     frame(page).get_by_role("button", name="Older").click()
     expect(frame(page).locator("#range")).to_have_text(re.compile(r"101 to 150 of 200"))
     frame(page).get_by_label("State").select_option("failed")
-    expect(rows_of(frame(page))).to_have_count(50)
+    # Two of a hundred failed, and the wave of the study.
+    expect(frame(page).locator("#range")).to_have_text(re.compile(r"1 to 50 of 100. The newest 100 of 101 tasks"))
+    expect(rows_of(frame(page)).filter(has_text="failed")).to_have_count(50)
     shoot(page, "uploads-page-many")
 
 

@@ -16,6 +16,8 @@ function place(row) {
 }
 
 function state(row) {
+  // Whether the job has succeeded too is in the summary.
+  if (row.summary === undefined && row.state === "accepted") return "…";
   const { words, tone } = STATES[row.state];
   return element("span", { class: `state ${tone}` }, element("span", { "aria-hidden": "true" }, ICONS[tone]), `\u00a0${words}`);
 }
