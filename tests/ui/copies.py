@@ -43,7 +43,8 @@ def copy_tasks(database: Path, dag_id: str, task_id: str, changes: list[dict[str
             if change.get("summary") is not None:
                 stored = {**value, **change["summary"], "job": change["summary"].get("job", f"job-{number}")}
                 key = {"task_id": task_id, "map_index": -1, "key": "datatile", "dag_run_id": number, **place}
-                table = "xcom" if _has(connection, "xcom") else "xcom_v1"
+                key |= {"id": uuid.uuid4().hex, "task_instance_id": instance["id"]}
+                table = "xcom" if _has(connection, "xcom") else "xcom_v2"
                 _insert(connection, table, {**key, "value": json.dumps(stored), "timestamp": ended})
 
 
@@ -77,11 +78,15 @@ def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> 
 def remove_copies(database: Path) -> None:
     """Remove the runs that :func:`copy_tasks` has added, with their tasks."""
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        xcom = "xcom" if _has(connection, "xcom") else "xcom_v1"
-        for table in ("hitl_detail", xcom, "task_instance", "dag_run"):
-            where = "ti_id IN (SELECT id FROM task_instance WHERE {})" if table == "hitl_detail" else "{}"
-            copied = "run_id IN (SELECT run_id FROM dag_run WHERE conf LIKE '%copied%')"
-            connection.execute(f"DELETE FROM {table} WHERE {where.format(copied)}")
+        copied = "run_id IN (SELECT run_id FROM dag_run WHERE conf LIKE '%copied%')"
+        tasks = f"IN (SELECT id FROM task_instance WHERE {copied})"
+        if _has(connection, "xcom"):
+            connection.execute(f"DELETE FROM xcom WHERE {copied}")
+        else:
+            connection.execute(f"DELETE FROM xcom_v2 WHERE task_instance_id {tasks}")
+        connection.execute(f"DELETE FROM hitl_detail WHERE ti_id {tasks}")
+        for table in ("task_instance", "dag_run"):
+            connection.execute(f"DELETE FROM {table} WHERE {copied}")
 
 
 def set_state(database: Path, old: str, new: str) -> list[str]:
