@@ -15,6 +15,20 @@ _DATABASES = [
         "to_openlineage_converter": "datatile_provider.assets.uris.convert_asset_to_openlineage",
     }
 ]
+_CONFIG = {
+    "datatile": {
+        "description": "Settings of the DATATILE provider.",
+        "options": {
+            "page": {
+                "description": "Whether the menu of the UI has the page DATATILE (Airflow 3.1 and later).\n",
+                "version_added": "0.1.0",
+                "type": "boolean",
+                "example": None,
+                "default": "True",
+            }
+        },
+    }
+}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -39,6 +53,8 @@ def get_provider_info() -> dict[str, Any]:
             {"name": "datatile_upload", "class-name": "datatile_provider.decorators.datatile.datatile_upload_task"}
         ],
         "asset-uris": _DATABASES,
+        # The plugin with the page is an entry point; see pyproject.toml.
+        "config": _CONFIG,
         # Read by Airflow 3.2 and later.
         "cli": ["datatile_provider.cli.commands.airflow_commands"],
         # Airflow 2 calls assets datasets.

@@ -23,6 +23,8 @@ AIRFLOW_VERSION = tuple(int(part) for part in __version__.split(".")[:2])
 AIRFLOW_2 = AIRFLOW_VERSION < (3, 0)
 #: Whether the triggerer renders a trigger's templates and can store XComs.
 TRIGGERER_RENDERS = AIRFLOW_VERSION >= (3, 3)
+#: Whether a plugin can add a page to the menu of the UI.
+HAS_PAGES = AIRFLOW_VERSION >= (3, 1)
 
 if AIRFLOW_VERSION >= (3, 2):
     from airflow.sdk.exceptions import AirflowTaskTerminated as AirflowTaskTerminated

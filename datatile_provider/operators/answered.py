@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 from datatile_provider.api import errors
@@ -23,6 +24,7 @@ class AnsweredAttempt(UploadAttempt):
     def answered(self, question: Question, event: Any) -> str:
         """Do what a person answered about an upload of unknown outcome, and return the job's id."""
         self._accepted, self._text = Accepted.ASKED, question.text
+        self._summary = self._summary.recalled(self._context["ti"], self._task.task_id)
         record = self._read()
         with contextlib.suppress(Exception):  # any XCom backend's; if a trigger fails later, the task then fails too
             self._context["ti"].xcom_push(key=ASKED, value="")
@@ -57,6 +59,7 @@ class AnsweredAttempt(UploadAttempt):
             except errors.DatatileError as e:
                 self._task.log.warning("%s", e.report("continuing with that job nevertheless"))
         self.accept(job, question.text)
+        self._summary = replace(self._summary, state="accepted", code="", message="", job=job.id)
         if not job.id:
             self._push_job_id(job)
             return self._done(job)
@@ -65,6 +68,7 @@ class AnsweredAttempt(UploadAttempt):
         self._push_job_id(job)
         config = hook.get_conn().server
         push_links(self._task, self._context, config, job.id)
+        self._summary = self._summary.at(config, job.id)
         if job.state.failed:
             raise job_error(config, job)
         return self._wait(job, question.server)

@@ -173,12 +173,14 @@ class UploadAttempt(GuardedUpload):
             begun = pendulum.now("UTC").format("YYYY-MM-DD HH:mm:ss [UTC]")
             self._text = f"{upload}\nstarted {begun}\nProcessing log: {server.processing_log_url}"
             self._state.write(Phase.SENDING, self._text, sent)
+            self._summary = self._summary.sending(server, upload, uploader.failures + 1, time.time())
             self._accepted = Accepted.MAYBE
 
         while not (job := uploader.attempt(before)):
             self._before_retry(uploader, deadline)
             uploader.pause()
         self.accept(job, self._text)
+        self._summary = self._summary.accepted(server, job, time.time())
         sent = replace(sent, sha256=content.hexdigest())
         self._remember(lambda: self._state.write(Phase.ACCEPTED, self._text, sent, job.id))
         self._push_job_id(job)
@@ -209,10 +211,13 @@ class UploadAttempt(GuardedUpload):
         self._task.log.info("Resuming job %s, which an earlier attempt started:\n%s", record.job_id, record.text)
         job, server = Job(record.job_id), record.sent.server
         self.accept(job, record.text)
+        known: dict[str, Any] = {"job": job.id, "server": server, "file": record.sent.name, "size": record.sent.size}
+        self._summary = replace(self._summary, state="accepted", **known)
         hook = DatatileHook(self._task.datatile_conn_id)
         try:
             config = hook.get_conn().server
             push_links(self._task, self._context, config, job.id)
+            self._summary = self._summary.at(config, job.id)
             job = hook.get_job(job.id, server=server)
             if job.state.failed:
                 # One response is not enough to send the file again.
@@ -245,6 +250,7 @@ class UploadAttempt(GuardedUpload):
         task, self.job = self._task, job
         if not task.wait_for_completion:
             return self._done(job)
+        self._summary.push(self._context["ti"], task.log)
         if task.deferrable:
             defer_wait(
                 task,
@@ -265,6 +271,7 @@ class UploadAttempt(GuardedUpload):
             self._state.read()
         job = job_of(event, self.job.id if self.job else None)
         self._task.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
+        self._summary = self._summary.recalled(self._context["ti"], self._task.task_id)
         return self._done(job)
 
     def _done(self, job: Job) -> str:
@@ -286,6 +293,7 @@ class UploadAttempt(GuardedUpload):
 
     def _succeeded(self, job: Job) -> str:
         self.job = job
+        self._summary.ended(job, time.time()).push(self._context["ti"], self._task.log)
         if self._task.outlets:
             from datatile_provider.assets.datatile import describe_outlets
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from datatile_provider.failure_policy import (
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.question import Answer, Question
 from datatile_provider.operators.upload_state import Phase, UploadState
+from datatile_provider.summary import Summary
 from datatile_provider.triggers.datatile import ended
 from datatile_provider.version_compat import cannot_ask
 
@@ -60,6 +62,7 @@ class GuardedUpload:
         self._accepted = Accepted.NO
         self._text = ""
         self._on_unknown = OnUnknown.RESEND if task.action == Action.RELOAD.value else task.on_unknown
+        self._summary = Summary("upload", action=task.action, target=task.target_hash, file=task.file_name)
 
     @property
     def _subject(self) -> str:
@@ -97,6 +100,7 @@ class GuardedUpload:
         if self.answer and failure is Failure.UNKNOWN:
             error = error.extended(str(self.answer))
         self.job = self.job and self.job.ended_by(error)
+        self._push_failure(error)
         text = error.report(subject=subject, steps=rule.next_steps(error))
         if rule.change is StateChange.FORGET:
             self._state.forget()
@@ -144,6 +148,7 @@ class GuardedUpload:
             status=error.status,
         )
         log.warning("%s", asked.report("asking a person"))
+        self._push_failure(error)
         task.question = f"{question.subject}\n\n{question.body}"
         for notifier in task.ask_notifiers:
             try:
@@ -164,6 +169,16 @@ class GuardedUpload:
         if self._accepted is Accepted.ASKED:
             what = f"{name} ended the task after a person had answered"
         return errors.OutcomeUnknownError(what, subject=subject, hint=errors.UNKNOWN_HINT)
+
+    def _push_failure(self, error: errors.DatatileError) -> None:
+        ti = self._context["ti"]
+        try:
+            known = self._summary if self._summary.sent_at else self._summary.recalled(ti, self._task.task_id)
+            known.failed(error, self.job, time.time()).push(ti, self._task.log)
+        except BaseException as e:
+            # Raised instead of the task's own error, it would make Airflow retry, and so maybe send the file again.
+            if not is_retried(e):
+                raise
 
     def accept(self, job: Job | None, text: str = "") -> None:
         """Note that the server has accepted the file, with its job, if it is known, and a text about the upload."""

@@ -29,6 +29,7 @@ from datatile_provider.failure_policy import Accepted, Failure, decide, failure_
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
+from datatile_provider.summary import Summary
 from datatile_provider.triggers.datatile import (
     TRIGGER_TIMEOUT_MARGIN,
     DatatileJobTrigger,
@@ -190,7 +191,7 @@ class DatatileJobSensor(BaseSensorOperator):
         except errors.DatatileError as e:
             if self._wait:
                 metrics.job_ended(self._wait, e)
-            raise self._decided(e) from None
+            raise self._failed(context, e) from None
         if not job:
             return PokeReturnValue(False)
         metrics.job_ended(self._wait)
@@ -250,6 +251,12 @@ class DatatileJobSensor(BaseSensorOperator):
         with contextlib.suppress(Exception):
             self._store(context).set({"version": _SEEN_VERSION, **asdict(seen)})
 
+    def _failed(self, context: Context, error: errors.DatatileError) -> BaseException:
+        decided = self._decided(error)
+        failed = self._summary().failed(error, self._job, time.time(), self._started(context))
+        failed.push(context["ti"], self.log)
+        return decided
+
     def _decided(self, error: errors.DatatileError) -> BaseException:
         """Return what Airflow gets for an error, from the table of ``failure_policy``."""
         self._job = Job(str(self.job_id), JobState.UNKNOWN).ended_by(error)
@@ -274,17 +281,33 @@ class DatatileJobSensor(BaseSensorOperator):
         try:
             job = job_of(event, str(self.job_id))
         except errors.DatatileError as e:
-            raise self._decided(e) from None
+            raise self._failed(context, e) from None
         self.log.info("Job %s succeeded%s", job.id, f": {job.rows:,} rows" if job.rows is not None else "")
         return self._succeeded(context, job)
 
     def _succeeded(self, context: Context, job: Job) -> dict[str, Any]:
         self._job = job
+        ended = self._summary().ended(job, time.time(), started=self._started(context))
+        ended.push(context["ti"], self.log)
         if self.outlets:
             from datatile_provider.assets.datatile import describe_outlets
 
             describe_outlets(self.outlets, context, job)
         return job.as_dict()
+
+    def _summary(self) -> Summary:
+        summary = Summary("wait", job="" if self.job_id is None else str(self.job_id))
+        if self._wait:
+            return summary.at(self._wait.server, summary.job)
+        if self._begun is None:
+            # Resumed after a deferral. An error of the connection must not change the wait's end.
+            with contextlib.suppress(Exception):
+                return summary.at(DatatileHook(self.datatile_conn_id).get_conn().server, summary.job)
+        return summary
+
+    def _started(self, context: Context) -> float | None:
+        begun = getattr(context["ti"], "start_date", None)
+        return self._wait.started if self._wait else begun and begun.timestamp()
 
     def on_kill(self) -> None:
         """Log that the job continues: DATATILE documents no way to cancel it."""

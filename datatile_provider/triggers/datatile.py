@@ -15,6 +15,7 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.links.datatile import addresses
+from datatile_provider.summary import KEY, Summary
 from datatile_provider.version_compat import push_xcom, resume_pause, trigger_timed_out
 
 if TYPE_CHECKING:
@@ -147,8 +148,17 @@ class DatatileJobTrigger(BaseTrigger):
             except Exception as e:  # any XCom backend's
                 self.log.warning("The triggerer could not store the return value, so a worker ends the task: %s", e)
                 return False
+        await self._push_summary(job)
         self.log.info("Job %s succeeded", job.id)
         return True
+
+    async def _push_summary(self, job: Job) -> None:
+        try:
+            server = (await DatatileHook(self.datatile_conn_id).get_conn_async()).server
+            summary = Summary("wait").at(server, job.id).ended(job, time.time(), started=self._started())
+            await push_xcom(self.task_instance, KEY, summary.as_dict())
+        except Exception as e:  # any XCom backend's; also an error of the connection
+            self.log.warning("The summary of the task could not be stored as an XCom: %s", e)
 
     def _started(self) -> float:
         if self.started is not None:

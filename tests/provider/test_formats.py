@@ -16,6 +16,7 @@ from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.question import Answer, Choice, Question
 from datatile_provider.operators.upload_state import Phase, Record
 from datatile_provider.sensors.datatile import DatatileJobSensor, _Seen
+from datatile_provider.summary import Summary
 from datatile_provider.triggers import datatile as triggers
 from datatile_provider.triggers.datatile import DatatileJobTrigger, DatatileRetryTrigger
 from tests.support.task import Store
@@ -106,6 +107,15 @@ def test_the_state_of_a_confirmed_upload(job_id):
             Record.of({**state, "phase": "accepted"})
         with pytest.raises(ValueError, match="job id"):
             Record.of({**stored("upload_state"), "job_id": ""})
+
+
+def test_the_summary_of_a_task():
+    summary = Summary.of(stored("summary"))
+    assert summary
+    assert summary.as_dict() == stored("summary")
+    assert (summary.kind, summary.rows, summary.send_seconds) == ("upload", 944, 2.5)
+    # A later version of the package may add fields.
+    assert Summary.of({**stored("summary"), "more": 1}) == summary
 
 
 def test_the_state_of_a_rescheduled_wait():
