@@ -40,7 +40,7 @@ RUNS = {
     "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench"),
     "study": (
         "tests/system/test_tracking_study.py",
-        "tests/system/test_questions.py",
+        "tests/system/test_answers.py",
         "tests/system/test_airflow2.py",
         "tests/ui/test_connection_form_airflow2.py",
     ),
