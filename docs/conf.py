@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(airflow|aiohttp|collections|datetime|enum|os|pathlib|typing|types)\..*"),
     # A type variable has no documentation.
     (r"py:.*", r"datatile_provider\.api\.errors\._Error"),
-    (r"py:.*", r"Airflow\w+|Asset|Context|PokeReturnValue|TaskDecorator|XComArg|DatasetLike"),
+    (r"py:.*", r"Airflow\w+|Asset|BaseNotifier|Context|HITLUser|PokeReturnValue|TaskDecorator|XComArg|DatasetLike"),
     (r"py:.*", r"Any|BinaryIO|Callable|Exception|Mapping|OSError|Path|ROLES|Sequence|ValueError|timedelta|tuple\[str"),
 ]
 
