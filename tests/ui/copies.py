@@ -98,23 +98,6 @@ def set_state(database: Path, old: str, new: str) -> list[str]:
     return found
 
 
-def ask(database: Path, state: str) -> None:
-    """File a question to a person for the tasks in a state."""
-    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
-    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        for (key,) in connection.execute("SELECT id FROM task_instance WHERE state = ?", (state,)).fetchall():
-            question = {
-                "ti_id": key,
-                "options": '["Send again"]',
-                "subject": "Is the file there?",
-                "multiple": 0,
-                "params": "{}",
-                "params_input": "{}",
-                "created_at": now,
-            }
-            _insert(connection, "hitl_detail", question)
-
-
 def spread_over_weeks(database: Path, dag_id: str) -> None:
     """Move the tasks of a run into the past, a week for each one before the last, with the times of their summaries."""
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
@@ -122,7 +105,7 @@ def spread_over_weeks(database: Path, dag_id: str) -> None:
             "SELECT id, start_date, end_date FROM task_instance WHERE dag_id = ? ORDER BY task_id DESC",
             (dag_id,),
         ).fetchall()
-        for weeks, (key, *dates) in enumerate(tasks):
+        for weeks, (key, *dates) in enumerate(tasks[1:], 1):
             moved = [datetime.fromisoformat(date) - timedelta(weeks=weeks) for date in dates]
             connection.execute(
                 "UPDATE task_instance SET start_date = ?, end_date = ? WHERE id = ?",

@@ -1,4 +1,8 @@
-"""Twelve waves of a tracking study, an upload by a subclass with its wait, and a file name that is HTML."""
+"""
+Twelve waves of a tracking study, and an upload by a subclass with its wait, of a file whose name is HTML.
+
+The response to the last wave is lost, so it asks a person.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,8 @@ with DAG("tracker", schedule=None):
             task_id=f"wave_{number:02}",
             action="append",
             target_hash=TRACKER,
+            datatile_conn_id="datatile_losing" if number == 12 else "datatile_default",
+            on_unknown="ask",
             dataset=f"{DATA}/wave_{number:02}.csv",
             wait_for_completion=True,
             poll_interval=0.2,
