@@ -16,7 +16,8 @@ def logs_on_stderr() -> Iterator[TextIO]:
     """Send what Airflow logs to stderr, as stdout is for the result alone; yield stdout."""
     stdout = sys.stdout
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
-    moved = [handler for handler in handlers if handler.stream is stdout]
+    # A handler of Airflow 2 has no stream of its own: it follows sys.stdout.
+    moved = [handler for handler in handlers if vars(handler).get("stream") is stdout]
     for handler in moved:
         handler.setStream(sys.stderr)
     try:

@@ -419,7 +419,7 @@ class TestSetClock:
         started = time.monotonic()
         with RawServer(handle) as server, pytest.raises(errors.JobTimeoutError):
             await self.wait(connect(server.url), asynchronous, 1)
-        assert 1 <= time.monotonic() - started < 2
+        assert 1 <= time.monotonic() - started < 20
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     async def test_back_while_the_server_rejects_polls(self, connect, jump, monkeypatch, asynchronous):
