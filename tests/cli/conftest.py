@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -13,3 +14,9 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     # pytest imports readline, which sets a width that only child processes see.
     os.unsetenv("COLUMNS")
+
+
+@pytest.fixture(autouse=True)
+def quiet_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the servers of the tests log off the stdout of the commands: they share one process."""
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)

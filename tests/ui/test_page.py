@@ -326,6 +326,8 @@ def test_what_waits_for_a_person(airflow, page, errors):
     inside.get_by_label("State").select_option("person")
     expect(rows_of(inside)).to_have_count(1)
     expect(rows_of(inside)).to_contain_text("wave_12.csv")
+    rows_of(inside).get_by_role("link", name="waiting for a person").click()
+    expect(page.get_by_text("Does DATATILE have this upload?").first).to_be_visible()
 
 
 def test_five_thousand_tasks(airflow, page, errors, copies):

@@ -19,7 +19,10 @@ function state(row) {
   // Whether the job has succeeded too is in the summary.
   if (row.summary === undefined && row.state === "accepted") return "…";
   const { words, tone } = STATES[row.state];
-  return element("span", { class: `state ${tone}` }, element("span", { "aria-hidden": "true" }, ICONS[tone]), `\u00a0${words}`);
+  const shown = row.state === "person"
+    ? link(`${row.pages.task}/required_actions`, words, { title: "Answer the question" })
+    : words;
+  return element("span", { class: `state ${tone}` }, element("span", { "aria-hidden": "true" }, ICONS[tone]), "\u00a0", shown);
 }
 
 function job(row) {
