@@ -133,8 +133,8 @@ def wait_for_answer(
         from airflow.sdk.exceptions import TaskAwaitingInput
 
         return TaskAwaitingInput(method_name=method_name, kwargs=kwargs, timeout=limit)
+    from airflow.providers.common.compat.sdk import TaskDeferred
     from airflow.providers.standard.triggers.hitl import HITLTrigger
-    from airflow.sdk.exceptions import TaskDeferred
     from airflow.sdk.timezone import utcnow
 
     trigger = HITLTrigger(
