@@ -35,7 +35,7 @@ PYTHONS = {
 #: Skipped where there is no such Python. ``uv python install`` and ``pyenv install`` get one.
 OPTIONAL = ("3.3-py3.14",)
 #: Versions with tests of real processes too: the tracking study, the questions, and the tests for Airflow 2 only.
-STUDIED = ("2.11", "3.1", "3.2", "3.3", "3.3-py3.14", "next")
+STUDIED = ("2.11", "3.1", "3.2", "3.3", "next")
 RUNS = {
     "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench"),
     "study": (
