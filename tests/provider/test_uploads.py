@@ -136,6 +136,14 @@ def test_an_upload_of_unknown_outcome_is_not_sent_again(upload, script, action, 
     assert len(server.uploads) == len(OPERATOR_MODES)
 
 
+def test_dag_test_does_not_ask(run, script, survey):
+    server = script(uploads=((504, b""),))
+    outcome = run(DatatileUploadOperator, action="append", target_hash="f00d", dataset=str(survey), on_unknown="ask")
+    outcome.assert_failed(AirflowFailException, "OUTCOME UNKNOWN")
+    assert "The task fails instead of asking: " in outcome.log
+    assert len(server.uploads) == 1
+
+
 def test_a_reload_of_unknown_outcome_is_sent_again(run, script, survey):
     server = script(uploads=((502, b"<h1>Bad gateway</h1>"), ACCEPTED))
     outcome = run(DatatileUploadOperator, action="reload", target_hash="f00d", dataset=str(survey))

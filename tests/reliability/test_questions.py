@@ -200,6 +200,14 @@ class TestAnswers:
         run.outcome.assert_failed(AirflowFailException, "FILE CHANGED")
         assert run.accepted == 0
 
+    @pytest.mark.parametrize("waits", [{}, {"wait_for_completion": True, "deferrable": True}])
+    def test_openlineage_knows_the_answer(self, run, waits):
+        run = run(LOST, on_unknown="ask", answer=its_job, **waits)
+        facets = run.outcome.task.get_openlineage_facets_on_complete(None).run_facets
+        found = facets["datatile_answer"]
+        assert (found.answer, found.answeredBy, found.answeredAt) == ("there", "Ada", "2026-01-05T06:03:10+00:00")
+        assert facets["datatile_job"].jobId == run.outcome.result
+
 
 class TestInterruptions:
     """What is done when the worker, the trigger, a notifier or Airflow itself fails around the question."""

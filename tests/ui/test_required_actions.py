@@ -17,6 +17,7 @@ QUESTION = "datatile_question"
 THERE, NOT_THERE, FAIL = ANSWERS = ("It is there", "It is not there: send it", "Fail the task")
 # Pixels by which the button that hides a panel overlaps it.
 BUTTON = 14
+PICTURES = {THERE: "there", NOT_THERE: "not-there", FAIL: "fail"}
 LOST, NOT_ACCEPTED = "reset_before_response", "reset_after_body"
 
 
@@ -72,4 +73,6 @@ def test_what_follows_an_answer(lab, ask, page, log_picture, answer, state):
     page.goto(lab.address(task))
     said = page.get_by_text(re.compile(f'answered "{answer}"')).first
     expect(said).to_be_visible()
-    log_picture(f"question-{state}" if answer != NOT_THERE else "question-sent")
+    # Below an error is the stack trace, which names this machine's folders.
+    error = page.get_by_test_id("summary-AirflowFailException") if state == "failed" else None
+    log_picture(f"question-{PICTURES[answer]}", until=error)
