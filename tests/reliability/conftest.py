@@ -42,7 +42,7 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
     """
     Run an upload with faults, and with one retry.
 
-    ``when_deferred`` changes the sandbox each time the task is deferred, ``soon`` changes it after 0.3 s. Both then
+    ``when_deferred`` changes the sandbox each time the task is deferred, ``soon`` changes it after 1 s. Both then
     update the connection. ``answer`` returns what a person answers.
     """
 
@@ -78,7 +78,7 @@ def run(wave: Path, connect: Callable[..., None]) -> Callable[..., Run]:
                 answer=lambda: answer(sandbox),
             )
             if soon:
-                threading.Timer(0.3, and_connect, [soon]).start()
+                threading.Timer(1.0, and_connect, [soon]).start()
             outcome = task.run(lambda: and_connect(when_deferred))
             return Run(task, outcome, len(sandbox.uploads()), proxy.log, target)
 

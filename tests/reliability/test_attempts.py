@@ -128,7 +128,7 @@ def test_a_token_that_is_regenerated_while_the_task_waits_for_its_job(run, defer
         delay,
         wait_for_completion=True,
         deferrable=deferrable,
-        processing_seconds=2,
+        processing_seconds=4,
         soon=lambda sandbox: sandbox.regenerate_token(),
     )
     assert run.result == "succeeds; 1 accepted"
