@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
 
 from datatile_provider.api import errors
 from datatile_provider.api.models import OnUnknown
-from datatile_provider.version_compat import AirflowTaskTerminated
+from datatile_provider.version_compat import CLEAR_DISCARDS_STATE, AirflowTaskTerminated
 
 
 class Failure(Flag):
@@ -101,7 +101,10 @@ class Rule(NamedTuple):
 
     def next_steps(self, error: errors.DatatileError) -> str:
         """Return what a person can do after an error of an upload."""
-        return _SEND_STEPS if self.steps == _FIX_AND_SEND_STEPS and not error.hint else self.steps
+        if self.steps == _FIX_AND_SEND_STEPS and not error.hint:
+            return _SEND_STEPS
+        reads_record = self.steps in (_RESUME_STEPS, _COMPARE_STEPS, _MOVED, _ASK_AGAIN_STEPS)
+        return f"{self.steps}\n{_KEEP_STATE_STEPS}" if reads_record and CLEAR_DISCARDS_STATE else self.steps
 
 
 _FIX_AND_SEND_STEPS = "This attempt stored nothing.\nAfter the fix, clear this task: it sends the file."
@@ -126,6 +129,7 @@ _RESUME_SENSOR_STEPS = (
 )
 _POLL_AGAIN_STEPS = "To poll again, clear only this sensor: it sends nothing."
 
+_KEEP_STATE_STEPS = 'Choose "Keep task state and resume" then, or the file is sent again.'
 _ASK_AGAIN_STEPS = "To answer again, clear this task: it asks again, and sends nothing before."
 _MARK_OR_SEND_STEPS = "Clearing this task sends the file again. If the file is there, mark this task success."
 

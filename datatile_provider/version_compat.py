@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: The installed Airflow's major and minor version.
 AIRFLOW_VERSION = tuple(int(part) for part in __version__.split(".")[:2])
 AIRFLOW_2 = AIRFLOW_VERSION < (3, 0)
+#: Whether a person's clear deletes what a task has stored, unless Airflow is told to keep it.
+CLEAR_DISCARDS_STATE = AIRFLOW_VERSION >= (3, 4)
 #: Whether the triggerer renders a trigger's templates and can store XComs.
 TRIGGERER_RENDERS = AIRFLOW_VERSION >= (3, 3)
 #: Whether a plugin can add a page to the menu of the UI.

@@ -165,6 +165,18 @@ def test_the_next_steps_ask_for_a_fix_only_if_the_error_names_one(accepted, hint
     assert expected in rule.next_steps(error)
 
 
+@pytest.mark.parametrize("discards", BOTH)
+def test_the_next_steps_say_how_a_clear_keeps_the_record(monkeypatch, discards):
+    monkeypatch.setattr(failure_policy, "CLEAR_DISCARDS_STATE", discards)
+    found = {rule.steps: rule.next_steps(errors.DatatileError("")) for rule in RULES if rule.steps}
+    kept = {steps for steps, shown in found.items() if "Keep task state and resume" in shown}
+    reading = {
+        steps for steps in found if any(t in steps for t in ("not sent again", "compares", "asks again", "Cleared"))
+    }
+    assert kept == (reading if discards else set())
+    assert len(reading) == 4
+
+
 # The rows applied to a task.
 
 ERRORS = {

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+from packaging.version import Version
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
+
+from tests.support.versions import AIRFLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,12 @@ class AirflowApi:
         self.call("PATCH", _of_map_index(task), json={"new_state": state})
 
     def clear(self, task: TaskInstance) -> None:
-        """Clear a task and queue its run, as a user does in the UI."""
+        """Clear a task, with its stored state kept, and queue its run, as a user does in the UI."""
         task_id = task.task_id if task.map_index < 0 else [task.task_id, task.map_index]
         body = {"dry_run": False, "only_failed": False, "dag_run_id": task.run_id, "task_ids": [task_id]}
+        if Version("3.4.0a0") <= AIRFLOW:
+            # Older versions always keep it.
+            body["keep_task_state"] = True
         self.call("POST", f"dags/{task.dag_id}/clearTaskInstances", json=body)
 
     def question(self, task: TaskInstance) -> dict[str, Any] | None:

@@ -119,6 +119,9 @@ def _from_yaml(text: str) -> Any:
                 raise _too_deep()
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as error:
+        # Newer versions of libyaml have a limit of their own.
+        if "nesting depth" in str(error.problem):
+            raise _too_deep() from None
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise _broken("YAML", f"{error.problem}{line}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
