@@ -309,13 +309,13 @@ def test_texts_that_are_scripts(airflow, page, errors, copies):
 
 
 def test_it_refreshes_itself_while_something_is_in_flight(airflow, page, errors, copies):
-    copies({"days": 0, "state": "deferred", "end_date": None, "summary": {"state": "accepted", "rows": None}})
+    copies({"days": 0, "state": "running", "end_date": None, "summary": {"state": "accepted", "rows": None}})
     inside = open_page(airflow, page)
     expect(inside.locator(".tile").first).to_contain_text("1 processing")
     expect(inside.get_by_text("Refreshes every 5 seconds.")).to_be_visible()
     row = rows_of(inside).first
     expect(row).to_contain_text("processing")
-    (identity,) = set_state(airflow.home / "airflow.db", "deferred", "success")
+    (identity,) = set_state(airflow.home / "airflow.db", "running", "success")
     expect(row).not_to_contain_text("processing", timeout=12_000)
     expect(inside.locator(".tile").first).to_contain_text("0 processing", timeout=12_000)
     assert identity
