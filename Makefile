@@ -27,7 +27,7 @@ help:
 	@echo "make ui           the same, and keep both running, to look around in a browser"
 	@echo "make test         check style and types, and run all tests except those of test-ui, test-system and test-bench"
 	@echo "make test-ui      test a real Airflow in a browser; PICTURES=docs/images updates the screenshots of the docs"
-	@echo "make test-system  test a real Airflow while its processes are killed; takes ten minutes"
+	@echo "make test-system  test a real Airflow while its processes are killed; takes 17 minutes"
 	@echo "make test-matrix  run the tests on each Airflow from 2.11 on and print a table; AIRFLOW=next for only one"
 	@echo "make bench        compare with curl, requests, dbt Cloud, Airbyte … and print the ratios; takes 15 minutes"
 	@echo "make test-bench   run the tests with an S3 server, and a short run of each benchmark"

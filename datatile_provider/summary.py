@@ -112,7 +112,7 @@ class Summary:
             self,
             state="unknown" if unknown or isinstance(error, errors.UploadInterruptedError) else "failed",
             code=error.code,
-            message=text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 1]}…",
+            message=_short(text),
             job=job.id if job else self.job,
             log_url=self.log_url or error.log_url,
             ended_at=_iso(now),
@@ -120,10 +120,9 @@ class Summary:
         return found._processed(started, now)
 
     def _reported(self, job: Job) -> Summary:
-        text = " ".join(job.message.split())
         return replace(
             self,
-            message=text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 1]}…",
+            message=_short(job.message),
             database=job.database or self.database,
             rows=self.rows if job.rows is None else job.rows,
             action=self.action or job.action,
@@ -149,6 +148,12 @@ class Summary:
 
 _FIELDS = {field.name for field in fields(Summary)}
 _NOT_ACCEPTED: dict[str, Any] = {"state": "", "accepted_at": "", "send_seconds": None}
+
+
+def _short(text: str) -> str:
+    """Return a text as one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[: _LONGEST_MESSAGE - 1]}…"
 
 
 def _iso(now: float) -> str:

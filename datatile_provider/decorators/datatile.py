@@ -76,18 +76,10 @@ class DatatileUploadDecoratedOperator(DecoratedOperator, DatatileUploadOperator)
             )
         return str(found)
 
-    def execute_complete(
-        self,
-        context: Context,
-        text: str = "",
-        job_id: str = "",
-        answer: dict[str, str] | None = None,
-        event: Any = None,
-    ) -> str:
-        """Return what the operator returns. The task's page and lineage show the file."""
+    def recall_dataset(self, context: Context) -> None:
+        """Set ``dataset`` to the path that the function has returned in this attempt."""
         with contextlib.suppress(Exception):  # any XCom backend's; the file was sent
             self._recall(context["ti"])
-        return super().execute_complete(context, text, job_id, answer, event)
 
 
 def datatile_upload_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -105,11 +105,10 @@ class UploadAttempt(GuardedUpload):
         :param error: what Airflow says about it.
         :raises OutcomeUnknownError: a question is open; Airflow would retry the task and so send the file again.
         """
-        ti = self._context["ti"]
-        asked = ti.xcom_pull(task_ids=self._task.task_id, key=ASKED, map_indexes=ti.map_index)
-        if asked:
+        if self._on_unknown is OnUnknown.ASK:
             # Asking again would only fail again.
             self._on_unknown = OnUnknown.FAIL
+        if asked := self._pulled(ASKED):
             raise errors.OutcomeUnknownError(
                 f"Airflow could not resume the task after its question: {error}",
                 subject=asked,

@@ -132,6 +132,7 @@ class DatatileUploadOperator(BaseOperator):
         from datatile_provider.operators.answered import AnsweredAttempt
         from datatile_provider.operators.question import Question
 
+        self.recall_dataset(context)
         self._label_mapped_task(context)
         self._attempt = attempt = AnsweredAttempt(self, context)
         with attempt:
@@ -173,6 +174,9 @@ class DatatileUploadOperator(BaseOperator):
         """
         return True
 
+    def recall_dataset(self, context: Context) -> None:
+        """Set ``dataset`` to what this attempt has sent in an earlier process, for messages and lineage."""
+
     def execute_complete(
         self,
         context: Context,
@@ -188,6 +192,7 @@ class DatatileUploadOperator(BaseOperator):
             must not send it again.
         :raises AirflowSensorTimeout: the job was not finished within ``timeout``.
         """
+        self.recall_dataset(context)
         with self._begin(context, answer) as attempt:
             attempt.accept(Job(job_id) if job_id else None, text)
             if not job_id:

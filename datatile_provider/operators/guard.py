@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from datatile_provider.operators.datatile import DatatileUploadOperator
 
 
+_PHASES = {StateChange.REPORTED: Phase.REPORTED, StateChange.WAIT_FAILED: Phase.WAIT_FAILED}
+
+
 def as_job(job: Job | None) -> str:
     """Return " as job …", or ``""`` if its id is not known."""
     return f" as job {job.id}" if job and job.id else ""
-
-
-_PHASES = {StateChange.REPORTED: Phase.REPORTED, StateChange.WAIT_FAILED: Phase.WAIT_FAILED}
 
 
 class GuardedUpload:
@@ -137,7 +137,9 @@ class GuardedUpload:
         )
         try:
             waits = question.file(task, self._context)
-        except Exception as e:  # any error of Airflow, or of a standard provider that is too old
+        except BaseException as e:  # any error of Airflow, or of a standard provider that is too old
+            if not self._may_hide(e):
+                raise
             log.error("The task fails, because Airflow could not ask: %s", e)
             return None
         asked = errors.OutcomeUnknownError(
@@ -153,9 +155,15 @@ class GuardedUpload:
         for notifier in task.ask_notifiers:
             try:
                 notifier(self._context)
-            except Exception as e:  # any notifier's; the question is filed
+            except BaseException as e:  # any notifier's; the question is filed
+                if not self._may_hide(e):
+                    raise
                 log.error("A notifier about the question failed: %s", e)
         return waits
+
+    def _may_hide(self, error: BaseException) -> bool:
+        """Return whether an error around the question must not end the task: Airflow might send the file again."""
+        return isinstance(error, Exception) or (is_retried(error) and not self._state.lasts)
 
     def _ended_by(self, error: BaseException) -> errors.DatatileError:
         """Return the error for an upload that was ended from outside."""
@@ -190,9 +198,20 @@ class GuardedUpload:
 
         :raises OutcomeUnknownError: it can't be read, and Airflow would retry the task and so send the file again.
         """
+        job_id = self._pulled("job_id")
+        if job_id:
+            self.accept(Job(job_id), self._text)
+        return job_id
+
+    def _pulled(self, key: str) -> str:
+        """
+        Return what this attempt has pushed as an XCom in an earlier process, or ``""``.
+
+        :raises OutcomeUnknownError: as for :meth:`accepted_job_id`.
+        """
         ti = self._context["ti"]
         try:
-            job_id = ti.xcom_pull(task_ids=self._task.task_id, key="job_id", map_indexes=ti.map_index)
+            return ti.xcom_pull(task_ids=self._task.task_id, key=key, map_indexes=ti.map_index) or ""
         except Exception as e:  # any XCom backend's
             if self._state.lasts:
                 raise
@@ -201,9 +220,6 @@ class GuardedUpload:
                 subject=self._subject,
                 hint=errors.UNKNOWN_HINT,
             ) from None
-        if job_id:
-            self.accept(Job(job_id), self._text)
-        return job_id or ""
 
     def recall_job(self) -> None:
         """Note the job that this attempt has pushed as an XCom, if any; nothing if it can't be read."""

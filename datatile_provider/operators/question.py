@@ -113,11 +113,11 @@ class Question:
         """The question in Markdown. All that comes from outside is escaped."""
         error = self.failure
         # The link says it better.
-        lines_of_words = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
+        upload_words = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
         link = error.log_url.replace("<", "%3C").replace(">", "%3E")
         words = [
             _escaped(f"{error.what}."),
-            "\n".join(f"- {_escaped(fact)}" for fact in lines_of_words),
+            "\n".join(f"- {_escaped(fact)}" for fact in upload_words),
             f"The server said: {_escaped(error.server_message)}" if error.server_message else "",
             "The task has changed since. **It is there** confirms the earlier upload, and the task then fails, because "
             "its upload of now was not sent."

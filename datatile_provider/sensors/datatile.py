@@ -29,7 +29,6 @@ from datatile_provider.failure_policy import Accepted, Failure, decide, failure_
 from datatile_provider.hooks.datatile import JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.sensors.start_from_trigger import job_id_for_triggerer, may_end_in_triggerer, upload_task_id
-from datatile_provider.summary import Summary
 from datatile_provider.triggers.datatile import (
     TRIGGER_TIMEOUT_MARGIN,
     DatatileJobTrigger,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from datatile_provider.state_store import StateStore
+    from datatile_provider.summary import Summary
 
 #: The key in the state store and the version of its value; see docs/formats.md.
 _SEEN, _SEEN_VERSION = "datatile_wait", 1
@@ -296,6 +296,8 @@ class DatatileJobSensor(BaseSensorOperator):
         return job.as_dict()
 
     def _summary(self) -> Summary:
+        from datatile_provider.summary import Summary
+
         summary = Summary("wait", job="" if self.job_id is None else str(self.job_id))
         if self._wait:
             return summary.at(self._wait.server, summary.job)

@@ -15,7 +15,6 @@ from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.links.datatile import addresses
-from datatile_provider.summary import KEY, Summary
 from datatile_provider.version_compat import push_xcom, resume_pause, trigger_timed_out
 
 if TYPE_CHECKING:
@@ -153,6 +152,8 @@ class DatatileJobTrigger(BaseTrigger):
         return True
 
     async def _push_summary(self, job: Job) -> None:
+        from datatile_provider.summary import KEY, Summary
+
         try:
             server = (await DatatileHook(self.datatile_conn_id).get_conn_async()).server
             summary = Summary("wait").at(server, job.id).ended(job, time.time(), started=self._started())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -256,6 +256,59 @@ class TestInterruptions:
         run = run(LOST, on_unknown="ask")
         run.outcome.assert_failed(AirflowFailException, "OUTCOME UNKNOWN")
         assert "The task fails, because Airflow could not ask: no API server" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("where", ["the question", "a notifier"])
+    def test_a_timeout_while_it_asks_without_a_state_store(self, run, monkeypatch, where):
+        """Airflow would retry the task, and the retry would know nothing of the upload."""
+
+        def time_out(*_: object) -> None:
+            raise AirflowTaskTimeout("60 s")
+
+        monkeypatch.setattr("tests.support.task.HAS_STATE_STORE", False)
+        if where == "the question":
+            monkeypatch.setattr("datatile_provider.operators.question.file_question", lambda *_, **__: time_out())
+        run = run(LOST, on_unknown="ask", answer=its_job, ask_notifiers=[time_out] if where == "a notifier" else [])
+        assert run.accepted == len(run.uploads()) == 1
+        assert run.outcome.attempts == 1
+        if where == "the question":
+            run.outcome.assert_failed(AirflowFailException, "OUTCOME UNKNOWN")
+        else:
+            assert run.outcome.state == "success"
+
+    def test_an_open_question_that_cannot_be_read_without_a_state_store(self, run, monkeypatch):
+        original = DatatileUploadOperator.resume_execution
+
+        def fails(operator: Any, method: str, kwargs: Any, context: Any) -> Any:
+            monkeypatch.setattr(context["ti"], "xcom_pull", unreadable)
+            return original(operator, "__fail__", {"error": "Trigger failure"}, context)
+
+        def unreadable(task_ids: str, key: str, map_indexes: int) -> Any:
+            if key == "asked":
+                raise ConnectionError("no XCom backend")
+
+        monkeypatch.setattr("tests.support.task.HAS_STATE_STORE", False)
+        monkeypatch.setattr(DatatileUploadOperator, "resume_execution", fails)
+        run = run(LOST, on_unknown="ask", answer=lambda _: answer(Choice.FAIL))
+        assert (run.outcome.attempts, run.accepted, len(run.uploads())) == (1, 1, 1)
+        assert run.outcome.state == "failed"
+
+    @pytest.mark.needs_airflow(">=3.3")
+    def test_it_is_there_but_the_task_has_changed_since(self, run, monkeypatch, tmp_path, questions):
+        file = tmp_path / "wave.csv"
+        file.write_text("respondent\n" + "1\n" * 3_000_000)
+        ask, deaths = attempt.UploadAttempt._ask, iter([True])
+
+        def die(upload: Any, error: Any) -> Any:
+            if next(deaths, None):
+                file.write_text("respondent\n" + "2\n" * 3_000_000 + "3\n")
+                raise WorkerKilled
+            return ask(upload, error)
+
+        monkeypatch.setattr("datatile_provider.operators.guard.GuardedUpload._ask", die)
+        run = run(LOST, on_unknown="ask", answer=its_job, dataset=str(file))
+        assert (run.outcome.state, run.outcome.attempts, run.accepted) == ("failed", 2, 1)
+        assert "TASK CHANGED" in str(run.outcome.errors[-1])
+        assert "its upload of now was not sent" in questions[0].body
 
     def test_notifiers(self, run, capsys):
         seen: list[str] = []
