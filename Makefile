@@ -72,7 +72,7 @@ coverage: $(READY)
 	$(BIN)/coverage report
 
 test-bench: $(BENCH_READY)
-	$(BENCH)/bin/python -m pytest -m bench tests/benchmarks tests/hooks
+	$(BENCH)/bin/python -m pytest -m bench tests/benchmarks tests/hooks tests/ledger
 
 bench: $(BENCH_READY)
 	set -e; for name in $(BENCHMARKS); do $(BENCH)/bin/python -m tests.benchmarks.$$name; done

@@ -32,6 +32,7 @@ class Failure(Flag):
     INVALID = auto()  #: Bad input.
     UNKNOWN = auto()  #: The server may have the file or not.
     ANSWER = auto()  #: A person's answer about an unknown outcome can't be used.
+    REPEATED = auto()  #: The same content went to the target before.
     RECORD = auto()  #: The record of an earlier attempt does not fit the task, so a person must decide.
     JOB = auto()  #: The job failed or was cancelled.
     TIMEOUT = auto()  #: The job was not finished in time.
@@ -79,7 +80,8 @@ class Rule(NamedTuple):
     :param failure: the kinds of error.
     :param accepted: whether the server had accepted the file.
     :param store: whether this Airflow has a state store; None for both.
-    :param on_unknown: the task's ``on_unknown``, which for a reload is always ``resend``; None for all.
+    :param on_unknown: the task's ``on_unknown``, which for a reload is always ``resend``; of a repeat, ``ask`` or
+        ``fail`` as its ``on_repeat``; None for all.
     :param airflow: what Airflow does.
     :param change: what happens to the record.
     :param steps: what a person can do next.
@@ -145,6 +147,11 @@ RULES = (
     Rule(_FINAL, _UNSENT, None, None, Airflow.FAILS, _S.FORGET, _FIX_AND_SEND_STEPS),
     Rule(_F.UNKNOWN, _UNSENT, None, OnUnknown.RESEND, Airflow.RETRIES, _S.FORGET),
     Rule(_F.UNKNOWN, _UNSENT | _DOUBT, None, OnUnknown.ASK, Airflow.ASKS),
+    # The body was aborted before its last byte.
+    Rule(_F.REPEATED, _UNSENT, None, OnUnknown.ASK, Airflow.ASKS, _S.FORGET),
+    Rule(_F.REPEATED, _UNSENT, None, None, Airflow.FAILS, _S.FORGET),
+    Rule(_F.REPEATED, _DOUBT, None, OnUnknown.ASK, Airflow.ASKS),
+    Rule(_F.REPEATED, _DOUBT, None, None, Airflow.FAILS),
     Rule(_F.UNKNOWN, _UNSENT | _DOUBT, None, None, Airflow.FAILS, _S.REPORTED),
     Rule(_F.ANSWER, _A.ASKED, True, None, Airflow.FAILS, _S.KEEP, _ASK_AGAIN_STEPS),
     Rule(_F.ANSWER, _A.ASKED, False, None, Airflow.FAILS, _S.KEEP, _MARK_OR_SEND_STEPS),
@@ -188,6 +195,7 @@ _KINDS: tuple[tuple[type[BaseException], Failure], ...] = (
     (errors.AnswerInvalidError, Failure.ANSWER),
     (errors.TaskChangedError, Failure.RECORD),
     (errors.AlreadyUploadedError, Failure.RECORD),
+    (errors.RepeatedUploadError, Failure.REPEATED),
     (errors.StateUnreadableError, Failure.RECORD),
     (errors.ConnectionChangedError, Failure.MOVED),
     (errors.PermanentError, Failure.PERMANENT),

@@ -44,18 +44,21 @@ class DatatileClient:
         dataset: Dataset,
         callback_url: str | None = None,
         on_progress: Callable[[int, int], None] = lambda sent, size: None,
+        before_end: Callable[[], None] = lambda: None,
     ) -> Job:
         """
         Send a file and return the job that processes it.
 
         :param callback_url: where the server pushes the job's transitions.
         :param on_progress: called with the bytes sent and the bytes to send.
+        :param before_end: called before the last bytes, when the whole file was read. Raises to abort the upload.
         :raises TransientError: not accepted; another attempt may succeed.
         :raises PermanentError: not accepted; another attempt changes nothing.
         :raises OutcomeUnknownError: the server may hold the upload.
         """
         server = self._settings.server
-        body = MultipartBody(dataset, {server.callback_field: callback_url} if callback_url else {}, on_progress)
+        fields = {server.callback_field: callback_url} if callback_url else {}
+        body = MultipartBody(dataset, fields, on_progress, before_end)
         try:
             response = self._ask("POST", server.upload_url(upload.action, upload.target_hash), body)
         # The exceptions of requests are OSErrors; a missing CA bundle of the environment raises a plain OSError.

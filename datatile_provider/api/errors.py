@@ -8,13 +8,14 @@ The errors of this provider.
     ├── TransientError
     │   ├── ServerUnreachableError, ServerError, ServerBusyError, RateLimitedError, DestinationBusyError
     │   ├── UnexpectedResponseError, DatasetUnreadableError
-    │   └── ConnectionUnreadableError, StateNotStoredError
+    │   └── ConnectionUnreadableError, StateNotStoredError, LedgerUnusableError
     ├── PermanentError
     │   ├── TokenRefusedError, RoleMissingError
     │   ├── NotFoundError
     │   │   └── NotDatatileError
     │   ├── FileTooLargeError, RedirectedError, UntrustedCertificateError
     │   ├── ConnectionChangedError, DatasetChangedError, TaskChangedError, AlreadyUploadedError
+    │   ├── RepeatedUploadError, LedgerDamagedError
     │   └── StateUnreadableError, AnswerInvalidError
     ├── OutcomeUnknownError
     ├── UploadInterruptedError
@@ -120,6 +121,10 @@ class DatatileError(Exception):
         )
         return [part for part in parts if part]
 
+    def hinting(self: _Error, hint: str) -> _Error:
+        """Return a new error with another hint."""
+        return type(self)(self.what, **{**{name: getattr(self, name) for name in _PARTS}, "hint": hint})
+
     def extended(self: _Error, sentence: str) -> _Error:
         """Return a new error that says one more thing about what happened, as a sentence without its full stop."""
         return type(self)(f"{self.what}.\n{sentence}", **{name: getattr(self, name) for name in _PARTS})
@@ -174,6 +179,10 @@ class StateNotStoredError(TransientError, code="state-not-stored"):
     """Airflow could not store the state of an upload that succeeded; the next attempt resumes it."""
 
 
+class LedgerUnusableError(TransientError, code="ledger-unusable"):
+    """The ledger is away, so it is not known whether the same content went to the target before."""
+
+
 class PermanentError(DatatileError, code="rejected"):
     """The server does not have the upload, and sending it again would change nothing."""
 
@@ -220,6 +229,14 @@ class TaskChangedError(PermanentError, code="task-changed"):
 
 class AlreadyUploadedError(PermanentError, code="already-uploaded"):
     """An earlier attempt succeeded, and Airflow does not show whether the task was cleared since; nothing was sent."""
+
+
+class RepeatedUploadError(PermanentError, code="repeated-upload"):
+    """The same content went to the same target before. The request was aborted, so nothing was accepted."""
+
+
+class LedgerDamagedError(PermanentError, code="ledger-damaged"):
+    """A file of the ledger can't be read, so it is not known whether the same content went to the target before."""
 
 
 class StateUnreadableError(PermanentError, code="state-unreadable"):

@@ -75,6 +75,31 @@ class OnUnknown(str, Enum):
         return cls(value)
 
 
+class OnRepeat(str, Enum):
+    """What follows when the same content went to the same target before."""
+
+    FAIL = "fail"  #: The task fails without retries.
+    ASK = "ask"  #: A person is asked in Airflow.
+    WARN = "warn"  #: The file is sent, with a warning in the log.
+    ALLOW = "allow"  #: The file is sent.
+
+    @classmethod
+    def of(cls, value: str | None, action: str) -> OnRepeat:
+        """
+        Return the member of that name; if there is none, the default of the action.
+
+        :raises InvalidInputError: there is no such member.
+        """
+        if action == Action.RELOAD.value:
+            return cls.ALLOW
+        if value is None:
+            return cls.FAIL if action == Action.APPEND.value else cls.WARN
+        names = [member.value for member in cls]
+        if value not in names:
+            raise errors.InvalidInputError(f"There is no on_repeat={value!r}", hint=f"Use one of: {', '.join(names)}.")
+        return cls(value)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """

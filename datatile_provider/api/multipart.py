@@ -18,6 +18,7 @@ class MultipartBody:
     :param dataset: the file, sent in the part ``dataset`` (documented).
     :param fields: form fields, sent before the file so that the server has them when the file arrives.
     :param on_progress: called after each block with the bytes sent so far and the body's length.
+    :param before_end: called before the last bytes, when the whole file was read. Raises to abort the body.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class MultipartBody:
         dataset: Dataset,
         fields: Mapping[str, str],
         on_progress: Callable[[int, int], None] = lambda sent, size: None,
+        before_end: Callable[[], None] = lambda: None,
     ) -> None:
         boundary = choose_boundary()
         empty_file = (dataset.name, b"", "application/octet-stream")
@@ -34,6 +36,7 @@ class MultipartBody:
         self._head = body.removesuffix(self._tail)
         self._dataset = dataset
         self._on_progress = on_progress
+        self._before_end = before_end
         self.sent = 0
 
     def __len__(self) -> int:
@@ -79,6 +82,7 @@ class MultipartBody:
                 f"The file {self._dataset.location} ended {left:,} bytes short of its reported size",
                 hint="The server accepted nothing. Check whether something writes to the file.",
             )
+        self._before_end()
         yield from self._counted(self._tail)
 
     def _counted(self, block: bytes) -> Iterator[bytes]:

@@ -125,6 +125,13 @@ _StatusCodes = Annotated[
         lambda codes: codes.keys().isdisjoint(NOT_TRUSTED) and set(codes.values()) <= set(MEANINGS),
     ),
 ]
+_Ledger = Annotated[
+    _Text,
+    _otherwise(
+        "it must be a URI such as 'file:///shared/ledger' or 's3://conn_id@bucket/ledger'",
+        re.compile(r"file:///[^\s]+|(?!file:)[a-z0-9]+://[^\s:/?#]+(/[^\s?#]*)?").fullmatch,
+    ),
+]
 
 
 class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
@@ -189,6 +196,17 @@ class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
         {},
         description='The server\'s own HTTP status codes, as a JSON object: `{"400": "busy"}`. '
         f"The meanings are {', '.join(MEANINGS)}. Empty: the usual codes.",
+    )
+    ledger: _Ledger = Field(
+        "",
+        description="URI of a folder or an object store that all tasks share: `file:///shared/ledger` or "
+        "`s3://conn_id@bucket/ledger`. A create or append of content that went to the same target before is then "
+        "noticed, also across runs and DAGs. Empty: no ledger.",
+    )
+    ledger_optional: _Flag = Field(
+        False,
+        title="Send without the ledger",
+        description="Send a create or append with a warning when the ledger can't be used. Otherwise it fails.",
     )
 
     @classmethod

@@ -23,6 +23,8 @@ class Settings:
     :param verify: whether the server's certificate is verified, or the path of the CA bundle to verify it with.
     :param proxies: proxy URLs by scheme (``http``, ``https``); the environment's proxies are used for a missing scheme.
     :param max_upload_bytes: the largest file that is sent, in bytes; None for no limit.
+    :param ledger: the URI of the ledger; ``""`` for none.
+    :param ledger_optional: whether a create or append is sent when the ledger can't be used.
     """
 
     server: ServerConfig
@@ -31,6 +33,8 @@ class Settings:
     verify: bool | str = True
     proxies: Mapping[str, str] = field(default_factory=dict)
     max_upload_bytes: int | None = None
+    ledger: str = ""
+    ledger_optional: bool = False
 
     @classmethod
     def of(
@@ -78,7 +82,16 @@ class Settings:
             status_codes=options.status_codes,
             log_url=options.processing_log_url,
         )
-        return cls(server, token, options.timeout, options.verify, options.proxies, options.max_upload_bytes)
+        return cls(
+            server,
+            token,
+            options.timeout,
+            options.verify,
+            options.proxies,
+            options.max_upload_bytes,
+            options.ledger,
+            options.ledger_optional,
+        )
 
 
 def _server_url(where: str, host: str | None, schema: str | None, port: int | None, allow_http: bool) -> str:

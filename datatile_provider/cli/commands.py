@@ -20,7 +20,7 @@ KNOWN = 0
 MISSING = 1
 #: The arguments or what they name cannot be used.
 UNUSABLE = 2
-_DESCRIPTION = "Learns how a DATATILE server speaks, for the extra of its connection."
+_DESCRIPTION = "Learns how a DATATILE server speaks, and shows what was sent to it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,28 @@ COMMANDS = (
             ),
             Argument(("--json",), {"action": "store_true", "help": "print the whole report as JSON"}),
             Argument(("--hosts",), {"action": "store_true", "help": "name the server in the reports"}),
+        ),
+    ),
+    Command(
+        "ledger",
+        help="List the connection's ledger of uploads, or let a content be sent again",
+        description="list prints a table on stderr, or JSON on stdout; show prints entries as JSON; forget releases "
+        "entries, so that their content may be sent again. Nothing is deleted, but by: forget all --older-than DAYS. "
+        "The exit code is 0 if all is well, 1 if there is no such entry or a file is damaged, 2 if the ledger cannot "
+        "be used.",
+        function="datatile_provider.cli.ledger:run",
+        arguments=(
+            Argument(("do",), {"choices": ["list", "show", "forget"], "help": "what to do"}),
+            Argument(
+                ("entry",),
+                {"nargs": "?", "metavar": "ENTRY", "help": "name of an entry, or the SHA-256 of a content"},
+            ),
+            _CONN_ID,
+            Argument(
+                ("--older-than",),
+                {"type": float, "metavar": "DAYS", "help": "with forget all: delete what is older"},
+            ),
+            Argument(("--json",), {"action": "store_true", "help": "print the list as JSON"}),
         ),
     ),
 )

@@ -21,6 +21,7 @@ from datatile_provider.hooks.dataset import dataset_of
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from datatile_provider.api.settings import Settings
     from datatile_provider.hooks.content import Sha256
     from datatile_provider.hooks.dataset import DatasetLike
     from datatile_provider.hooks.datatile import DatatileHook
@@ -68,6 +69,11 @@ class Uploader:
         hook.log.info("From %s to %s", self.file.location, self._settings.server.url)
 
     @property
+    def settings(self) -> Settings:
+        """The connection."""
+        return self._settings
+
+    @property
     def server(self) -> ServerConfig:
         """The server that the file is sent to."""
         return self._settings.server
@@ -77,17 +83,20 @@ class Uploader:
         """The number of attempts that have failed."""
         return self._retry.failures
 
-    def attempt(self, before: Callable[[], None] = lambda: None) -> Job | None:
+    def attempt(
+        self, before: Callable[[], None] = lambda: None, before_end: Callable[[], None] = lambda: None
+    ) -> Job | None:
         """
         Send the file once. Return its job, or None when another attempt may follow ``error`` after ``delay`` seconds.
 
         :param before: called before the first byte, after the file was checked.
+        :param before_end: called before the last bytes, when the whole file was read. Raises to abort the upload.
         """
         try:
             if self._retry.failures:
                 self.file.check_unchanged()
             before()
-            job = self._send()
+            job = self._send(before_end)
         except errors.DatatileError as e:
             self.error, self.delay = e, self._retry.after(e, time.monotonic())
             return None
@@ -100,18 +109,18 @@ class Uploader:
             self._hook.log.warning("%s", self.error.report(f"next attempt in {math.ceil(self.delay)} s"))
         time.sleep(self.delay)
 
-    def _send(self) -> Job:
+    def _send(self, before_end: Callable[[], None]) -> Job:
         try:
-            return self._request()
+            return self._request(before_end)
         except errors.TokenRefusedError:
             newer = None if self._token_renewed else self._hook.newer_conn(self._settings)
             if newer is None:
                 raise
         self._settings, self._token_renewed = newer, True
         self._hook.log.warning("The server rejected the token. The connection has a newer one: trying it once")
-        return self._request()
+        return self._request(before_end)
 
-    def _request(self) -> Job:
+    def _request(self, before_end: Callable[[], None]) -> Job:
         started = time.monotonic()
         progress = Progress(started)
 
@@ -120,7 +129,8 @@ class Uploader:
                 self._hook.log.info("Sent %s of %s bytes (%.0f %%)", f"{sent:,}", f"{size:,}", 100 * sent / size)
 
         with metrics.upload(self.file.size):
-            job = DatatileClient(self._settings).upload(self.upload, self.file, self._callback_url, on_progress)
+            client = DatatileClient(self._settings)
+            job = client.upload(self.upload, self.file, self._callback_url, on_progress, before_end)
         took = time.monotonic() - started
         # The rate of a short upload says nothing.
         rate = f" after {took:,.1f} s ({self.file.size / 1e6 / took:,.1f} MB/s)" if took >= 1 else ""

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Job, OnUnknown
+from datatile_provider.api.models import Job, OnRepeat, OnUnknown
 from datatile_provider.api.polling import job_error
 from datatile_provider.failure_policy import Accepted
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.links.datatile import push_links
 from datatile_provider.operators.attempt import UploadAttempt
-from datatile_provider.operators.question import ASKED, Answer, Choice, Question
+from datatile_provider.operators.question import ASKED, SENDS, Answer, Choice, Question
 from datatile_provider.operators.upload_state import Phase, Record
 
 
@@ -26,16 +26,17 @@ class AnsweredAttempt(UploadAttempt):
         self._accepted, self._text = Accepted.ASKED, question.text
         self._summary = self._summary.recalled(self._context["ti"], self._task.task_id)
         record = self._read()
+        self._read_conf()
         with contextlib.suppress(Exception):  # any XCom backend's; if a trigger fails later, the task then fails too
             self._context["ti"].xcom_push(key=ASKED, value="")
         answer = Answer.of(event)
         self.note(answer.as_dict())
         job = f"\njob {answer.job_id}" if answer.job_id else ""
         self._task.log.info("%s%s\n%s", answer, job, question.text)
-        if answer.choice is Choice.NOT_THERE:
+        if answer.choice in SENDS:
             return self._upload(time.time() + self._task.accept_timeout, version=question.file_version or None)
         if answer.choice is Choice.FAIL:
-            self._on_unknown = OnUnknown.FAIL
+            self._on_unknown, self._on_repeat = OnUnknown.FAIL, OnRepeat.FAIL
             raise question.failure
         if question.changed:
             raise errors.TaskChangedError(
@@ -47,7 +48,7 @@ class AnsweredAttempt(UploadAttempt):
 
     def _confirmed(self, answer: Answer, question: Question, record: Record | None) -> str:
         """Continue with the upload that a person has confirmed."""
-        job = Job(answer.job_id)
+        job = Job(answer.job_id or question.job_id)
         hook = DatatileHook(self._task.datatile_conn_id)
         if job.id:
             try:
@@ -59,6 +60,9 @@ class AnsweredAttempt(UploadAttempt):
             except errors.DatatileError as e:
                 self._task.log.warning("%s", e.report("continuing with that job nevertheless"))
         self.accept(job, question.text)
+        if question.entry:
+            self._claim.open(hook.get_conn(), self._subject)
+            self._claim.confirm(question.entry, job.id)
         self._summary = replace(self._summary, state="accepted", code="", message="", job=job.id)
         if not job.id:
             self._push_job_id(job)

@@ -14,14 +14,15 @@ import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Job, OnUnknown
+from datatile_provider.api.models import Action, Job, OnRepeat, OnUnknown
 from datatile_provider.api.polling import job_error
 from datatile_provider.failure_policy import Accepted
 from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.ledger.entry import Phase as LedgerPhase
 from datatile_provider.links.datatile import push_links
 from datatile_provider.operators.first_step import Cleared, Step, comparison_matters, first_step, stop_error
 from datatile_provider.operators.guard import GuardedUpload, as_job
-from datatile_provider.operators.question import ASKED, Answer
+from datatile_provider.operators.question import ASKED, SENDS, Answer
 from datatile_provider.operators.upload_state import Phase, Record, Sent
 from datatile_provider.triggers.datatile import TRIGGER_TIMEOUT_MARGIN, DatatileRetryTrigger, defer_wait, job_of
 
@@ -46,8 +47,10 @@ class UploadAttempt(GuardedUpload):
         :param failures: the number of attempts of this upload that failed before a deferral.
         :param version: the version of the file that those attempts sent.
         """
-        harmless = self._on_unknown is OnUnknown.RESEND
         self._accepted = Accepted.EARLIER
+        self._read_conf()
+        harmless = self._on_unknown is OnUnknown.RESEND
+        repeats = self._on_repeat in (OnRepeat.WARN, OnRepeat.ALLOW)
         record = self._read()
         numbers = self._state.airflow
         # Airflow's own attempts never exceed max_tries, and a clear raises it.
@@ -60,14 +63,16 @@ class UploadAttempt(GuardedUpload):
         if record is None:
             return self._upload(deadline, failures, version)
         cleared = Cleared.since(record.airflow, numbers)
-        server = DatatileHook(self._task.datatile_conn_id).get_conn().server.address
-        differences = record.sent.moved_to(Sent(server, self._task.action, self._task.target_hash))
+        settings = DatatileHook(self._task.datatile_conn_id).get_conn()
+        self._claim.configured = bool(settings.ledger)
+        differences = record.sent.moved_to(Sent(settings.server.address, self._task.action, self._task.target_hash))
         harmless = harmless and not differences
         # A large file is only read when the comparison matters.
         asks = record.phase is Phase.SENDING and self._on_unknown is OnUnknown.ASK
-        if not differences and (asks or comparison_matters(record.phase, cleared, harmless=harmless)):
+        if not differences and (asks or comparison_matters(record.phase, cleared, harmless=harmless, repeats=repeats)):
             differences = self._compare_content(record.sent, cleared)
-        step = first_step(record.phase, cleared, differs=bool(differences), harmless=harmless)
+        step = first_step(record.phase, cleared, differs=bool(differences), harmless=harmless, repeats=repeats)
+        self._claim.reported = record.phase is Phase.REPORTED
         if step is Step.UPLOAD:
             if differences and record.job_id:
                 self._task.log.warning(
@@ -87,6 +92,8 @@ class UploadAttempt(GuardedUpload):
             unsure = "\nIf you have cleared this task, clear it once more: Airflow does not show it."
             raise AirflowFailException(record.text + (unsure if cleared is Cleared.UNSURE else ""))
         self._changed = bool(differences)
+        if step is Step.REPEATED:
+            self._claim.repeated_job = record.job_id
         raise stop_error(step, record, differences)
 
     @property
@@ -141,16 +148,18 @@ class UploadAttempt(GuardedUpload):
         return [] if same else [f"content: before {before.name!r} of {before.size:,} bytes, now {file.location}"]
 
     def _upload(self, deadline: float, failures: int = 0, version: str | None = None) -> str:
-        from datatile_provider.hooks.content import Sha256
+        from datatile_provider.hooks.content import Sha256, sha256_of
         from datatile_provider.hooks.upload import Uploader
 
         self._accepted = Accepted.NO
         task, called, content = self._task, time.time(), Sha256()
         task.find_dataset(self._context)
+        self._claim.confirmed = bool(self.answer and self.answer.choice in SENDS)
         # The time that a function takes to return the path does not count.
         deadline += time.time() - called
+        hook = DatatileHook(task.datatile_conn_id)
         uploader = Uploader(
-            DatatileHook(task.datatile_conn_id),
+            hook,
             task.action,
             task.target_hash,
             task.dataset,
@@ -167,6 +176,8 @@ class UploadAttempt(GuardedUpload):
             server.address, upload.action.value, upload.target_hash, upload.name, upload.size, uploader.file.version
         )
         push_links(task, self._context, server)
+        if task.action != Action.RELOAD.value:
+            self._claim.open(uploader.settings, self._subject)
 
         def before() -> None:
             begun = pendulum.now("UTC").format("YYYY-MM-DD HH:mm:ss [UTC]")
@@ -175,10 +186,26 @@ class UploadAttempt(GuardedUpload):
             self._summary = self._summary.sending(server, upload, uploader.failures + 1, time.time())
             self._accepted = Accepted.MAYBE
 
-        while not (job := uploader.attempt(before)):
+        def before_end() -> None:
+            found = replace(sent, sha256=content.hexdigest())
+            self._claim.make(found, self._text, hook, self._on_repeat, self._on_unknown)
+
+        def attempt() -> Job | None:
+            try:
+                return uploader.attempt(before, before_end)
+            except errors.OutcomeUnknownError:
+                if self._claim.configured and not self._claim.name:
+                    # The response came before the end of the file, so that its hash was not known.
+                    with contextlib.suppress(errors.DatatileError):
+                        sha256_of(uploader.file)
+                        before_end()
+                raise
+
+        while not (job := attempt()):
             self._before_retry(uploader, deadline)
             uploader.pause()
         self.accept(job, self._text)
+        self._claim.note(LedgerPhase.ACCEPTED, job.id)
         self._summary = self._summary.accepted(server, job, time.time())
         sent = replace(sent, sha256=content.hexdigest())
         self._remember(lambda: self._state.write(Phase.ACCEPTED, self._text, sent, job.id))
@@ -191,6 +218,7 @@ class UploadAttempt(GuardedUpload):
             return
         self._accepted = Accepted.NO
         self._state.forget()
+        self._claim.release()
         delay = uploader.delay
         if self._task.deferrable and isinstance(uploader.error, _DEFERRED) and delay > MAX_BACKOFF_IN_WORKER:
             self._task.log.info("%s", uploader.error.report(f"deferred, next attempt in {math.ceil(delay)} s"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from datatile_provider.api.models import Job, OnUnknown
+from datatile_provider.api.models import Job, OnRepeat, OnUnknown
 from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import ACCEPT_TIMEOUT, JOB_TIMEOUT, POLL_INTERVAL, DatatileHook
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink
@@ -49,6 +49,9 @@ class DatatileUploadOperator(BaseOperator):
     :param on_unknown: what follows when the outcome of a create or append is unknown: ``fail``, ``ask`` (a person
         decides in Airflow 3.1 and later; elsewhere like ``fail``) or ``resend`` (the server may then have the data
         twice).
+    :param on_repeat: what follows when the same content went to the same target before: ``fail``, ``ask`` (as for
+        ``on_unknown``), ``warn`` (it is sent, with a warning) or ``allow``. None is ``fail`` for an append and ``warn``
+        for a create. A reload may be sent again. The DAG run's conf ``datatile_on_repeat`` replaces it.
     :param ask_timeout: seconds (or a ``timedelta``) to wait for an answer, then the task fails; None waits without end.
     :param ask_users: the users who may answer, as Airflow's ``HITLOperator`` takes them in ``assigned_users``; None for
         all who may answer in this DAG.
@@ -74,6 +77,7 @@ class DatatileUploadOperator(BaseOperator):
         timeout: float | timedelta = JOB_TIMEOUT,
         accept_timeout: float | timedelta = ACCEPT_TIMEOUT,
         on_unknown: Literal["fail", "ask", "resend"] = "fail",
+        on_repeat: Literal["fail", "ask", "warn", "allow"] | None = None,
         ask_timeout: float | timedelta | None = None,
         ask_users: HITLUser | Sequence[HITLUser] | None = None,
         ask_notifiers: BaseNotifier | Sequence[BaseNotifier] = (),
@@ -91,6 +95,8 @@ class DatatileUploadOperator(BaseOperator):
         self.timeout = seconds("timeout", timeout)
         self.accept_timeout = seconds("accept_timeout", accept_timeout)
         self.on_unknown = OnUnknown.of(on_unknown)
+        self.on_repeat = on_repeat
+        OnRepeat.of(on_repeat, "")
         self.ask_timeout = None if ask_timeout is None else seconds("ask_timeout", ask_timeout)
         self.ask_users = [ask_users] if isinstance(ask_users, dict) else ask_users and list(ask_users)
         self.ask_notifiers = ask_notifiers if isinstance(ask_notifiers, Sequence) else (ask_notifiers,)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from datatile_provider.api import errors
+from datatile_provider.operators.repeats import REPEAT_HINT
 from datatile_provider.operators.upload_state import Numbers, Phase, Record
 
 
@@ -36,6 +37,7 @@ class Step(Enum):
     RETURN = "return the job of an attempt that had succeeded"
     UNKNOWN = "fail: an attempt ended after sending and before its response was known"
     CHANGED = "fail: the accepted upload is not the one that the task would send now"
+    REPEATED = "fail: an earlier attempt has sent the same file, and a person cleared the task"
     UNSURE = "fail: whether a person cleared the task to send it again is not known"
     REPORT_AGAIN = "fail as the attempt before did"
 
@@ -51,12 +53,12 @@ STEPS = {
     # Airflow may retry a task that has ended: the report of its end is lost when the API server is down.
     (Phase.REPORTED, False): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
     (Phase.REPORTED, True): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
-    (Phase.DONE, False): (Step.RETURN, Step.UPLOAD, Step.UNSURE),
+    (Phase.DONE, False): (Step.RETURN, Step.REPEATED, Step.UNSURE),
     (Phase.DONE, True): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
 }
 
 
-def first_step(phase: Phase, cleared: Cleared, *, differs: bool, harmless: bool) -> Step:
+def first_step(phase: Phase, cleared: Cleared, *, differs: bool, harmless: bool, repeats: bool) -> Step:
     """
     Return what an attempt starts with when there is a record.
 
@@ -65,15 +67,20 @@ def first_step(phase: Phase, cleared: Cleared, *, differs: bool, harmless: bool)
     :param differs: whether the task would now send another upload.
     :param harmless: whether this upload may be sent again when its outcome is unknown: a reload, or with
         ``on_unknown="resend"``.
+    :param repeats: whether the same file may be sent again after a clear: a reload, or by ``on_repeat``.
     """
     if phase is Phase.SENDING and harmless:
         return Step.UPLOAD
-    return STEPS[phase, differs][list(Cleared).index(cleared)]
+    step = STEPS[phase, differs][list(Cleared).index(cleared)]
+    return Step.UPLOAD if step is Step.REPEATED and repeats else step
 
 
-def comparison_matters(phase: Phase, cleared: Cleared, *, harmless: bool) -> bool:
+def comparison_matters(phase: Phase, cleared: Cleared, *, harmless: bool, repeats: bool) -> bool:
     """Return whether the first step depends on whether the task would now send another upload."""
-    return len({first_step(phase, cleared, differs=differs, harmless=harmless) for differs in (True, False)}) > 1
+    steps = {
+        first_step(phase, cleared, differs=differs, harmless=harmless, repeats=repeats) for differs in (True, False)
+    }
+    return len(steps) > 1
 
 
 def stop_error(step: Step, record: Record, differences: Sequence[str]) -> errors.DatatileError:
@@ -86,6 +93,12 @@ def stop_error(step: Step, record: Record, differences: Sequence[str]) -> errors
             f"{accepted}.\n{changed}",
             subject=record.text,
             hint="The task's upload of now was not sent. Check that job first.\nTo send it, clear this task.",
+        )
+    if step is Step.REPEATED:
+        return errors.RepeatedUploadError(
+            f"An earlier attempt of this task has sent the same file. It was accepted{as_job}",
+            subject=record.text,
+            hint=REPEAT_HINT,
         )
     if step is Step.UNSURE:
         return errors.AlreadyUploadedError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from datatile_provider.api import errors
-from datatile_provider.api.models import Action, Job, OnUnknown
+from datatile_provider.api.models import Action, Job, OnRepeat, OnUnknown
 from datatile_provider.failure_policy import (
     Accepted,
     Airflow,
@@ -22,7 +22,10 @@ from datatile_provider.failure_policy import (
     is_retried,
 )
 from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.ledger.entry import Phase as LedgerPhase
+from datatile_provider.operators.claim import Claim, owner_of
 from datatile_provider.operators.question import Answer, Question
+from datatile_provider.operators.repeats import unknown_hint
 from datatile_provider.operators.upload_state import Phase, UploadState
 from datatile_provider.summary import Summary
 from datatile_provider.triggers.datatile import ended
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from datatile_provider.operators.datatile import DatatileUploadOperator
+
+
+#: The key of a DAG run's conf that replaces the task's ``on_repeat``.
+ON_REPEAT_CONF = "datatile_on_repeat"
 
 
 def as_job(job: Job | None) -> str:
@@ -59,6 +66,8 @@ class GuardedUpload:
         self._accepted = Accepted.NO
         self._text = ""
         self._on_unknown = OnUnknown.RESEND if task.action == Action.RELOAD.value else task.on_unknown
+        self._on_repeat = OnRepeat.of(task.on_repeat, task.action)
+        self._claim = Claim(owner_of(context), task.log)
         self._summary = Summary("upload", action=task.action, target=task.target_hash, file=task.file_name)
 
     @property
@@ -82,7 +91,12 @@ class GuardedUpload:
         else:
             return error
         rule = self._rule(failure)
+        if failure is Failure.UNKNOWN:
+            self._claim.note(LedgerPhase.UNKNOWN)
         if rule.airflow is Airflow.ASKS and isinstance(error, errors.DatatileError):
+            if rule.change is StateChange.FORGET:
+                self._state.forget()
+                self._accepted = Accepted.NO
             if waits := self._ask(error):
                 return waits
             rule = self._rule(failure, can_ask=False)
@@ -94,11 +108,15 @@ class GuardedUpload:
         elif self._accepted is Accepted.YES:
             # A job's error names the job alone.
             subject = f"{self._subject}\njob {self.job.id}" if self.job and self.job.id else self._subject
+        if self._claim.configured and error.hint == errors.UNKNOWN_HINT:
+            error = error.hinting(unknown_hint(self._claim.name, can_ask=not cannot_ask()))
         if self.answer and failure is Failure.UNKNOWN:
             error = error.extended(str(self.answer))
         self.job = self.job and self.job.ended_by(error)
         self._push_failure(error)
         text = error.report(subject=subject, steps=rule.next_steps(error))
+        if failure is Failure.JOB or (rule.change is StateChange.FORGET and failure is not Failure.UNKNOWN):
+            self._claim.release()
         if rule.change is StateChange.FORGET:
             self._state.forget()
         elif rule.change is StateChange.REPORTED:
@@ -107,6 +125,10 @@ class GuardedUpload:
 
     def _rule(self, failure: Failure, *, can_ask: bool = True) -> Rule:
         on_unknown = self._on_unknown
+        if failure is Failure.REPEATED:
+            on_unknown = OnUnknown.ASK if self._on_repeat is OnRepeat.ASK else OnUnknown.FAIL
+        elif self._claim.asks:
+            on_unknown = OnUnknown.ASK
         if on_unknown is OnUnknown.ASK and not can_ask:
             on_unknown = OnUnknown.FAIL
         return decide(failure, self._accepted, store=self._state.lasts, on_unknown=on_unknown)
@@ -130,6 +152,9 @@ class GuardedUpload:
             known.sent.version if known and self._accepted is Accepted.MAYBE else "",
             self._changed,
             {**ended(error), "log_url": log_url},
+            isinstance(error, errors.RepeatedUploadError),
+            self._claim.repeated_job,
+            self._claim.name,
         )
         try:
             waits = question.file(task, self._context)
@@ -221,6 +246,15 @@ class GuardedUpload:
         """Note the job that this attempt has pushed as an XCom, if any; nothing if it can't be read."""
         with contextlib.suppress(Exception):  # any XCom backend's
             self.accepted_job_id()
+
+    def _read_conf(self) -> None:
+        """
+        Let the DAG run's conf decide about a repeat.
+
+        :raises InvalidInputError: it has another value than those of ``on_repeat``.
+        """
+        conf = getattr(self._context.get("dag_run"), "conf", None) or {}
+        self._on_repeat = OnRepeat.of(conf.get(ON_REPEAT_CONF, self._task.on_repeat), self._task.action)
 
     def _remember(self, write: Callable[[], None]) -> None:
         try:

@@ -33,14 +33,22 @@ class Choice(str, Enum):
 
     THERE = "It is there"
     NOT_THERE = "It is not there: send it"
+    AGAIN = "Send it again"
     FAIL = "Fail the task"
 
 
-#: What a person must know to answer, as Markdown.
+#: The answers after which the file is sent.
+SENDS = (Choice.NOT_THERE, Choice.AGAIN)
+#: What a person must know to answer, as Markdown: about an unknown outcome, and about a repeat.
 _CHOICE_WORDS = f"""\
 - **{Choice.THERE.value}**: nothing is sent. With the job's id, the task continues with that job. Without it, the task
   succeeds without a job, so a sensor behind it can't wait.
 - **{Choice.NOT_THERE.value}**: the file is sent. Choose this too if its job failed.
+- **{Choice.FAIL.value}**: nothing is sent, and the task fails."""
+_REPEAT_WORDS = f"""\
+- **{Choice.THERE.value}**: nothing is sent. The task continues with the job of the earlier upload, or with the one that
+  you name.
+- **{Choice.AGAIN.value}**: the file is sent. DATATILE then has its data twice.
 - **{Choice.FAIL.value}**: nothing is sent, and the task fails."""
 
 
@@ -55,6 +63,9 @@ class Question:
         another one now.
     :param changed: whether the task would now send another upload than the one in doubt.
     :param error: what the task fails with if nobody confirms the upload, as the event of an error.
+    :param repeat: whether the same content was sent before. Otherwise the outcome is unknown.
+    :param job_id: the job of the earlier upload; ``""`` if it is not known.
+    :param entry: the name of the ledger's entry of the upload in doubt; ``""`` if there is none.
     """
 
     text: str
@@ -62,6 +73,9 @@ class Question:
     file_version: str
     changed: bool
     error: Mapping[str, Any]
+    repeat: bool = False
+    job_id: str = ""
+    entry: str = ""
 
     def file(self, task: DatatileUploadOperator, context: Context) -> BaseException:
         """Ask, and return the exception with which the task waits for the answer."""
@@ -69,7 +83,11 @@ class Question:
         question = {
             "subject": self.subject,
             "body": self.body,
-            "options": [choice.value for choice in Choice],
+            "options": [
+                Choice.THERE.value,
+                (Choice.AGAIN if self.repeat else Choice.NOT_THERE).value,
+                Choice.FAIL.value,
+            ],
             "defaults": [Choice.FAIL.value],
             "multiple": False,
             "params": _form(),
@@ -92,7 +110,7 @@ class Question:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Question:
         """Return the question of a task's stored arguments."""
-        return cls(**{field.name: stored[field.name] for field in fields(cls)})
+        return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON values; :meth:`of` reads them."""
@@ -106,7 +124,8 @@ class Question:
     @property
     def subject(self) -> str:
         """The headline."""
-        return f"Does DATATILE have this upload? {self.text.splitlines()[0]}"
+        asked = "Send this file again?" if self.repeat else "Does DATATILE have this upload?"
+        return f"{asked} {self.text.splitlines()[0]}"
 
     @property
     def body(self) -> str:
@@ -128,7 +147,7 @@ class Question:
             else "Look for this upload in DATATILE's processing log, then answer.",
             # Airflow keeps the text of a task's first question.
             "If this task has asked before, its log has the time of its latest upload.",
-            _CHOICE_WORDS,
+            _REPEAT_WORDS if self.repeat else _CHOICE_WORDS,
         ]
         return "\n\n".join(filter(None, words))
 

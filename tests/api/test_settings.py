@@ -154,6 +154,12 @@ VALID: dict[str, list[tuple[Any, Any]]] = {
         ('{"http": "http://p"}', {"http": "http://p"}),
     ],
     "max_upload_bytes": [(5, 5), ("7", 7)],
+    "ledger": [
+        ("file:///shared/ledger", "file:///shared/ledger"),
+        (" s3://aws_default@bucket/a/b ", "s3://aws_default@bucket/a/b"),
+        ("gs://bucket", "gs://bucket"),
+    ],
+    "ledger_optional": [(True, True), ("false", False)],
 }
 INVALID: dict[str, list[Any]] = {
     "allow_http": [1, "yes", [], TOKEN],
@@ -175,6 +181,8 @@ INVALID: dict[str, list[Any]] = {
     "callback_field": [1, "a b"],
     "rows_field": [1, "a..b"],
     "database_field": [[], "."],
+    "ledger": [1, "/shared/ledger", "file://shared/ledger", "s3://user:secret@bucket", "s3://", "https://a/b?c"],
+    "ledger_optional": [1, "yes"],
     "status_codes": [
         1,
         TOKEN,

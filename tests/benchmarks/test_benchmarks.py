@@ -18,6 +18,7 @@ EXPECTED = {
     },
     "store": {"ours", "s3fs's own file", "download, then upload", "the slower link alone"},
     "imports": {"ours", "Airbyte", "dbt Cloud"},
+    "ledger": {"without", "hash", "hash and ledger"},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from datatile_provider.api import errors
 from datatile_provider.api.models import Job
 from datatile_provider.api.states import JobState
+from datatile_provider.ledger.entry import Entry
+from datatile_provider.ledger.entry import Phase as EntryPhase
 from datatile_provider.operators.datatile import DatatileUploadOperator
 from datatile_provider.operators.question import Answer, Choice, Question
 from datatile_provider.operators.upload_state import Phase, Record
@@ -91,11 +94,23 @@ def test_a_question():
     assert type(question.failure) is errors.OutcomeUnknownError
 
 
+def test_a_question_of_an_earlier_version():
+    early = {name: value for name, value in stored("question").items() if name not in ("repeat", "job_id", "entry")}
+    assert Question.of(early) == replace(Question.of(stored("question")), entry="")
+
+
+def test_an_entry_of_the_ledger():
+    entry = Entry.read(json.dumps(stored("ledger_entry")).encode())
+    assert json.loads(entry.as_bytes()) == stored("ledger_entry")
+    assert (entry.phase, entry.owner.dag_id, entry.size) == (EntryPhase.ACCEPTED, "tracker", 586)
+    assert [phase.value for phase in EntryPhase] == ["claimed", "unknown", "accepted", "released"]
+
+
 def test_an_answer():
     answer = Answer.stored(stored("answer"))
     assert answer == Answer(Choice.THERE, "Ada", "2026-01-05T06:20:00+00:00", "5f0c1d")
     assert answer.as_dict() == stored("answer")
-    assert [choice.name.lower() for choice in Choice] == ["there", "not_there", "fail"]
+    assert [choice.name.lower() for choice in Choice] == ["there", "not_there", "again", "fail"]
 
 
 @pytest.mark.parametrize("job_id", ["5f0c1d", ""])

@@ -65,6 +65,8 @@ EXPECTED = {
     (Failure.UNKNOWN, Accepted.EARLIER): [(FAILS, REPORTED), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
     (Failure.UNKNOWN, Accepted.ASKED): [(FAILS, REPORTED), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
     (Failure.ANSWER, Accepted.ASKED): [(FAILS, KEEP)],
+    (Failure.REPEATED, Accepted.MAYBE): [(FAILS, FORGET), (ASKS, FORGET), (FAILS, FORGET)] * 2,
+    (Failure.REPEATED, Accepted.EARLIER): [(FAILS, KEEP), (ASKS, KEEP), (FAILS, KEEP)] * 2,
     (Failure.RECORD, Accepted.ASKED): [(FAILS, REPORTED)],
     (Failure.RECORD, Accepted.EARLIER): [(FAILS, REPORTED)],
     (Failure.JOB, Accepted.YES): [(FAILS, REPORTED)],
@@ -186,6 +188,7 @@ ERRORS = {
     Failure.UNKNOWN: errors.OutcomeUnknownError,
     Failure.ANSWER: errors.AnswerInvalidError,
     Failure.RECORD: errors.TaskChangedError,
+    Failure.REPEATED: errors.RepeatedUploadError,
     Failure.JOB: errors.JobFailedError,
     Failure.TIMEOUT: errors.JobTimeoutError,
     Failure.EXECUTION_TIMEOUT: errors.ExecutionTimeoutError,
@@ -223,7 +226,8 @@ def test_a_row_applied_to_an_upload(failure, accepted, store, on_unknown, outcom
     with pytest.raises(BaseException) as caught, upload:  # noqa: PT011 - SystemExit is not an Exception
         raise error
     # Nothing can be asked here.
-    does, change = (FAILS, REPORTED) if outcome[0] == ASKS else outcome
+    unasked = (FAILS, outcome[1] if failure is Failure.REPEATED else REPORTED)
+    does, change = unasked if outcome[0] == ASKS else outcome
     if does == AS_RAISED:
         assert caught.value is error
     elif failure is Failure.EXECUTION_TIMEOUT and does == RETRIES:
@@ -380,6 +384,7 @@ ERROR_NAMES = {
     Failure.INVALID: "bad input",
     Failure.UNKNOWN: "outcome unknown",
     Failure.ANSWER: "a person's answer can't be used",
+    Failure.REPEATED: "the same content went there before",
     Failure.RECORD: "the record does not fit the task",
     Failure.JOB: "the job failed or was cancelled",
     Failure.TIMEOUT: "the job was not finished in time",
@@ -421,6 +426,7 @@ CLEAR_NAMES = {
 #: Where a rule has no steps of its own: the error's hint says it, or the next attempt decides.
 CLEAR_NAMES_WITHOUT_STEPS: dict[Failure, str] = {
     Failure.UNKNOWN: "sends the file: look for the upload first",
+    Failure.REPEATED: "finds the same again",
     Failure.RECORD: "sends the file: the error says what to check",
     Failure.NOT_STORED: "resumes the job",
     Failure.INVALID: "polls again",
@@ -471,6 +477,7 @@ STEP_NAMES = {
     Step.RETURN: "returns the job id, uploads nothing",
     Step.UNKNOWN: "fails: *unknown*",
     Step.CHANGED: "fails: names the job and the difference",
+    Step.REPEATED: "fails: names the job, or as `on_repeat` says",
     Step.UNSURE: "fails: asks for another clear",
     Step.REPORT_AGAIN: "fails again with the same message",
 }

@@ -39,7 +39,7 @@ RECORD = Record(Phase.ACCEPTED, "append of a wave", SENT, "job-1", Numbers(2, 1,
 STEPS = {
     (Phase.ACCEPTED, "same"): (Step.RESUME, Step.RESUME, Step.RESUME),
     (Phase.ACCEPTED, "other"): (Step.CHANGED, Step.CHANGED, Step.CHANGED),
-    (Phase.DONE, "same"): (Step.RETURN, Step.UPLOAD, Step.UNSURE),
+    (Phase.DONE, "same"): (Step.RETURN, Step.REPEATED, Step.UNSURE),
     (Phase.DONE, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
     (Phase.REPORTED, "same"): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
     (Phase.REPORTED, "other"): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
@@ -50,11 +50,14 @@ STEPS = {
 
 @pytest.mark.parametrize(("phase", "upload"), list(product(Phase, ["same", "other"])))
 @pytest.mark.parametrize("harmless", [False, True])
-def test_the_first_step(phase, upload, harmless):
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_first_step(phase, upload, harmless, repeats):
     for cleared, expected in zip((Cleared.NO, Cleared.YES, Cleared.UNSURE), STEPS[phase, upload], strict=True):
         if harmless and phase is Phase.SENDING:
             expected = Step.UPLOAD
-        step = first_step(phase, cleared, differs=upload == "other", harmless=harmless)
+        if repeats and expected is Step.REPEATED:
+            expected = Step.UPLOAD
+        step = first_step(phase, cleared, differs=upload == "other", harmless=harmless, repeats=repeats)
         assert step is expected
 
 
@@ -98,9 +101,11 @@ def test_the_numbers_of_an_attempt(max_tries, try_number, dag_run, expected):
 
 def test_the_file_is_read_only_if_the_first_step_depends_on_it():
     """A large file is not read for nothing, and one that can't be read does not hide an error that was reported."""
-    found = {case for case in product(Phase, Cleared) if comparison_matters(*case, harmless=False)}
+    found = {case for case in product(Phase, Cleared) if comparison_matters(*case, harmless=False, repeats=True)}
     unless_cleared = {(Phase.DONE, Cleared.NO), (Phase.DONE, Cleared.UNSURE)}
     assert found == {*product([Phase.ACCEPTED], Cleared), *unless_cleared}
+    found = {case for case in product(Phase, Cleared) if comparison_matters(*case, harmless=False, repeats=False)}
+    assert found == {*product((Phase.ACCEPTED, Phase.DONE), Cleared)}
 
 
 def test_a_record_round_trip():

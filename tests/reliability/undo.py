@@ -234,12 +234,12 @@ FIXES = (
     fix(
         "14b",
         "an append of unknown outcome is forgotten when the task becomes a reload",
-        (ATTEMPT, "harmless = self._harmless and not differences", "harmless = self._harmless"),
+        (ATTEMPT, "harmless = harmless and not differences", "pass"),
     ),
     fix(
         "14c",
         "a record without its job's id is accepted",
-        (UPLOAD_STATE, "if found.phase in _WITH_JOB:", "if False:"),
+        (UPLOAD_STATE, "if found.phase in _WITH_JOB and not confirmed:", "if False:"),
     ),
     fix(
         "15a",

@@ -141,7 +141,12 @@ class RealAirflow:
 
     def worker_pids(self, task: TaskInstance) -> list[int]:
         """Return the pids that run a task: that of its supervisor, and the task's own."""
-        return [p.pid for p in self._sessions["scheduler"].processes_with(str(task.id))]
+        processes = self._sessions["scheduler"].processes_with
+        if AIRFLOW.major == 2:
+            # Its executor runs one task at a time. The names of its processes do not hold the map index.
+            found = [processes(words) for words in ("airflow tasks run ", "airflow task runner: ")]
+            return [one[-1].pid for one in found if one]
+        return [p.pid for p in processes(str(task.id))]
 
     def files_with(self, text: str) -> set[str]:
         """Return the names of the files in the home, including the database, that contain a text."""

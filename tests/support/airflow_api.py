@@ -186,6 +186,8 @@ class AirflowApi:
         """Clear a task, with its stored state kept, and queue its run, as a user does in the UI."""
         task_id = task.task_id if task.map_index < 0 else [task.task_id, task.map_index]
         body = {"dry_run": False, "only_failed": False, "dag_run_id": task.run_id, "task_ids": [task_id]}
+        # The default of Airflow 3.
+        body["reset_dag_runs"] = True
         if Version("3.4.0a0") <= AIRFLOW:
             # Older versions always keep it.
             body["keep_task_state"] = True

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, BaseOperator, TaskDeferred
@@ -93,6 +94,9 @@ class Instance:
     """The part of a task instance that operators use."""
 
     id = "0197a2a0-0000-7000-8000-000000000001"
+    dag_id = "tracker"
+    run_id = "manual__2026-01-05"
+    task_id = "upload"
     map_index = -1
     next_method: str | None = None
 
@@ -170,6 +174,7 @@ class Task:
         self._make = make
         self._answer = answer
         self.ti = Instance(retries)
+        self.conf: dict[str, Any] = {}
         self.store = Store()
         self.deferrals: list[str] = []
         self.limits: list[timedelta | None] = []
@@ -177,7 +182,8 @@ class Task:
 
     @property
     def context(self) -> Any:
-        return {"ti": self.ti, "task_state_store": self.store} if HAS_STATE_STORE else {"ti": self.ti}
+        context: Any = {"ti": self.ti, "dag_run": SimpleNamespace(conf=self.conf)}
+        return {**context, "task_state_store": self.store} if HAS_STATE_STORE else context
 
     def clear(self) -> None:
         """Clear the task, as a user does in the UI."""

@@ -36,6 +36,7 @@ INPUT = {
     "rows_field": "result.cases",
     "database_field": "result.target",
     "status_codes": '{"400": "busy"}',
+    "ledger": "s3://aws_default@surveys/ledger",
     "proxies": '{"http": "http://127.0.0.1:9"}',
 }
 TOKEN = "0f3a9c2b7d4e5f61"
@@ -58,6 +59,8 @@ SETTINGS = Settings(
     verify=False,
     proxies={"http": "http://127.0.0.1:9"},
     max_upload_bytes=5_000_000,
+    ledger="s3://aws_default@surveys/ledger",
+    ledger_optional=True,
 )
 
 
@@ -131,11 +134,11 @@ def test_every_field_reaches_the_hook(form, stored):
     fill(form, connection_id="datatile_all", host="datatile.example.com", port=8080, schema="http", password=TOKEN)
     form.get_by_role("button", name=EXTRA_FIELDS).click()
     fill(form, **{f"element_{name}": value for name, value in INPUT.items()})
-    # The only switch: "Allow HTTP".
-    form.locator("input[type=checkbox]").locator("xpath=..").click()
+    for switch in ("allow_http", "ledger_optional"):
+        form.locator(f"input[type=checkbox][name=element_{switch}]").locator("xpath=..").click()
     save(form)
     found = stored("datatile_all")
-    assert set(json.loads(found["extra"])) == {*INPUT, "allow_http"} == set(OPTIONS)
+    assert set(json.loads(found["extra"])) == {*INPUT, "allow_http", "ledger_optional"} == set(OPTIONS)
     assert settings_of(found) == SETTINGS
 
 

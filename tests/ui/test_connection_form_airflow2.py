@@ -53,7 +53,8 @@ def test_the_form_has_the_fields_of_datatile_only(form, picture):
 def test_every_field_reaches_the_hook(form, airflow, tmp_path):
     fill(form, conn_id="datatile_all", host="datatile.example.com", port=8080, schema="http", password=TOKEN)
     fill(form, **{f"extra__datatile__{name}": value for name, value in INPUT.items()})
-    form.locator("[name=extra__datatile__allow_http]").check()
+    for switch in ("allow_http", "ledger_optional"):
+        form.locator(f"[name=extra__datatile__{switch}]").check()
     form.get_by_role("button", name="Save").click()
     expect(form.get_by_text("Added Row")).to_be_visible()
     file = tmp_path / "connections.json"
