@@ -23,6 +23,7 @@ class Settings:
     :param verify: whether the server's certificate is verified, or the path of the CA bundle to verify it with.
     :param proxies: proxy URLs by scheme (``http``, ``https``); the environment's proxies are used for a missing scheme.
     :param max_upload_bytes: the largest file that is sent, in bytes; None for no limit.
+    :param max_connections: the most connections of an event loop for polls.
     """
 
     server: ServerConfig
@@ -31,6 +32,7 @@ class Settings:
     verify: bool | str = True
     proxies: Mapping[str, str] = field(default_factory=dict)
     max_upload_bytes: int | None = None
+    max_connections: int = 100
 
     @classmethod
     def of(
@@ -78,7 +80,15 @@ class Settings:
             status_codes=options.status_codes,
             log_url=options.processing_log_url,
         )
-        return cls(server, token, options.timeout, options.verify, options.proxies, options.max_upload_bytes)
+        return cls(
+            server,
+            token,
+            options.timeout,
+            options.verify,
+            options.proxies,
+            options.max_upload_bytes,
+            options.max_connections,
+        )
 
 
 def _server_url(where: str, host: str | None, schema: str | None, port: int | None, allow_http: bool) -> str:

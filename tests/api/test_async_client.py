@@ -14,7 +14,7 @@ from typing import Any
 import certifi
 import pytest
 
-from datatile_provider.api import async_client, errors
+from datatile_provider.api import async_client, concurrency, errors, poll_queue
 from datatile_provider.api.async_client import connected
 from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.models import Job
@@ -352,7 +352,7 @@ async def test_polls_of_cancelled_waits_are_not_sent():
             assert (await last.get_job("7")).state is JobState.RUNNING
             assert time.monotonic() - started < 0.5
             await asyncio.sleep(0.2)
-            assert len(polled) == async_client.MAX_CONNECTIONS + 1
+            assert len(polled) == concurrency.FEW + 1
 
 
 async def test_a_poll_is_sent_again_for_a_wait_that_starts_while_the_last_one_is_cancelled():
@@ -366,13 +366,11 @@ async def test_a_poll_is_sent_again_for_a_wait_that_starts_while_the_last_one_is
 
 
 async def test_hanging_polls_never_take_the_connections_of_new_ones(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 0.1)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 2)
-    monkeypatch.setattr(async_client, "MAX_POLLS", 10)
-    monkeypatch.setattr(async_client, "MAX_SLOW", 4)
+    monkeypatch.setattr(poll_queue, "SLOW", 0.1)
+    monkeypatch.setattr(concurrency, "FEW", 2)
     polled: list[str] = []
     with RawServer(hanging(polled)) as server:
-        settings = settings_for(server.url, timeout=20)
+        settings = settings_for(server.url, timeout=20, max_connections=10)
 
         async def wait(number: int) -> None:
             async with connected(settings) as client:
@@ -397,11 +395,10 @@ async def test_hanging_polls_never_take_the_connections_of_new_ones(monkeypatch)
 
 
 async def test_a_poll_cancelled_for_others_reports_it(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 0.2)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(async_client, "MAX_POLLS", 2)
+    monkeypatch.setattr(poll_queue, "SLOW", 0.2)
+    arguments = {"timeout": 20, "max_connections": 2}
     with RawServer(hanging([])) as server:
-        polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", timeout=20)) for number in range(3)]
+        polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", **arguments)) for number in range(3)]
         done, _ = await asyncio.wait(polls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         (error,) = (task.result() for task in done)
         assert type(error) is errors.ServerUnreachableError
@@ -412,8 +409,8 @@ async def test_a_poll_cancelled_for_others_reports_it(monkeypatch):
 
 
 async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 0.2)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(poll_queue, "SLOW", 0.2)
+    monkeypatch.setattr(concurrency, "FEW", 1)
     polled: list[str] = []
     with RawServer(hanging(polled)) as server:
         settings = settings_for(server.url)
@@ -428,8 +425,8 @@ async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
 
 
 async def test_a_wait_does_not_queue_forever_for_its_last_poll(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 60)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(poll_queue, "SLOW", 60)
+    monkeypatch.setattr(concurrency, "FEW", 1)
     monkeypatch.setattr(async_client, "LAST_POLL_TIMEOUT", 0.3)
     with RawServer(hanging([])) as server:
         poll = asyncio.create_task(failure(server.url, "hangs"))
