@@ -3,8 +3,8 @@ How many polls of one server may be outstanding at a time: an adaptive concurren
 
 The limit follows AIMD with a slow start, as TCP's congestion control does:
 
-- It starts at a few. It grows only while polls queue for longer than 0.1 s: it doubles with each round of responses, and by one once
-  it was lowered.
+- It starts at a few. It grows only while polls queue for longer than 0.1 s: it doubles with each round of responses,
+  and grows by one once it was lowered.
 - 503 halves it. So does 429; after several in a row, no poll is sent for a while.
 - A round whose median latency is more than twice that of the few lowers it by a quarter.
 - Every minute, a limit that is not used halves, and one that the latency had lowered is measured afresh.

@@ -1,0 +1,53 @@
+"""
+How late a job's end is seen when the server takes 1, 50 or 200 ms to respond.
+
+"8 connections" sets the option ``max_connections`` to that number, which was once the fixed limit.
+"""
+
+from __future__ import annotations
+
+from tests.benchmarks import report
+from tests.benchmarks.crowd import Crowd, measure
+from tests.benchmarks.waits import environment
+
+OURS, FIXED = "ours", "8 connections"
+LATENCIES = (0.001, 0.05, 0.2)
+#: The number of waits, the seconds between their polls, and the seconds after which the first job ends.
+SIZES = ((1000, 5.0, 30.0), (5000, 30.0, 75.0))
+_LATEST, _MEDIAN = "latest, in intervals", "median, in intervals"
+
+
+def main() -> None:
+    options = report.options(__doc__, runs=1)
+    result = report.Report("latency", "How late the end of a job is seen", options, libraries=["aiohttp"])
+    sizes, latencies = ([(200, 2.0, 6.0)], [0.2]) if options.quick else (SIZES, LATENCIES)
+    with environment():
+        for _ in range(options.runs):
+            for waits, interval, settles in sizes:
+                for latency in latencies:
+                    _compare(result, Crowd(waits, interval, latency, settles=settles, ends=interval, window=interval))
+    result.note(
+        "The time from a job's end to the response that shows it, in intervals; the latest of all jobs, and the median. "
+        "A gap between polls is up to 1.1 intervals. The jobs end evenly over one interval, when the waits have passed "
+        "their quick first polls. Both variants run at the same time, each with its own server. http, one process."
+    )
+    result.finish()
+
+
+def _compare(result: report.Report, crowd: Crowd) -> None:
+    name = f"{crowd.waits:,} waits, every {crowd.interval:g} s, {1000 * crowd.latency:g} ms"
+    fixed = Crowd(crowd.waits, crowd.interval, crowd.latency, 8, crowd.settles, crowd.ends, crowd.window)
+    for variant, found in zip((OURS, FIXED), measure(crowd, fixed), strict=True):
+        shown = {
+            _LATEST: (found["latest"], ""),
+            _MEDIAN: (found["median late"], ""),
+            "connections": (found["connections"], ""),
+            "polls a second": (found["polls a second"], ""),
+        }
+        result.add(name, variant, **shown)
+    result.limit(name, _LATEST, OURS, under=1.2)
+    result.ratio(name, _LATEST, OURS, FIXED, at_least=None, lower=True)
+
+
+if __name__ == "__main__":
+    main()
