@@ -181,10 +181,14 @@ class AsyncDatatileClient:
 
     async def _ask(self, poll: Poll, url: str, limit: float) -> Response:
         settings, pool = self._settings, self._shared.queue.limit
+        headers = {"token": settings.token}
+        if pool.surplus:
+            pool.surplus -= 1
+            headers["Connection"] = "close"
         async with self._shared.session.get(
             # It is quoted already.
             URL(url, encoded=True),
-            headers={"token": settings.token},
+            headers=headers,
             allow_redirects=False,
             proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(CONNECT_TIMEOUT, limit)),
@@ -194,9 +198,6 @@ class AsyncDatatileClient:
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
                 body += block
             received = Response.of(response.status, body[: MAX_POLL_BYTES + 1], response.headers, settings.token)
-            if pool.surplus:
-                pool.surplus -= 1
-                response.close()
             return logged("GET", url, received)
 
 

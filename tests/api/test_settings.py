@@ -154,6 +154,7 @@ VALID: dict[str, list[tuple[Any, Any]]] = {
         ('{"http": "http://p"}', {"http": "http://p"}),
     ],
     "max_upload_bytes": [(5, 5), ("7", 7)],
+    "max_connections": [(2, 2), ("1000", 1000)],
 }
 INVALID: dict[str, list[Any]] = {
     "allow_http": [1, "yes", [], TOKEN],
@@ -202,6 +203,7 @@ INVALID: dict[str, list[Any]] = {
         {"http": "http://a..b"},
         [],
     ],
+    "max_connections": [0, 1, 1001, 2.5, True, "many", TOKEN, []],
     "max_upload_bytes": [0, -5, 1.5, True, "1e9", TOKEN, "9" * 5_000, []],
 }
 ATTRIBUTES = {"processing_log_url": "log_url"}

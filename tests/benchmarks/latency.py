@@ -27,9 +27,10 @@ def main() -> None:
                 for latency in latencies:
                     _compare(result, Crowd(waits, interval, latency, settles=settles, ends=interval, window=interval))
     result.note(
-        "The time from a job's end to the response that shows it, in intervals; the latest of all jobs, and the median. "
-        "A gap between polls is up to 1.1 intervals. The jobs end evenly over one interval, when the waits have passed "
-        "their quick first polls. Both variants run at the same time, each with its own server. http, one process."
+        "The time from a job's end to the response that shows it, in intervals: the latest of all jobs, and the "
+        "median. A gap between polls is up to 1.1 intervals. The jobs end evenly over one interval, when the waits "
+        "have passed their quick first polls. Both variants run at the same time, each with its own server. http, one "
+        "process."
     )
     result.finish()
 

@@ -25,6 +25,7 @@ EXTRA_FIELDS = re.compile("^Extra Fields$")
 INPUT = {
     "timeout": "60",
     "max_upload_bytes": "5000000",
+    "max_connections": "40",
     "processing_log_url": "https://datatile.example.com/log/{job_id}",
     "verify": "false",
     "api_path": "api/v3",
@@ -58,6 +59,7 @@ SETTINGS = Settings(
     verify=False,
     proxies={"http": "http://127.0.0.1:9"},
     max_upload_bytes=5_000_000,
+    max_connections=40,
 )
 
 
