@@ -49,7 +49,7 @@ class ConcurrencyLimit:
     limit: int = field(init=False)
     few: int = field(init=False)
     resumes: float = field(init=False)  #: When polls may be sent again. In the past, unless the server is too fast.
-    surplus: int = field(init=False, default=0)  #: The number of connections to close, as the limit was lowered.
+    surplus: int = field(init=False, default=0)  #: The number of connections to close. The latency closes none.
     _changed: float = field(init=False)
     _reconsidered: float = field(init=False)
     _threshold: int = field(init=False)  # Below it, the limit doubles.
@@ -91,7 +91,7 @@ class ConcurrencyLimit:
     def overloaded(self, sent: float, now: float) -> None:
         """Note a 503. A gateway may respond so for some jobs only, so the few polls are always sent."""
         if sent >= self._changed and self.limit > self.few:
-            self._lower(REJECTED_FACTOR, self.few, now)
+            self._reject(self.few, now)
 
     def too_fast(self, sent: float, now: float, retry_after: float | None) -> None:
         """
@@ -101,7 +101,7 @@ class ConcurrencyLimit:
         """
         self._in_a_row += 1
         if sent >= self._changed and self.limit > 1:
-            self._lower(REJECTED_FACTOR, 1, now)
+            self._reject(1, now)
         if self._in_a_row >= IN_A_ROW and sent >= self.resumes:
             self.resumes = now + min(self._pause if retry_after is None else retry_after, MAX_RETRY_AFTER)
             self._pause = min(2 * self._pause, MAX_PAUSE)
@@ -120,7 +120,9 @@ class ConcurrencyLimit:
         if due and (self._slowed or not self._used):
             # Below the old limit it doubles again, if that is needed.
             self._threshold = self.limit if self._slowed else self.most
-            self._set(self.few if self._slowed else max(self.few, self.limit // 2), now)
+            limit = self.few if self._slowed else max(self.few, self.limit // 2)
+            self.surplus += self.limit - limit
+            self._set(limit, now)
         elif self.limit > self.few and latency > SLOWER * self._base:
             self._lower(SLOWER_FACTOR, self.few, now)
             self._slowed = True
@@ -131,6 +133,11 @@ class ConcurrencyLimit:
         if due:
             self._reconsidered, self._used, self._slowed = now, False, False
 
+    def _reject(self, lowest: int, now: float) -> None:
+        before = self.limit
+        self._lower(REJECTED_FACTOR, lowest, now)
+        self.surplus += before - self.limit
+
     def _lower(self, factor: float, lowest: int, now: float) -> None:
         self._threshold = max(lowest, int(factor * self.limit))
         self._set(self._threshold, now)
@@ -139,6 +146,7 @@ class ConcurrencyLimit:
         # A response to a poll that was sent before says nothing about the new limit.
         if limit != self.limit:
             self._changed = now
-            self.surplus = max(0, self.surplus + self.limit - limit)
+        if limit > self.limit:
+            self.surplus = 0
         self.limit, self._needed = limit, False
         self._latencies.clear()

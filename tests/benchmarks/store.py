@@ -28,8 +28,12 @@ SLOWER = "the slower link alone"
 MEMORY = 48
 
 
-def streamed(url: str, ahead: bool) -> dict[str, float]:
-    """Send the object as the operator does, or from the file that s3fs opens."""
+def streamed(url: str, ahead: bool, starts: float = 0.0) -> dict[str, float]:
+    """
+    Send the object as the operator does, or from the file that s3fs opens.
+
+    :param starts: when, in seconds since the epoch.
+    """
     from airflow.sdk import ObjectStoragePath
 
     from datatile_provider.hooks.dataset import dataset_of
@@ -38,6 +42,7 @@ def streamed(url: str, ahead: bool) -> dict[str, float]:
     # A worker loads the store's libraries and makes its client only once.
     with path.open("rb") as file:
         file.read(1)
+    time.sleep(max(0.0, starts - time.time()))
 
     def send() -> None:
         dataset = dataset_of(path)
