@@ -142,7 +142,7 @@ async def _all_polled(crowd: Crowd, started: float) -> float:
     from datatile_provider.api import async_client
 
     while time.monotonic() - started < crowd.settles:
-        (shared,) = list(async_client._sessions[asyncio.get_running_loop()].values()) or [None]
+        shared = next(iter(async_client._sessions[asyncio.get_running_loop()].values()), None)
         if shared and len(shared.polls) >= crowd.waits and all(poll.job.done() for poll in list(shared.polls.values())):
             break
         await asyncio.sleep(0.1)

@@ -15,7 +15,7 @@ def main() -> None:
     options = report.options(__doc__, runs=1)
     result = report.Report("growth", "The cost of many waits in one event loop", options, libraries=["aiohttp"])
     sizes = ((100, 1), (100, 2)) if options.quick else SIZES
-    interval, settles, window = (2.0, 8.0, 3.0) if options.quick else (30.0, 130.0, 40.0)
+    interval, settles, window = (2.0, 8.0, 3.0) if options.quick else (30.0, 100.0, 30.0)
     case = f"every {interval:g} s, 50 ms"
     with environment():
         for _ in range(options.runs):
