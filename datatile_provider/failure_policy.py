@@ -70,7 +70,6 @@ class StateChange(Enum):
     KEEP = "kept"
     FORGET = "deleted"
     REPORTED = "`reported`"
-    WAIT_FAILED = "`wait_failed`"
 
 
 class Rule(NamedTuple):
@@ -103,7 +102,7 @@ class Rule(NamedTuple):
         """Return what a person can do after an error of an upload."""
         if self.steps == _FIX_AND_SEND_STEPS and not error.hint:
             return _SEND_STEPS
-        reads_record = self.steps in (_RESUME_STEPS, _COMPARE_STEPS, _MOVED, _ASK_AGAIN_STEPS)
+        reads_record = self.steps in (_RESUME_STEPS, _COMPARE_STEPS, _ASK_AGAIN_STEPS)
         return f"{self.steps}\n{_KEEP_STATE_STEPS}" if reads_record and CLEAR_DISCARDS_STATE else self.steps
 
 
@@ -115,7 +114,6 @@ _REPLACE_STEPS = (
 )
 _RESUME_STEPS = "The file was accepted.\nTo resume the wait, clear this task: the file is not sent again."
 _SENDS_AGAIN_STEPS = "The file was accepted, and the job may continue.\nClearing this task sends the file again."
-_MOVED = "The file was accepted.\nThen clear this task. Cleared before that, it sends the file to the new server."
 _CONTINUES_STEPS = (
     "The job continues in DATATILE.\n"
     "It succeeds: mark this task success. It does not: clear this task, which sends the file again."
@@ -159,12 +157,11 @@ RULES = (
     Rule(_F.OUTSIDE, _A.MAYBE | _A.ASKED, False, None, Airflow.FAILS),
     # The server has accepted it.
     Rule(_F.JOB, _A.YES, None, None, Airflow.FAILS, _S.REPORTED, _REPLACE_STEPS),
-    Rule(_F.MOVED, _A.YES, None, None, Airflow.FAILS, _S.WAIT_FAILED, _MOVED),
-    Rule(_F.TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT, _S.WAIT_FAILED, _RESUME_STEPS),
+    Rule(_F.TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT, _S.KEEP, _RESUME_STEPS),
     Rule(_F.TIMEOUT, _A.YES, False, None, Airflow.TIMES_OUT, _S.KEEP, _SENDS_AGAIN_STEPS),
     Rule(_F.EXECUTION_TIMEOUT, _A.YES, True, None, Airflow.TIMES_OUT_AND_RETRIES, _S.KEEP, _RESUME_STEPS),
     Rule(_F.EXECUTION_TIMEOUT, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _SENDS_AGAIN_STEPS),
-    Rule(_IN_WAIT, _A.YES, True, None, Airflow.FAILS, _S.WAIT_FAILED, _RESUME_STEPS),
+    Rule(_IN_WAIT, _A.YES, True, None, Airflow.FAILS, _S.KEEP, _RESUME_STEPS),
     Rule(_IN_WAIT, _A.YES, False, None, Airflow.FAILS, _S.KEEP, _SENDS_AGAIN_STEPS),
     Rule(_F.NOT_STORED, _A.YES, True, None, Airflow.RETRIES),
     Rule(_F.OUTSIDE, _A.YES, True, None, Airflow.AS_RAISED),

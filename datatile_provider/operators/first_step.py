@@ -45,11 +45,9 @@ class Step(Enum):
 STEPS = {
     (Phase.SENDING, False): (Step.UNKNOWN, Step.UNKNOWN, Step.UNKNOWN),
     (Phase.SENDING, True): (Step.UNKNOWN, Step.UNKNOWN, Step.UNKNOWN),
-    # No error has named that job yet.
+    # The worker may have died before its error named that job, so a clear alone does not send another file.
     (Phase.ACCEPTED, False): (Step.RESUME, Step.RESUME, Step.RESUME),
     (Phase.ACCEPTED, True): (Step.CHANGED, Step.CHANGED, Step.CHANGED),
-    (Phase.WAIT_FAILED, False): (Step.RESUME, Step.RESUME, Step.RESUME),
-    (Phase.WAIT_FAILED, True): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
     # Airflow may retry a task that has ended: the report of its end is lost when the API server is down.
     (Phase.REPORTED, False): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
     (Phase.REPORTED, True): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),

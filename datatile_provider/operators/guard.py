@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from datatile_provider.operators.datatile import DatatileUploadOperator
 
 
-_PHASES = {StateChange.REPORTED: Phase.REPORTED, StateChange.WAIT_FAILED: Phase.WAIT_FAILED}
-
-
 def as_job(job: Job | None) -> str:
     """Return " as job …", or ``""`` if its id is not known."""
     return f" as job {job.id}" if job and job.id else ""
@@ -104,9 +101,8 @@ class GuardedUpload:
         text = error.report(subject=subject, steps=rule.next_steps(error))
         if rule.change is StateChange.FORGET:
             self._state.forget()
-        elif rule.change is not StateChange.KEEP:
-            phase = _PHASES[rule.change]
-            self._remember(lambda: self._state.advance(phase, text if phase is Phase.REPORTED else None))
+        elif rule.change is StateChange.REPORTED:
+            self._remember(lambda: self._state.advance(Phase.REPORTED, text))
         return rule.error(text)
 
     def _rule(self, failure: Failure, *, can_ask: bool = True) -> Rule:

@@ -24,12 +24,11 @@ class Phase(str, Enum):
 
     SENDING = "sending"  #: It is being sent; whether the server has it is not known yet.
     ACCEPTED = "accepted"  #: The server responded with a job.
-    WAIT_FAILED = "wait_failed"  #: The task failed without knowing how the job ends, and its error named the job.
     DONE = "done"  #: The task returned the job.
     REPORTED = "reported"  #: The task failed with an unknown outcome or an unsuccessful job, and its error said so.
 
 
-_WITH_JOB = (Phase.ACCEPTED, Phase.WAIT_FAILED, Phase.DONE)
+_WITH_JOB = (Phase.ACCEPTED, Phase.DONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def test_the_state_of_an_upload():
     record = Record.of(stored("upload_state"))
     assert record.as_dict() == stored("upload_state")
     assert (record.phase, record.job_id, record.sent.size) == (Phase.ACCEPTED, "5f0c1d", 586)
-    assert [phase.value for phase in Phase] == ["sending", "accepted", "wait_failed", "done", "reported"]
+    assert [phase.value for phase in Phase] == ["sending", "accepted", "done", "reported"]
 
 
 def test_a_question():

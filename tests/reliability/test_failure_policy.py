@@ -41,7 +41,7 @@ from tests.support.versions import HAS_STATE_STORE
 
 DOCS = Path(__file__).parents[2] / "docs"
 FAILS, RETRIES, AS_RAISED, TIMES_OUT, ASKS = "fails", "retries", "as raised", "times out", "asks"
-KEEP, FORGET, REPORTED, WAIT_FAILED = "kept", "deleted", "reported", "wait_failed"
+KEEP, FORGET, REPORTED = "kept", "deleted", "reported"
 BOTH = (False, True)
 
 #: What Airflow does and what happens to the record, with a state store and without, each for `resend`, `ask` and
@@ -50,16 +50,16 @@ EXPECTED = {
     (Failure.TRANSIENT, Accepted.NO): [(RETRIES, FORGET)],
     (Failure.TRANSIENT, Accepted.MAYBE): [(RETRIES, FORGET)],
     (Failure.TRANSIENT, Accepted.EARLIER): [(RETRIES, KEEP)],
-    (Failure.TRANSIENT, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.TRANSIENT, Accepted.YES): [(FAILS, KEEP)],
     (Failure.TRANSIENT, Accepted.WAITING): [(RETRIES, KEEP)],
     (Failure.PERMANENT, Accepted.NO): [(FAILS, FORGET)],
     (Failure.PERMANENT, Accepted.MAYBE): [(FAILS, FORGET)],
     (Failure.PERMANENT, Accepted.EARLIER): [(FAILS, KEEP)],
-    (Failure.PERMANENT, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.PERMANENT, Accepted.YES): [(FAILS, KEEP)],
     (Failure.PERMANENT, Accepted.WAITING): [(FAILS, KEEP)],
     (Failure.INVALID, Accepted.NO): [(FAILS, FORGET)],
     (Failure.INVALID, Accepted.EARLIER): [(FAILS, KEEP)],
-    (Failure.INVALID, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.INVALID, Accepted.YES): [(FAILS, KEEP)],
     (Failure.INVALID, Accepted.WAITING): [(FAILS, KEEP)],
     (Failure.UNKNOWN, Accepted.MAYBE): [(RETRIES, FORGET), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
     (Failure.UNKNOWN, Accepted.EARLIER): [(FAILS, REPORTED), (ASKS, KEEP), (FAILS, REPORTED)] * 2,
@@ -69,13 +69,13 @@ EXPECTED = {
     (Failure.RECORD, Accepted.EARLIER): [(FAILS, REPORTED)],
     (Failure.JOB, Accepted.YES): [(FAILS, REPORTED)],
     (Failure.JOB, Accepted.WAITING): [(FAILS, KEEP)],
-    (Failure.TIMEOUT, Accepted.YES): [(TIMES_OUT, WAIT_FAILED)] * 2 + [(TIMES_OUT, KEEP)] * 2,
+    (Failure.TIMEOUT, Accepted.YES): [(TIMES_OUT, KEEP)],
     (Failure.TIMEOUT, Accepted.WAITING): [(TIMES_OUT, KEEP)],
     (Failure.EXECUTION_TIMEOUT, Accepted.YES): [(RETRIES, KEEP)] * 2 + [(FAILS, KEEP)] * 2,
     (Failure.EXECUTION_TIMEOUT, Accepted.WAITING): [(RETRIES, KEEP)],
-    (Failure.MOVED, Accepted.YES): [(FAILS, WAIT_FAILED)],
+    (Failure.MOVED, Accepted.YES): [(FAILS, KEEP)],
     (Failure.MOVED, Accepted.WAITING): [(FAILS, KEEP)],
-    (Failure.KILLED, Accepted.YES): [(FAILS, WAIT_FAILED)] * 2 + [(FAILS, KEEP)] * 2,
+    (Failure.KILLED, Accepted.YES): [(FAILS, KEEP)],
     (Failure.OUTSIDE, Accepted.NO): [(AS_RAISED, KEEP)],
     (Failure.OUTSIDE, Accepted.EARLIER): [(AS_RAISED, KEEP)],
     (Failure.OUTSIDE, Accepted.ASKED): [(AS_RAISED, KEEP)] * 3 + [(FAILS, KEEP)] * 3,
@@ -174,7 +174,7 @@ def test_the_next_steps_say_how_a_clear_keeps_the_record(monkeypatch, discards):
         steps for steps in found if any(t in steps for t in ("not sent again", "compares", "asks again", "Cleared"))
     }
     assert kept == (reading if discards else set())
-    assert len(reading) == 4
+    assert len(reading) == 3
 
 
 # The rows applied to a task.
@@ -411,7 +411,6 @@ CLEAR_NAMES = {
     failure_policy._REPLACE_STEPS: "sends the file",
     failure_policy._RESUME_STEPS: "resumes the job",
     failure_policy._SENDS_AGAIN_STEPS: "sends the file again",
-    failure_policy._MOVED: "resumes the job, if the server is the same",
     failure_policy._CONTINUES_STEPS: "sends the file again",
     failure_policy._REPLACE_THERE_STEPS: "clear the upload",
     failure_policy._RESUME_SENSOR_STEPS: "resumes the wait",

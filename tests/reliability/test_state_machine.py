@@ -370,6 +370,33 @@ class Uploads(RuleBasedStateMachine):
             assert len(self.environment.held() - self.reported) <= 1, self.environment.jobs
 
 
+@pytest.mark.needs_airflow(">=3.3")
+def test_a_worker_dies_before_the_error_of_its_wait_is_in_the_log(monkeypatch):
+    """A person who then clears the task with a new file has not read of the first one's job."""
+    monkeypatch.setitem(globals(), "event", lambda name: None)  # It needs a test of Hypothesis.
+    machine = Uploads()
+    machine.start(action="create", waits="deferred", on_unknown="fail", retries=0)
+    try:
+        attempt = {
+            "clear": False,
+            "changed": False,
+            "transport": [],
+            "crash": WorkerKilled,
+            "outage": range(0),
+            "outage_is_after": False,
+            "report_lost": False,
+            "trigger_fails": False,
+            "answer": "truth",
+        }
+        machine.work(**attempt, crash_at=None)
+        machine.time_passes(change="file")
+        for crash_at in (4, None):
+            machine.work(**attempt, crash_at=crash_at)
+            machine.never_two_without_a_report()
+    finally:
+        machine.teardown()
+
+
 TestUploads = pytest.mark.needs_airflow(">=3.3")(Uploads.TestCase)
 TestUploads = pytest.mark.timeout(400)(TestUploads)  # Shrinking takes up to 300 s.
 TestUploads.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

@@ -39,8 +39,6 @@ RECORD = Record(Phase.ACCEPTED, "append of a wave", SENT, "job-1", Numbers(2, 1,
 STEPS = {
     (Phase.ACCEPTED, "same"): (Step.RESUME, Step.RESUME, Step.RESUME),
     (Phase.ACCEPTED, "other"): (Step.CHANGED, Step.CHANGED, Step.CHANGED),
-    (Phase.WAIT_FAILED, "same"): (Step.RESUME, Step.RESUME, Step.RESUME),
-    (Phase.WAIT_FAILED, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
     (Phase.DONE, "same"): (Step.RETURN, Step.UPLOAD, Step.UNSURE),
     (Phase.DONE, "other"): (Step.CHANGED, Step.UPLOAD, Step.CHANGED),
     (Phase.REPORTED, "same"): (Step.REPORT_AGAIN, Step.UPLOAD, Step.REPORT_AGAIN),
@@ -102,7 +100,7 @@ def test_the_file_is_read_only_if_the_first_step_depends_on_it():
     """A large file is not read for nothing, and one that can't be read does not hide an error that was reported."""
     found = {case for case in product(Phase, Cleared) if comparison_matters(*case, harmless=False)}
     unless_cleared = {(Phase.DONE, Cleared.NO), (Phase.DONE, Cleared.UNSURE)}
-    assert found == {*product((Phase.ACCEPTED, Phase.WAIT_FAILED), Cleared), *unless_cleared}
+    assert found == {*product([Phase.ACCEPTED], Cleared), *unless_cleared}
 
 
 def test_a_record_round_trip():
@@ -234,15 +232,18 @@ def test_a_changed_file_of_the_same_name_is_not_taken_for_the_accepted_one(task,
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_wait_that_fails_is_in_the_record(task, deferrable):
+def test_a_corrected_file_is_not_sent_before_an_error_has_named_the_job_of_a_wait_that_failed(task, deferrable):
     sandbox, upload, arguments, dataset = task
     arguments |= {"deferrable": deferrable}
     upload.run()
-    assert stored(upload).phase is Phase.WAIT_FAILED
+    assert stored(upload).phase is Phase.ACCEPTED
 
-    # Its error has named the job, so a clear sends the corrected file at once.
     end_jobs(sandbox)
     dataset.write_text("respondent,vote\n1,3\n")
+    upload.clear()
+    assert sandbox.uploads()[0]["job_id"] in one_line(upload.run().error)
+    assert len(sandbox.uploads()) == 1
+
     upload.clear()
     upload.run()
     assert len(sandbox.uploads()) == 2

@@ -212,11 +212,6 @@ FIXES = (
         "13a",
         "an attempt resumes a job, whatever the task is to upload now",
         (FIRST_STEP, "(Step.CHANGED, Step.CHANGED, Step.CHANGED)", "(Step.RESUME, Step.RESUME, Step.RESUME)"),
-        (
-            FIRST_STEP,
-            "(Phase.WAIT_FAILED, True): (Step.CHANGED, Step.UPLOAD, Step.CHANGED)",
-            "(Phase.WAIT_FAILED, True): (Step.RESUME, Step.RESUME, Step.RESUME)",
-        ),
     ),
     fix(
         "13b",
