@@ -28,7 +28,7 @@ def main() -> None:
                     _MEMORY: (worst(found, "memory a wait"), "KiB"),
                     "first polls": (worst(found, "first polls"), "s"),
                     "polls a second": (sum(one["polls a second"] for one in found), ""),
-                    "connections": (sum(one["connections"] for one in found), ""),
+                    "connections opened": (sum(one["connections"] for one in found), ""),
                 }
                 result.add(case, name(waits, processes), **shown)
     for waits, processes in sizes:
