@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-from tests.benchmarks.status_server import NEVER, serving
+from tests.benchmarks.status_server import NEVER, StatusServer, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def measure(*crowds: Crowd) -> list[dict[str, float]]:
         for crowd in crowds:
             server = stack.enter_context(serving(delay=crowd.latency))
             pipe, child = context.Pipe()
-            process = context.Process(target=_run, args=(crowd, server.url, child), daemon=True)
+            process = context.Process(target=_run, args=(crowd, server, child), daemon=True)
             process.start()
             stack.callback(process.join, 10)
             stack.callback(process.kill)
@@ -74,17 +74,17 @@ def measure(*crowds: Crowd) -> list[dict[str, float]]:
     return found
 
 
-def _run(crowd: Crowd, url: str, response: Connection) -> None:
+def _run(crowd: Crowd, server: StatusServer, response: Connection) -> None:
     extra = json.dumps({"max_connections": crowd.max_connections})
-    connection = {"conn_type": "datatile", "host": url, "password": "t0", "extra": extra}
+    connection = {"conn_type": "datatile", "host": server.url, "password": "t0", "extra": extra}
     os.environ["AIRFLOW_CONN_DATATILE_CROWD"] = json.dumps(connection)
     try:
-        response.send(asyncio.run(_measure(crowd)))
+        response.send(asyncio.run(_measure(crowd, server)))
     except Exception as e:
         response.send(repr(e))
 
 
-async def _measure(crowd: Crowd) -> dict[str, float]:
+async def _measure(crowd: Crowd, server: StatusServer) -> dict[str, float]:
     from datatile_provider import metrics
     from datatile_provider.triggers.datatile import DatatileJobTrigger
     from tests.benchmarks.waiters import Lag
@@ -122,13 +122,14 @@ async def _measure(crowd: Crowd) -> dict[str, float]:
     await asyncio.wait_for(wait(int(1000 * time.time())), 30)
     late.clear()
     polls[0] = 0
+    server.forget_jobs()
     gc.collect()
     memory, clock = process.memory_info().rss, time.monotonic()
     jobs = (started + crowd.settles + crowd.ends * n / crowd.waits for n in range(crowd.waits))
     ids = [int(1000 * end) if crowd.ends else NEVER + n for n, end in enumerate(jobs)]
     spent = asyncio.create_task(cost())
     waits = [asyncio.create_task(wait(job)) for job in ids]
-    first = await _all_polled(crowd, clock)
+    first = await _all_polled(crowd, server, clock)
     found = {"first polls": first, **await spent}
     if crowd.ends:
         await asyncio.wait_for(asyncio.gather(*waits), crowd.timeout)
@@ -137,15 +138,16 @@ async def _measure(crowd: Crowd) -> dict[str, float]:
     return found
 
 
-async def _all_polled(crowd: Crowd, started: float) -> float:
-    """Return the seconds until each wait has got its first response."""
-    from datatile_provider.api import async_client
+async def _all_polled(crowd: Crowd, server: StatusServer, started: float) -> float:
+    """
+    Return the seconds until the server has responded to each wait.
 
-    while time.monotonic() - started < crowd.settles:
-        shared = next(iter(async_client._sessions[asyncio.get_running_loop()].values()), None)
-        if shared and len(shared.polls) >= crowd.waits and all(poll.job.done() for poll in list(shared.polls.values())):
-            break
-        await asyncio.sleep(0.1)
+    :raises TimeoutError: it has not when the measurement should begin.
+    """
+    while server.counts()["jobs"] < crowd.waits:
+        if time.monotonic() - started > crowd.settles - crowd.window:
+            raise TimeoutError(f"{server.counts()['jobs']:,} of {crowd.waits:,} waits have polled")
+        await asyncio.sleep(0.05)
     return time.monotonic() - started
 
 
