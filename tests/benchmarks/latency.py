@@ -13,7 +13,7 @@ from tests.benchmarks.waits import environment
 OURS, FIXED = "ours", "8 connections"
 LATENCIES = (0.001, 0.05, 0.2)
 #: The number of waits, the seconds between their polls, and the seconds after which the first job ends.
-SIZES = ((1000, 5.0, 45.0), (5000, 30.0, 170.0))
+SIZES = ((1000, 5.0, 45.0), (5000, 30.0, 140.0))
 _LATEST, _MEDIAN = "latest, in intervals", "median, in intervals"
 
 
