@@ -75,6 +75,10 @@ def test_a_changed_and_cleared_task_uploads_to_the_new_target(accepted):
 
     task.clear()
     arguments |= {"target_hash": targets[1], "wait_for_completion": False}
+    # Once, an error names the job of the first target.
+    assert sandbox.jobs()[0]["job_id"] in str(task.run().error)
+
+    task.clear()
     outcome = task.run()
     assert [job["hash"] for job in sandbox.jobs()] == targets
     assert outcome.result == sandbox.jobs()[1]["job_id"]
