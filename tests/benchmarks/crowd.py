@@ -142,10 +142,10 @@ async def _all_polled(crowd: Crowd, server: StatusServer, started: float) -> flo
     """
     Return the seconds until the server has responded to each wait.
 
-    :raises TimeoutError: it has not when the measurement should begin.
+    :raises TimeoutError: it has not in time.
     """
     while server.counts()["jobs"] < crowd.waits:
-        if time.monotonic() - started > crowd.settles - crowd.window:
+        if time.monotonic() - started > crowd.timeout:
             raise TimeoutError(f"{server.counts()['jobs']:,} of {crowd.waits:,} waits have polled")
         await asyncio.sleep(0.05)
     return time.monotonic() - started
