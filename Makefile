@@ -11,7 +11,7 @@ SYSTEM ?= system
 BENCH := .venv-bench
 BENCH_CONSTRAINTS := constraints/bench.txt
 BENCH_READY := $(BENCH)/.ready
-BENCHMARKS := upload store waits airflow_waits imports
+BENCHMARKS := upload store uploads waits latency growth airflow_waits imports
 # The tests wait half of the time, so there is one process more than cores. The tests of a file run in one process,
 # because they share what is slow to set up.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
@@ -29,7 +29,7 @@ help:
 	@echo "make test-ui      test a real Airflow in a browser; PICTURES=docs/images updates the screenshots of the docs"
 	@echo "make test-system  test a real Airflow while its processes are killed; takes 17 minutes"
 	@echo "make test-matrix  run the tests on each Airflow from 2.11 on and print a table; AIRFLOW=next for only one"
-	@echo "make bench        compare with curl, requests, dbt Cloud, Airbyte … and print the ratios; takes 15 minutes"
+	@echo "make bench        compare with curl, requests, dbt Cloud, Airbyte … and print the ratios; takes 40 minutes"
 	@echo "make test-bench   run the tests with an S3 server, and a short run of each benchmark"
 	@echo "make coverage     run the tests of test and test-system, and print the lines and branches that none reached"
 	@echo "make lint         check style and types"

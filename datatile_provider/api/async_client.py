@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
 from yarl import URL
 
-from datatile_provider.api import errors, parsing
+from datatile_provider.api import errors, parsing, poll_queue
+from datatile_provider.api.concurrency import ConcurrencyLimit
 from datatile_provider.api.models import Job
+from datatile_provider.api.poll_queue import Poll, PollQueue
 from datatile_provider.api.responses import MAX_POLL_BYTES, Response
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.tls import bundle_of, mtime_of, ssl_context
@@ -28,151 +29,22 @@ from datatile_provider.api.transport import (
 )
 from datatile_provider.api.validation import check_job_id
 
-#: The most connections to a server for quick polls, however many jobs are waited for.
-MAX_CONNECTIONS = 8
-#: Seconds after which a poll without a response counts as slow. A poll is never cancelled for others before that.
-SLOW = 1.0
-#: The most polls that run at a time, slow ones included.
-MAX_POLLS = 100
-#: The most slow polls that run at a time before a job whose last poll was slow is polled again.
-MAX_SLOW = 50
 #: Seconds after its deadline for which a wait queues for its last poll.
 LAST_POLL_TIMEOUT = 10.0
-
-
-class _PollQueue:
-    """
-    Decides which poll is sent next.
-
-    A poll takes one of a few connections. When it has no response soon, it counts as slow, and the next poll gets the
-    connection. A job whose last poll was slow starts among the slow ones, so that such jobs never take the connections
-    of the others. At a wait's deadline the job's last poll goes first.
-    """
-
-    def __init__(self) -> None:
-        self._last: OrderedDict[_Poll, None] = OrderedDict()
-        self._usual: OrderedDict[_Poll, None] = OrderedDict()
-        self._later: OrderedDict[_Poll, None] = OrderedDict()
-        self._quick: dict[_Poll, asyncio.TimerHandle] = {}
-        self._slow: OrderedDict[_Poll, None] = OrderedDict()  # oldest first
-
-    async def enter(self, poll: _Poll) -> None:
-        """Wait until a poll may be sent. :meth:`leave` must follow, also after an error."""
-        poll.admitted = asyncio.get_running_loop().create_future()
-        queue = self._last if poll.is_last else self._later if poll.is_slow else self._usual
-        queue[poll] = None
-        self._admit()
-        await poll.admitted
-
-    def leave(self, poll: _Poll) -> None:
-        """Let the next polls be sent."""
-        for queue in (self._last, self._usual, self._later, self._slow):
-            queue.pop(poll, None)
-        if timer := self._quick.pop(poll, None):
-            timer.cancel()
-        self._admit()
-
-    def prioritize(self, poll: _Poll) -> None:
-        """Send a poll before the others: its wait is at the deadline."""
-        poll.is_last = True
-        for queue in (self._usual, self._later):
-            if poll in queue:
-                del queue[poll]
-                self._last[poll] = None
-        self._admit()
-
-    def _admit(self) -> None:
-        while len(self._quick) < MAX_CONNECTIONS and (queue := self._last or self._usual):
-            poll = _first(queue)
-            self._quick[poll] = self._timer(poll)
-        while self._later and len(self._slow) < MAX_SLOW:
-            self._slow[_first(self._later)] = None
-
-    def _timer(self, poll: _Poll) -> asyncio.TimerHandle:
-        # The more polls hang, the sooner the next one is sent.
-        patience = SLOW / (1 + len(self._slow) / MAX_CONNECTIONS)
-        return asyncio.get_running_loop().call_later(patience, self._mark_slow, poll)
-
-    def _mark_slow(self, poll: _Poll) -> None:
-        """Give a slow poll's connection to the next poll; when too many are slow, the oldest is cancelled."""
-        if len(self._slow) >= MAX_POLLS - MAX_CONNECTIONS:
-            oldest = next(iter(self._slow))
-            if not (self._last or self._usual) or oldest.age < SLOW:
-                self._quick[poll] = self._timer(poll)
-                return
-            del self._slow[oldest]
-            oldest.cancel_for_others()
-        del self._quick[poll]
-        self._slow[poll] = None
-        self._admit()
-
-
-def _first(queue: OrderedDict[_Poll, None]) -> _Poll:
-    poll, _ = queue.popitem(last=False)
-    # A cancelled poll has not left the queue yet.
-    if not poll.admitted.done():
-        poll.admitted.set_result(None)
-    return poll
 
 
 class _Shared:
     """A session and the number of waits that hold it."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, max_connections: int) -> None:
         self.session = session
         self.holders = 0
         # Weak: the clients that wait for a poll keep it.
-        self.polls: WeakValueDictionary[str, _Poll] = WeakValueDictionary()
-        self.queue = _PollQueue()
+        self.polls: WeakValueDictionary[str, Poll] = WeakValueDictionary()
+        self.queue = PollQueue(ConcurrencyLimit(max_connections, time.monotonic()))
 
 
-class _Poll:
-    """
-    One poll of a job, running or done, shared by the waits that need it at about the same time.
-
-    :param settings: the connection that it is made with.
-    :param is_slow: whether the job's last poll was slow; later, whether this one is.
-    """
-
-    job: asyncio.Task[Job]
-    admitted: asyncio.Future[None]  #: Done when the poll may be sent.
-
-    def __init__(self, settings: Settings, *, is_slow: bool = False) -> None:
-        self.settings = settings
-        self.is_slow = is_slow
-        self.is_last = False  #: Whether it is a wait's last poll.
-        self.cancelled_for_others = False
-        self.waiters = 0  #: The number of waits that wait for it.
-        self.sent: float | None = None  #: When the request was sent; None while the poll is queued.
-
-    def start(self, poll: Coroutine[Any, Any, Job]) -> None:
-        """Send the request."""
-        self.job = asyncio.create_task(poll)
-        # When all waits for it are cancelled, nothing else reads its error.
-        self.job.add_done_callback(lambda task: task.cancelled() or task.exception())
-
-    def cancel_for_others(self) -> None:
-        """Cancel the poll, as other polls need its connection."""
-        self.cancelled_for_others = True
-        self.job.cancel()
-
-    async def until(self, then: float | None = None) -> bool:
-        """
-        Wait for the response, or until a time of the monotonic clock; return whether it has come.
-
-        The poll goes on when this is cancelled: other waits may wait for it too.
-        """
-        if not self.job.done():
-            await asyncio.wait({self.job}, timeout=None if then is None else max(0.0, then - time.monotonic()))
-        return self.job.done()
-
-    @property
-    def age(self) -> float:
-        """Seconds since the request was sent."""
-        return 0.0 if self.sent is None else time.monotonic() - self.sent
-
-
-_Key = tuple[str, "bool | str", "str | None", int]
+_Key = tuple[str, "bool | str", "str | None", int, int]
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, _Shared]] = WeakKeyDictionary()
 _opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
@@ -189,7 +61,7 @@ class AsyncDatatileClient:
         self._settings = settings
         self._shared = shared
         self._proxy = proxy_of(settings)
-        self._last_poll: _Poll | None = None
+        self._last_poll: Poll | None = None
         #: Seconds since another wait got the response that :meth:`get_job` returned last; zero for a new poll.
         self.age = 0.0
 
@@ -197,6 +69,12 @@ class AsyncDatatileClient:
     def sent_ago(self) -> float:
         """Seconds since the poll was sent whose result :meth:`get_job` returned last."""
         return self._last_poll.age if self._last_poll else 0.0
+
+    @property
+    def queued(self) -> tuple[float, str]:
+        """Seconds for which that poll was in the queue, and why polls queue, for a person; empty if it should pass."""
+        queued = self._last_poll.queued if self._last_poll else 0.0
+        return queued, self._shared.queue.limit.reason(time.monotonic())
 
     async def get_job(self, job_id: str, *, max_age: float = 0.0, left: float | None = None) -> Job:
         """
@@ -213,7 +91,7 @@ class AsyncDatatileClient:
         poll = self._shared.polls.get(url)
         self.age = 0.0
         if poll is None or not self._can_share(poll, max_age, deadline):
-            poll = self._shared.polls[url] = _Poll(self._settings, is_slow=poll is not None and poll.is_slow)
+            poll = self._shared.polls[url] = Poll(self._settings, is_slow=poll is not None and poll.is_slow)
             poll.start(self._poll(poll, job_id, url))
         elif poll.job.done():
             self.age = poll.age
@@ -230,7 +108,7 @@ class AsyncDatatileClient:
             if not poll.waiters:
                 poll.job.cancel()
 
-    def _can_share(self, poll: _Poll, max_age: float, deadline: float | None) -> bool:
+    def _can_share(self, poll: Poll, max_age: float, deadline: float | None) -> bool:
         if poll.settings != self._settings:
             return False
         if not poll.job.done():
@@ -240,11 +118,11 @@ class AsyncDatatileClient:
         failed = poll.job.cancelled() or poll.job.exception() is not None
         return poll is not self._last_poll and not failed and poll.age <= max_age
 
-    async def _end(self, poll: _Poll, job_id: str, deadline: float) -> None:
+    async def _end(self, poll: Poll, job_id: str, deadline: float) -> None:
         """Wait for a poll after its wait's deadline: until it is done, or has had its chance."""
         subject = f"job {job_id}"
         if poll.sent is not None and poll.sent < deadline:
-            if not await poll.until(poll.sent + SLOW):
+            if not await poll.until(poll.sent + poll_queue.SLOW):
                 raise errors.ServerUnreachableError(
                     f"No response from {address_with_proxy(self._settings)} before the wait's deadline",
                     subject=subject,
@@ -259,15 +137,15 @@ class AsyncDatatileClient:
             )
         await poll.until()
 
-    async def _poll(self, poll: _Poll, job_id: str, url: str) -> Job:
-        server, settings = self._settings.server, self._settings
+    async def _poll(self, poll: Poll, job_id: str, url: str) -> Job:
+        settings, queue = self._settings, self._shared.queue
         limit = min(POLL_TIMEOUT, settings.timeout)
         try:
             # The time in the queue does not count against the poll's timeout.
-            await self._shared.queue.enter(poll)
-            poll.sent = time.monotonic()
+            await queue.enter(poll)
+            poll.sent = poll.connected = time.monotonic()
             try:
-                response = await self._ask(url, limit)
+                response = await self._ask(poll, url, limit)
             # aiohttp raises ValueError and zlib's errors for some invalid responses, and OSError for some connections.
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, asyncio.CancelledError) as e:
                 if isinstance(e, asyncio.CancelledError) and not poll.cancelled_for_others:
@@ -278,21 +156,43 @@ class AsyncDatatileClient:
                 if poll.cancelled_for_others:
                     why = f"cancelled after {poll.age:,.1f} s, as other polls needed the connection"
                 raise no_response(settings, f"job {job_id}", e, why=why) from e
+            else:
+                return self._read(poll, job_id, response)
             finally:
-                poll.is_slow = poll.age >= SLOW
+                poll.is_slow = poll.age >= poll_queue.SLOW
         finally:
-            self._shared.queue.leave(poll)
-        return parsing.read_job(server, job_id, response)
+            queue.leave(poll)
 
-    async def _ask(self, url: str, limit: float) -> Response:
-        settings = self._settings
+    def _read(self, poll: Poll, job_id: str, response: Response) -> Job:
+        queue, now = self._shared.queue, time.monotonic()
+        try:
+            job = parsing.read_job(self._settings.server, job_id, response)
+        except errors.RateLimitedError as e:
+            queue.limit.too_fast(poll.connected, now, e.retry_after)
+            raise
+        except errors.DatatileError as e:
+            if isinstance(e, errors.ServerBusyError) and e.status == 503:
+                queue.limit.overloaded(poll.connected, now)
+            else:
+                queue.responded(poll)
+            raise
+        queue.responded(poll)
+        return job
+
+    async def _ask(self, poll: Poll, url: str, limit: float) -> Response:
+        settings, pool = self._settings, self._shared.queue.limit
+        headers = {"token": settings.token}
+        if pool.surplus:
+            pool.surplus -= 1
+            headers["Connection"] = "close"
         async with self._shared.session.get(
             # It is quoted already.
             URL(url, encoded=True),
-            headers={"token": settings.token},
+            headers=headers,
             allow_redirects=False,
             proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(CONNECT_TIMEOUT, limit)),
+            trace_request_ctx=poll,
         ) as response:
             body = b""
             while len(body) <= MAX_POLL_BYTES and (block := await response.content.read(1 << 16)):
@@ -301,13 +201,17 @@ class AsyncDatatileClient:
             return logged("GET", url, received)
 
 
+async def _on_connected(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx.connected = time.monotonic()
+
+
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
     """Return a client over the running loop's session for that server; the last one to leave closes the session."""
     loop = asyncio.get_running_loop()
     bundle = bundle_of(settings.verify)
-    # A bundle that was replaced is loaded again.
-    key = (settings.server.url, settings.verify, bundle, mtime_of(bundle))
+    # A bundle that was replaced is loaded again, and a new limit is a new session's.
+    key = (settings.server.url, settings.verify, bundle, mtime_of(bundle), settings.max_connections)
     async with _opening.setdefault(loop, asyncio.Lock()):
         shared = _sessions.setdefault(loop, {}).get(key)
         if shared is None:
@@ -316,7 +220,10 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
             # The queue limits the connections.
             connector = aiohttp.TCPConnector(limit=0, ssl=context, ttl_dns_cache=60)
             jar = aiohttp.DummyCookieJar()
-            shared = _sessions[loop][key] = _Shared(aiohttp.ClientSession(connector=connector, cookie_jar=jar))
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_create_end.append(_on_connected)
+            session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, trace_configs=[trace])
+            shared = _sessions[loop][key] = _Shared(session, settings.max_connections)
         shared.holders += 1
     try:
         yield AsyncDatatileClient(settings, shared)
@@ -324,4 +231,5 @@ async def connected(settings: Settings) -> AsyncIterator[AsyncDatatileClient]:
         shared.holders -= 1
         if not shared.holders:
             _sessions[loop].pop(key, None)
+            shared.queue.close()
             await shared.session.close()

@@ -75,6 +75,9 @@ _Seconds = Annotated[
     _otherwise("it must be a number of seconds above 0 and at most 86400"),
 ]
 _Bytes = Annotated[int | None, Field(gt=0), _text_as(int), _otherwise("it must be a whole number of bytes above 0")]
+_Connections = Annotated[
+    int, Field(ge=2, le=1_000), _text_as(int), _otherwise("it must be a whole number from 2 to 1000")
+]
 _Flag = Annotated[bool, _FLAG_AS_TEXT, _otherwise("it must be true or false")]
 _Verify = Annotated[
     bool | str,
@@ -145,6 +148,10 @@ class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
     timeout: _Seconds = Field(120, description="Seconds without progress after which a request times out.")
     max_upload_bytes: _Bytes = Field(
         None, description="Larger files are rejected before anything is sent. Empty: no limit."
+    )
+    max_connections: _Connections = Field(
+        100,
+        description="The most connections of a triggerer for polls of this server. They are opened as they are needed.",
     )
     processing_log_url: _WebAddress = Field(
         "",

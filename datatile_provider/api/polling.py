@@ -23,6 +23,8 @@ MAX_RETRY_AFTER = 300.0
 _PAUSE_INTERVALS = 5
 _BACKOFF_FACTOR = 1.6
 _JITTER = 0.1
+#: The share of the poll interval, and the seconds, that a poll must be late for the log to say it.
+_LATE, _LATE_SECONDS = 0.2, 1.0
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Wait:
     _last_error: str = ""
     _error_count: int = 0
     _capped: bool = False
+    _late: bool = False
 
     @contextlib.contextmanager
     def poll(self, clock: Callable[[], float]) -> Iterator[Poll]:
@@ -109,6 +112,21 @@ class Wait:
         if (now if sent is None else sent) >= self.deadline:
             raise self.timed_out()
         return None
+
+    def on_queue(self, queued: float, reason: str) -> None:
+        """
+        Log once that the polls come late, and once that they are on time again.
+
+        :param queued: seconds for which the poll was in the queue for a connection.
+        :param reason: why polls queue; empty if that should soon be over.
+        """
+        limit = max(_LATE_SECONDS, _LATE * self.poll_interval)
+        if not self._late and reason and queued >= limit:
+            self.log(logging.WARNING, f"Polls come late, this one by {queued:,.0f} s:\n{reason}")
+            self._late = True
+        elif self._late and queued < limit / 2:
+            self.log(logging.WARNING, "Polls are on time again")
+            self._late = False
 
     @property
     def deadline(self) -> float:

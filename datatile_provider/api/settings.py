@@ -25,6 +25,7 @@ class Settings:
     :param max_upload_bytes: the largest file that is sent, in bytes; None for no limit.
     :param ledger: the URI of the ledger; ``""`` for none.
     :param ledger_optional: whether a create or append is sent when the ledger can't be used.
+    :param max_connections: the most connections of an event loop for polls.
     """
 
     server: ServerConfig
@@ -35,6 +36,7 @@ class Settings:
     max_upload_bytes: int | None = None
     ledger: str = ""
     ledger_optional: bool = False
+    max_connections: int = 100
 
     @classmethod
     def of(
@@ -91,6 +93,7 @@ class Settings:
             options.max_upload_bytes,
             options.ledger,
             options.ledger_optional,
+            options.max_connections,
         )
 
 

@@ -206,6 +206,7 @@ class DatatileHook(ConnectionHook):
                         finally:
                             # It may have been in the queue before, or be the poll of another wait.
                             poll.sent = now() - client.sent_ago
+                            wait.on_queue(*client.queued)
                     if poll.succeeded:
                         return poll.succeeded
                     # Counted from the response, so that waits for the same job share their polls.

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from datatile_provider.api.options import Options
 
 # The form has a text field for any other type.
-_KINDS: dict[Any, str] = {float: "number", int | None: "integer", bool: "boolean"}
+_KINDS: dict[Any, str] = {float: "number", int: "integer", int | None: "integer", bool: "boolean"}
 
 
 def _field(name: str, option: FieldInfo) -> dict[str, Any]:

@@ -14,16 +14,18 @@ from typing import Any
 import certifi
 import pytest
 
-from datatile_provider.api import async_client, errors
+from datatile_provider.api import async_client, concurrency, errors, poll_queue
 from datatile_provider.api.async_client import connected
 from datatile_provider.api.client import DatatileClient
 from datatile_provider.api.models import Job
+from datatile_provider.api.settings import Settings
 from datatile_provider.api.states import JobState
 from datatile_provider.sandbox import Sandbox
 from tests.support.clients import GARBAGE, Proxy, drip, drip_head, endless, settings_for
 from tests.support.rawserver import TOKEN, Peer, RawServer
 from tests.support.reading import one_line
 from tests.support.scripted import scripted
+from tests.support.waiting import until
 
 
 async def poll_job(url: str, job_id: str = "7", **kwargs: object) -> Job:
@@ -105,6 +107,109 @@ async def test_waits_with_different_tokens_do_not_mix():
             await first.get_job("1")
             await second.get_job("2")
     assert [("another-token" in head, TOKEN in head) for head in heads] == [(False, True), (True, False)]
+
+
+async def test_waits_for_one_job_with_different_tokens_share_no_poll():
+    """The second team's token may not see the job: the response to the first one's must not reach it."""
+    heads: list[str] = []
+
+    def handle(peer: Peer) -> None:
+        while True:
+            head, _ = peer.request()
+            heads.append(head)
+            time.sleep(0.05)
+            peer.respond(*((403, b"{}") if "another-token" in head else (200, RUNNING)))
+
+    with RawServer(handle) as server:
+        one, two = settings_for(server.url), dataclasses.replace(settings_for(server.url), token="another-token")
+
+        async def wait(settings: Settings) -> list[object]:
+            async with connected(settings) as client:
+                return await asyncio.gather(
+                    *(client.get_job("7", max_age=60) for _ in range(3)), client.get_job("7"), return_exceptions=True
+                )
+
+        for _ in range(5):
+            first, second = await asyncio.gather(wait(one), wait(two))
+            assert {job.state for job in first if isinstance(job, Job)} == {JobState.RUNNING}
+            assert all(isinstance(job, Job) for job in first)
+            assert {type(error) for error in second} == {errors.RoleMissingError}
+    for head in heads:
+        assert head.count("\r\ntoken: ") == 1
+        assert ("another-token" in head) != (TOKEN in head)
+    assert {"another-token" in head for head in heads} == {True, False}
+
+
+async def test_connections_follow_the_need_up_to_the_limit():
+    with RawServer(scripted((200, RUNNING), delay=0.2)) as server:
+        settings = settings_for(server.url, max_connections=30)
+
+        async def wait(number: int) -> float:
+            async with connected(settings) as client:
+                await client.get_job(str(number))
+                return client.queued[0]
+
+        async with connected(settings) as first:
+            await first.get_job("7")
+            assert server.connections == 1
+            started = time.monotonic()
+            queued = await asyncio.gather(*(wait(number) for number in range(200)))
+            # Eight connections would take 5 s, and 30 from the start 1.4 s.
+            assert 1.3 < time.monotonic() - started < 3
+            assert 16 < server.connections <= 30
+            assert 1 < max(queued) < 3
+            assert first.queued[1] == "all 30 connections are in use (max_connections)"
+
+
+async def test_a_limit_that_was_changed_is_used_by_new_waits():
+    with RawServer(scripted((200, RUNNING))) as server:
+        async with connected(settings_for(server.url)) as one:
+            await one.get_job("7")
+            await poll_job(server.url, max_connections=2)
+            assert server.connections == 2
+
+
+async def test_no_poll_but_a_last_one_is_sent_while_the_server_asks_for_a_pause():
+    responses = [(429, b"{}", "Retry-After: 2")] * concurrency.IN_A_ROW
+    heads: list[str] = []
+    with RawServer(scripted(*responses, (200, RUNNING), requests=heads)) as server:
+        settings = settings_for(server.url)
+        async with connected(settings) as one, connected(settings) as two:
+            for _ in responses:
+                with pytest.raises(errors.RateLimitedError):
+                    await one.get_job("7")
+            started = time.monotonic()
+            paused = asyncio.create_task(one.get_job("8"))
+            await asyncio.sleep(0.2)
+            assert len(heads) == concurrency.IN_A_ROW
+            assert "429" in one.queued[1]
+            await two.get_job("9", left=0.1)
+            assert time.monotonic() - started < 1
+            # It succeeded, but the server asked for this time.
+            assert (await paused).state is JobState.RUNNING
+            assert 1.8 < time.monotonic() - started < 3
+
+
+async def test_a_lowered_limit_closes_connections():
+    def handle(peer: Peer) -> None:
+        closes = False
+        while not closes:
+            closes = "connection: close" in peer.request()[0].lower()
+            time.sleep(0.1)
+            peer.respond(200, RUNNING)
+
+    with RawServer(handle) as server:
+        async with connected(settings_for(server.url)) as client:
+
+            async def poll(number: int) -> None:
+                async with connected(settings_for(server.url)) as other:
+                    await other.get_job(str(number))
+
+            await asyncio.gather(*map(poll, range(8)))
+            assert server.open_connections == 8
+            client._shared.queue.limit.surplus = 6
+            await asyncio.gather(*map(poll, range(8)))
+            assert await asyncio.to_thread(until, lambda: server.open_connections == 2, "connections are closed")
 
 
 def test_a_session_is_not_reused_in_the_next_event_loop():
@@ -352,7 +457,7 @@ async def test_polls_of_cancelled_waits_are_not_sent():
             assert (await last.get_job("7")).state is JobState.RUNNING
             assert time.monotonic() - started < 0.5
             await asyncio.sleep(0.2)
-            assert len(polled) == async_client.MAX_CONNECTIONS + 1
+            assert len(polled) == concurrency.FEW + 1
 
 
 async def test_a_poll_is_sent_again_for_a_wait_that_starts_while_the_last_one_is_cancelled():
@@ -366,13 +471,11 @@ async def test_a_poll_is_sent_again_for_a_wait_that_starts_while_the_last_one_is
 
 
 async def test_hanging_polls_never_take_the_connections_of_new_ones(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 0.1)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 2)
-    monkeypatch.setattr(async_client, "MAX_POLLS", 10)
-    monkeypatch.setattr(async_client, "MAX_SLOW", 4)
+    monkeypatch.setattr(poll_queue, "SLOW", 0.1)
+    monkeypatch.setattr(concurrency, "FEW", 2)
     polled: list[str] = []
     with RawServer(hanging(polled)) as server:
-        settings = settings_for(server.url, timeout=20)
+        settings = settings_for(server.url, timeout=20, max_connections=10)
 
         async def wait(number: int) -> None:
             async with connected(settings) as client:
@@ -397,11 +500,10 @@ async def test_hanging_polls_never_take_the_connections_of_new_ones(monkeypatch)
 
 
 async def test_a_poll_cancelled_for_others_reports_it(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 0.2)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(async_client, "MAX_POLLS", 2)
+    monkeypatch.setattr(poll_queue, "SLOW", 0.2)
+    arguments = {"timeout": 20, "max_connections": 2}
     with RawServer(hanging([])) as server:
-        polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", timeout=20)) for number in range(3)]
+        polls = [asyncio.create_task(failure(server.url, f"hangs-{number}", **arguments)) for number in range(3)]
         done, _ = await asyncio.wait(polls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         (error,) = (task.result() for task in done)
         assert type(error) is errors.ServerUnreachableError
@@ -412,8 +514,8 @@ async def test_a_poll_cancelled_for_others_reports_it(monkeypatch):
 
 
 async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 0.2)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(poll_queue, "SLOW", 0.2)
+    monkeypatch.setattr(concurrency, "FEW", 1)
     polled: list[str] = []
     with RawServer(hanging(polled)) as server:
         settings = settings_for(server.url)
@@ -428,8 +530,8 @@ async def test_the_last_poll_of_a_wait_goes_before_the_others(monkeypatch):
 
 
 async def test_a_wait_does_not_queue_forever_for_its_last_poll(monkeypatch):
-    monkeypatch.setattr(async_client, "SLOW", 60)
-    monkeypatch.setattr(async_client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(poll_queue, "SLOW", 60)
+    monkeypatch.setattr(concurrency, "FEW", 1)
     monkeypatch.setattr(async_client, "LAST_POLL_TIMEOUT", 0.3)
     with RawServer(hanging([])) as server:
         poll = asyncio.create_task(failure(server.url, "hangs"))

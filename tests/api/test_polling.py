@@ -313,3 +313,22 @@ def test_bad_durations(bad):
 def test_the_timeout_is_reported_as_configured(timeout, text):
     with pytest.raises(errors.JobTimeoutError, match=f"within {text} s"):
         SimulatedWait(timeout=timeout).update("running", after=timeout)
+
+
+def test_late_polls_are_logged_once_and_when_they_are_on_time_again():
+    simulated = SimulatedWait(poll_interval=30.0)
+    why = "all 100 connections are in use (max_connections)"
+    for queued, reason in ((5.0, why), (7.0, ""), (12.0, why), (40.0, why), (4.0, why), (2.0, why), (2.0, why)):
+        simulated.wait.on_queue(queued, reason)
+    assert simulated.texts(logging.WARNING) == [
+        f"Polls come late, this one by 12 s:\n{why}",
+        "Polls are on time again",
+    ]
+    simulated.wait.on_queue(6.0, why)
+    assert len(simulated.texts()) == 3
+
+
+def test_a_second_in_the_queue_is_not_late_for_a_short_interval():
+    simulated = SimulatedWait(poll_interval=1.0)
+    simulated.wait.on_queue(0.9, "any")
+    assert simulated.texts() == []

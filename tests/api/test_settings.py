@@ -160,6 +160,7 @@ VALID: dict[str, list[tuple[Any, Any]]] = {
         ("gs://bucket", "gs://bucket"),
     ],
     "ledger_optional": [(True, True), ("false", False)],
+    "max_connections": [(2, 2), ("1000", 1000)],
 }
 INVALID: dict[str, list[Any]] = {
     "allow_http": [1, "yes", [], TOKEN],
@@ -210,6 +211,7 @@ INVALID: dict[str, list[Any]] = {
         {"http": "http://a..b"},
         [],
     ],
+    "max_connections": [0, 1, 1001, 2.5, True, "many", TOKEN, []],
     "max_upload_bytes": [0, -5, 1.5, True, "1e9", TOKEN, "9" * 5_000, []],
 }
 ATTRIBUTES = {"processing_log_url": "log_url"}

@@ -194,7 +194,7 @@ def _job(seconds: float) -> int:
     return int(1000 * (time.time() + seconds))
 
 
-def _environment(server: StatusServer, certificates: Certificates, waits: int) -> dict[str, str]:
+def environment_of(server: StatusServer, certificates: Certificates, waits: int) -> dict[str, str]:
     ours = {"conn_type": "datatile", "host": server.url, "password": "t0"}
     dbt = {"conn_type": "dbt_cloud", "host": server.netloc, "login": "1", "password": "t0"}
     return {
@@ -223,7 +223,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="datatile-waits-") as folder:
         certificates = Certificates.make(Path(folder))
         with serving(certificates) as server:
-            env = _environment(server, certificates, plan.waits)
+            env = environment_of(server, certificates, plan.waits)
             with RealAirflow(Path(__file__).parent / "dags", env=env) as airflow:
                 bench = Bench(airflow, plan)
                 bench.warm_up()

@@ -94,3 +94,19 @@ def _panel(axis: Any, variants: list[str], bars: Mapping[str, Mapping[str, Any]]
     axis.spines["bottom"].set_visible(False)
     axis.set_yticks(range(len(variants)), variants if labelled else [""] * len(variants))
     axis.tick_params(length=0, labelcolor=INK)
+
+
+def draw_series(series: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw memory, open files and connections over the time: a row a process."""
+    shown = {"memory": "memory, MiB", "files": "open files", "connections": "connections"}
+    with rc_context(STYLE):
+        figure = Figure((3.4 * len(shown), 1.9 * len(series)), layout="constrained")
+        axes = figure.subplots(len(series), len(shown), squeeze=False)
+        for row, (name, samples) in zip(axes, series.items(), strict=True):
+            for axis, (metric, label) in zip(row, shown.items(), strict=True):
+                axis.plot([second / 60 for second in samples["seconds"]], samples[metric], color=OURS, linewidth=1)
+                axis.set_ylim(0, 1.3 * max(samples[metric]) or 1)
+                axis.set_title(f"{name}: {label}", loc="left", fontsize=9)
+        for axis in axes[-1]:
+            axis.set_xlabel("minutes")
+        figure.savefig(path, metadata={"Date": None}, dpi=110)

@@ -15,8 +15,8 @@ from typing import Any
 
 from tests.support.tls import Certificates
 
-COUNTED = ("connections", "handshakes", "polls", "others")
-_CONNECTIONS, _HANDSHAKES, _POLLS, _OTHERS = range(len(COUNTED))
+COUNTED = ("connections", "handshakes", "polls", "others", "jobs")
+_CONNECTIONS, _HANDSHAKES, _POLLS, _OTHERS, _JOBS = range(len(COUNTED))
 #: A job's id is the time of its end, in milliseconds since the epoch. Jobs with this id or a higher one never end.
 NEVER = 10**14
 
@@ -41,6 +41,10 @@ class StatusServer:
 
     def counts(self) -> dict[str, int]:
         return dict(zip(COUNTED, self.counted, strict=True))
+
+    def forget_jobs(self) -> None:
+        """Count the jobs that are polled from now on."""
+        self.counted[_JOBS] = 0
 
 
 @contextmanager
@@ -68,8 +72,9 @@ def serving(certificates: Certificates | None = None, *, delay: float = 0.0) -> 
 def _serve(pipe: Connection, counted: Any, certificates: Certificates | None, delay: float) -> None:
     async def serve() -> None:
         context: ssl.SSLContext | None = certificates.server_context() if certificates else None
+        jobs: set[bytes] = set()
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Peer(counted, delay), "127.0.0.1", 0, ssl=context, backlog=4096
+            lambda: _Peer(counted, delay, jobs), "127.0.0.1", 0, ssl=context, backlog=4096
         )
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
@@ -78,8 +83,9 @@ def _serve(pipe: Connection, counted: Any, certificates: Certificates | None, de
 
 
 class _Peer(asyncio.Protocol):
-    def __init__(self, counted: Any, delay: float) -> None:
+    def __init__(self, counted: Any, delay: float, jobs: set[bytes]) -> None:
         self._counted = counted
+        self._jobs = jobs
         self._delay = delay
         self._read = b""
         counted[_CONNECTIONS] += 1
@@ -102,7 +108,12 @@ class _Peer(asyncio.Protocol):
             )
 
     def _respond(self, head: bytes) -> None:
-        body = _body(head.split(b" ", 2)[1].partition(b"?")[0])
+        path = head.split(b" ", 2)[1].partition(b"?")[0]
+        body = _body(path)
+        if not self._counted[_JOBS]:
+            self._jobs.clear()
+        self._jobs.add(path)
+        self._counted[_JOBS] = len(self._jobs)
         self._counted[_OTHERS if body == _TOKEN else _POLLS] += 1
         if not self._transport.is_closing():
             self._transport.write(

@@ -28,8 +28,12 @@ SLOWER = "the slower link alone"
 MEMORY = 48
 
 
-def streamed(url: str, ahead: bool) -> dict[str, float]:
-    """Send the object as the operator does, or from the file that s3fs opens."""
+def streamed(url: str, ahead: bool, gate: str = "") -> dict[str, float]:
+    """
+    Send the object as the operator does, or from the file that s3fs opens.
+
+    :param gate: a folder, if several processes start together: each leaves a file there, and waits for ``go``.
+    """
     from airflow.sdk import ObjectStoragePath
 
     from datatile_provider.hooks.dataset import dataset_of
@@ -38,12 +42,17 @@ def streamed(url: str, ahead: bool) -> dict[str, float]:
     # A worker loads the store's libraries and makes its client only once.
     with path.open("rb") as file:
         file.read(1)
+    if gate:
+        (Path(gate) / str(os.getpid())).touch()
+        while not (Path(gate) / "go").exists():
+            time.sleep(0.01)
+    started = time.time()
 
     def send() -> None:
         dataset = dataset_of(path)
         _send(url, dataset if ahead else replace(dataset, open=lambda: path.open("rb")))
 
-    return fresh.measure(send)
+    return fresh.measure(send) | {"started": started, "ended": time.time()}
 
 
 def by_disk(url: str, port: int) -> dict[str, float]:

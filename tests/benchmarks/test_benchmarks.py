@@ -17,6 +17,7 @@ EXPECTED = {
         *("ours", "curl -F", "requests files=", "requests-toolbelt", "toolbelt, 1 MiB blocks", "httpx files="),
     },
     "store": {"ours", "s3fs's own file", "download, then upload", "the slower link alone"},
+    "uploads": {"ours, 1 at once", "ours, 2 at once"},
     "imports": {"ours", "Airbyte", "dbt Cloud"},
     "ledger": {"without", "hash", "hash and ledger"},
 }

@@ -42,3 +42,35 @@ def test_airflow_waits(tmp_path):
     assert found["ours, deferrable", "task processes"] == found["ours, deferrable", "attempts"] == 1
     assert found["ours, deferrable", "CPU, workers and tasks"] > 0.05
     assert found["ours, deferrable", "delay after the job's end"] < 15
+
+
+@pytest.mark.timeout(150)
+def test_latency(tmp_path):
+    found = results("latency", tmp_path, 140)
+    # Eight connections carry 40 polls a second at 200 ms, of the 100 that are asked for.
+    assert found["8 connections", "polls a second"] < 45 < found["ours", "polls a second"]
+    # Jobs that have ended are polled no more, so the queue of the eight connections gets shorter meanwhile.
+    assert found["ours", "latest, in intervals"] < found["8 connections", "latest, in intervals"]
+    assert 8 < found["ours", "connections opened"] <= 101
+
+
+@pytest.mark.timeout(150)
+def test_growth(tmp_path):
+    found = results("growth", tmp_path, 140)
+    assert {variant for variant, _ in found} == {"ours, 100 waits", "ours, 100 waits in 2 processes"}
+    for (_, metric), value in found.items():
+        assert value > 0, metric
+        if metric == "memory a wait":
+            assert value < 40
+
+
+@pytest.mark.timeout(150)
+def test_soak(tmp_path):
+    command = [sys.executable, "-m", "tests.benchmarks.soak", "--minutes", "0.3", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=140, cwd=Path(__file__).parents[2])
+    found = json.loads((tmp_path / "soak.json").read_text())["measurements"]
+    medians = {(m["variant"], m["metric"]): m["median"] for m in found}
+    assert 0 < medians["triggerer", "connections"] <= 100
+    assert medians["triggerer", "open files"] >= medians["triggerer", "connections"]
+    assert medians["worker", "memory"] > 20
+    assert (tmp_path / "soak.svg").read_text().startswith("<?xml")

@@ -92,7 +92,7 @@ async def _measure(case: Case, wait: Callable[[Start], AsyncIterator[Any]], star
     started = time.perf_counter()
     gc.collect()
     collection = time.perf_counter() - started
-    lag = _Lag()
+    lag = Lag()
     probe = asyncio.create_task(lag.measure_lag())
     ended: list[Any] = []
     waits: list[asyncio.Task[Any]] = []
@@ -141,7 +141,7 @@ async def _until_ended(events: AsyncIterator[Any], ended: list[Any]) -> None:
         ended.append(e)
 
 
-class _Lag:
+class Lag:
     """How late the loop resumes a task that sleeps for 10 ms, with and without garbage collection, in seconds."""
 
     def __init__(self) -> None:

@@ -198,7 +198,8 @@ def full(measurements: Measurements, result: report.Report, runs: int) -> None:
         result.ratio(str(MANY), _CPU, OURS, peer, at_least=2.5, lower=True)
     result.ratio(str(MANY_PLAIN), _CPU, OURS, SESSION, at_least=None, lower=True)
     for case in (MANY, MANY_PLAIN, LONG, LONGEST):
-        result.limit(str(case), "connections", OURS, under=9)
+        # The default of max_connections.
+        result.limit(str(case), "connections", OURS, under=101)
     for case in (LONG, LONGEST):
         result.limit(str(case), _LAG_WITHOUT_GC, OURS, under=50)
     result.ratio(str(FEW), _RATE, OURS, SESSION, at_least=0.9)

@@ -155,6 +155,7 @@ def test_the_form_offers_every_option_and_no_other(connect):
     [
         ("timeout", "Timeout", "number", " Empty: 120."),
         ("max_upload_bytes", "Max upload bytes", "integer", " Empty: no limit."),
+        ("max_connections", "Max connections", "integer", " Empty: 100."),
         ("allow_http", "Allow HTTP", "boolean", " sent unencrypted."),
         ("verify", "Verify the certificate", "string", " Empty: true."),
         ("status_map", "Status map", "string", " Empty: the usual words."),

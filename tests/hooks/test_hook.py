@@ -314,7 +314,7 @@ def test_hook_from_several_threads(sandbox, hook, survey):
 
 async def test_jobs_whose_polls_hang_do_not_hold_up_the_others(connect, monkeypatch):
     """120 jobs whose polls hang, and five that finish long before their deadline."""
-    monkeypatch.setattr("datatile_provider.api.async_client.SLOW", 0.1)
+    monkeypatch.setattr("datatile_provider.api.poll_queue.SLOW", 0.1)
     started = time.monotonic()
     hung = []
 

@@ -25,6 +25,7 @@ EXTRA_FIELDS = re.compile("^Extra Fields$")
 INPUT = {
     "timeout": "60",
     "max_upload_bytes": "5000000",
+    "max_connections": "40",
     "processing_log_url": "https://datatile.example.com/log/{job_id}",
     "verify": "false",
     "api_path": "api/v3",
@@ -61,6 +62,7 @@ SETTINGS = Settings(
     max_upload_bytes=5_000_000,
     ledger="s3://aws_default@surveys/ledger",
     ledger_optional=True,
+    max_connections=40,
 )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from airflow.sdk import DAG
 
 COMMON: dict[str, Any] = {
-    "poke_interval": 5,
-    "timeout": 600,
+    "poke_interval": float(os.environ.get("DATATILE_BENCHMARK_INTERVAL", "5")),
+    "timeout": 3600,
     # On a slow machine, Airflow fails a task that is queued again before the end of its last poke is processed.
     "retries": 5,
     "retry_delay": timedelta(seconds=1),
