@@ -11,7 +11,7 @@ SYSTEM ?= system
 BENCH := .venv-bench
 BENCH_CONSTRAINTS := constraints/bench.txt
 BENCH_READY := $(BENCH)/.ready
-BENCHMARKS := upload store uploads waits latency growth airflow_waits imports
+BENCHMARKS := upload ledger store uploads waits latency growth airflow_waits imports
 # The tests wait half of the time, so there is one process more than cores. The tests of a file run in one process,
 # because they share what is slow to set up.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile

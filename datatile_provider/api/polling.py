@@ -33,7 +33,7 @@ class Poll:
     One poll of a wait.
 
     :param sent: when it was sent.
-    :param result: the job, as the server reported it, or the error; None when the poll was given up for another one.
+    :param result: the job, as the server reported it, or the error; None when the poll was cancelled for another one.
     :param succeeded: the job, when it has succeeded.
     """
 
