@@ -22,7 +22,7 @@ from datatile_provider.ledger.entry import Phase as LedgerPhase
 from datatile_provider.links.datatile import push_links
 from datatile_provider.operators.first_step import Cleared, Step, comparison_matters, first_step, stop_error
 from datatile_provider.operators.guard import GuardedUpload, as_job
-from datatile_provider.operators.question import ASKED, SENDS, Answer
+from datatile_provider.operators.question import ASKED, Answer
 from datatile_provider.operators.upload_state import Phase, Record, Sent
 from datatile_provider.triggers.datatile import TRIGGER_TIMEOUT_MARGIN, DatatileRetryTrigger, defer_wait, job_of
 
@@ -154,7 +154,7 @@ class UploadAttempt(GuardedUpload):
         self._accepted = Accepted.NO
         task, called, content = self._task, time.time(), Sha256()
         task.find_dataset(self._context)
-        self._claim.confirmed = bool(self.answer and self.answer.choice in SENDS)
+        self._claim.answer = self.answer.choice if self.answer else None
         # The time that a function takes to return the path does not count.
         deadline += time.time() - called
         hook = DatatileHook(task.datatile_conn_id)

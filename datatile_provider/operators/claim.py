@@ -13,6 +13,7 @@ import pendulum
 from datatile_provider.api import errors
 from datatile_provider.api.models import OnRepeat, OnUnknown
 from datatile_provider.ledger.entry import Entry, Owner, Phase
+from datatile_provider.operators.question import Choice
 from datatile_provider.operators.repeats import objection
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Claim:
         self.configured = False  #: Whether the connection has a ledger.
         self._held = ""  # The name of this attempt's entry.
         self._in_doubt = ""  # The name of the entry of an earlier attempt of this task, whose outcome is unknown.
-        self.confirmed = False  #: Whether a person has said that this file must be sent.
+        self.answer: Choice | None = None  #: What a person has answered in this attempt.
         self.repeated_job = ""  #: The job of the upload that this one would repeat.
         self.reported = False  #: Whether an error has said that the outcome of an earlier attempt is unknown.
 
@@ -108,7 +109,9 @@ class Claim:
         ledger = self._ledger
 
         def allow(earlier: Stored) -> None:
-            if self.confirmed:
+            # While the question was open, another task may have sent the content.
+            not_there = earlier.entry.phase is not Phase.ACCEPTED or earlier.entry.owner.same_task(self._owner)
+            if self.answer is Choice.AGAIN or (self.answer is Choice.NOT_THERE and not_there):
                 return
             if _has_failed(hook, earlier.entry):
                 ledger.change(earlier.name, Phase.RELEASED)

@@ -91,7 +91,7 @@ class GuardedUpload:
         else:
             return error
         rule = self._rule(failure)
-        if failure is Failure.UNKNOWN:
+        if failure is Failure.UNKNOWN and self._accepted is not Accepted.YES:
             self._claim.note(LedgerPhase.UNKNOWN)
         if rule.airflow is Airflow.ASKS and isinstance(error, errors.DatatileError):
             if rule.change is StateChange.FORGET:

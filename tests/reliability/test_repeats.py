@@ -287,6 +287,21 @@ class TestWithALedger:
         assert lab.phases() == ["unknown", "accepted"]
         assert_repeated(lab.task(run_id="run-2").run())
 
+    @CAN_ASK
+    def test_another_task_sends_the_file_while_the_question_is_open(self, lab, asks):
+        lab = lab(NOT_ACCEPTED)
+        task = lab.task(on_unknown="ask")
+
+        def answer_later() -> Any:
+            # A person has looked, and then another run sends the file.
+            meanwhile = lab.task(run_id="run-2", on_repeat="allow")
+            assert meanwhile.run().state == "success"
+            return answer(Choice.NOT_THERE)
+
+        task._answer = answer_later
+        assert_repeated(task.run(), "run run-2")
+        assert (lab.accepted(), len(asks)) == (1, 1)
+
     def test_resend_sends_after_an_unknown_outcome(self, lab):
         lab = lab(NOT_ACCEPTED)
         assert lab.task(on_unknown="resend").run().state == "success"
