@@ -422,7 +422,6 @@ def test_a_store_that_ignores_the_condition(bucket, monkeypatch):
     async def ignore(self: Any, path: str, data: bytes, mode: str = "overwrite", **options: Any) -> Any:
         return await send(self, path, data, **options)
 
-    Ledger(store_of(bucket)).check()
     monkeypatch.setattr(client, "_pipe_file", ignore)
     with pytest.raises(ValueError, match="replaces a file that it should only create"):
         Ledger(store_of(bucket)).check()
