@@ -34,7 +34,8 @@ PYTHONS = {
 }
 #: Skipped where there is no such Python. ``uv python install`` and ``pyenv install`` get one.
 OPTIONAL = ("3.3-py3.14",)
-#: Versions with tests of real processes too: the tracking study, the questions, and the tests for Airflow 2 only.
+#: Versions with tests of real processes too: the tracking study, the questions, the repeats, and the tests for
+#: Airflow 2 only.
 STUDIED = ("2.11", "3.1", "3.2", "3.3", "next")
 RUNS = {
     "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench"),
@@ -42,6 +43,7 @@ RUNS = {
         "tests/system/test_tracking_study.py",
         "tests/system/test_answers.py",
         "tests/system/test_airflow2.py",
+        "tests/system/test_repeats_airflow.py::test_a_clear_another_run_and_another_dag_end_loud",
         "tests/ui/test_connection_form_airflow2.py",
     ),
 }

@@ -246,6 +246,8 @@ def test_each_code_of_an_error_is_a_heading_of_the_troubleshooting() -> None:
     assert sorted(filter(str.isupper, headings)) == sorted(map(_verdict, errors.BY_CODE))
     anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
     assert set(errors.BY_CODE) <= set(anchors)
+    table = re.findall(r"^\| `([\w-]+)` \| `(\w+Error)` \|$", (DOCS / "formats.md").read_text("utf-8"), re.MULTILINE)
+    assert dict(table) == {code: error.__name__ for code, error in errors.BY_CODE.items()}
     # The second of two equal headings would have another anchor.
     assert len(anchors) == len(set(anchors))
 

@@ -70,7 +70,7 @@ class Claim:
         """
         self.configured, self._optional = bool(settings.ledger), settings.ledger_optional
         if not self.configured:
-            self._log.info("The connection has no ledger: clears and other runs may send the same file again")
+            self._log.info("No ledger: a clear or another run may send this file again")
             return
         from datatile_provider.ledger.ledger import Ledger
         from datatile_provider.ledger.store import store_of

@@ -393,9 +393,9 @@ class TestWithoutALedger:
         lab.connect()
         lab.task().run()
         assert lab.task(run_id="run-2").run().state == "success"
-        assert capsys.readouterr().out.count("The connection has no ledger") == 2
+        assert capsys.readouterr().out.count("No ledger: a clear or another run") == 2
         lab.task(action="reload").run()
-        assert "no ledger" not in capsys.readouterr().out
+        assert "No ledger" not in capsys.readouterr().out
 
 
 def _once(task: Task, patch: pytest.MonkeyPatch) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from datatile_provider.ledger.entry import Entry, Owner, Phase
+from datatile_provider.ledger.ledger import Ledger
+from datatile_provider.ledger.store import FolderStore
 from datatile_provider.sandbox import Sandbox
 from tests.support.airflow import free_port
 from tests.support.faults import Fault, FaultProxy
@@ -17,7 +21,7 @@ from tests.support.waiting import until
 FAILURES = "datatile_failures"
 UPLOADS = (
     *("token_refused", "role_missing", "not_found", "invalid_input", "server_unreachable", "file_too_large"),
-    *("destination_busy", "outcome_unknown", "job_failed", "job_timed_out"),
+    *("destination_busy", "outcome_unknown", "repeated_upload", "job_failed", "job_timed_out"),
 )
 SENSORS = ("token_refused", "role_missing", "not_found", "server_unreachable", "job_failed", "job_timed_out")
 #: For each task of the DAG, the code of its error: the anchor in ``docs/troubleshooting.md``.
@@ -63,15 +67,30 @@ def failing_servers(data: Path) -> Iterator[dict[str, str]]:
             "file_too_large": (small.url, small.token, small.add_database("Tracker"), ""),
             "destination_busy": (slow.url, slow.token, busy, ""),
             "outcome_unknown": (losing.url, quick.token, quick.add_database("Tracker"), ""),
+            "repeated_upload": (quick.url, quick.token, quick.add_database("Tracker"), ""),
             "job_failed": (quick.url, quick.token, quick.add_database("Tracker"), failed),
             "job_timed_out": (slow.url, slow.token, slow.add_database("Tracker"), running),
         }
         variable = {name: {"target": target, "job": job} for name, (_, _, target, job) in failures.items()}
-        connections = {
-            f"AIRFLOW_CONN_DATATILE_{name.upper()}": json.dumps(connection_to(url, token))
-            for name, (url, token, _, _) in failures.items()
-        }
+        fields = {name: connection_to(url, token) for name, (url, token, _, _) in failures.items()}
+        fields["repeated_upload"]["extra"]["ledger"] = ledger_of_another_run(
+            quick, failures["repeated_upload"][2], data
+        )
+        connections = {f"AIRFLOW_CONN_DATATILE_{name.upper()}": json.dumps(found) for name, found in fields.items()}
         yield {"AIRFLOW_VAR_FAILURES": json.dumps(variable), **connections}
+
+
+def ledger_of_another_run(sandbox: Sandbox, target: str, data: Path) -> str:
+    """Make a ledger in which another run has sent ``wave2.zsav``, and return its URI."""
+    folder = data / "ledger"
+    folder.mkdir()
+    content = (data / "wave2.zsav").read_bytes()
+    job_id = upload(sandbox, "append", target, data / "wave2.zsav")
+    owner = Owner("", "weekly_wave", "scheduled__2026-11-30T06:00:00+00:00", "append", -1, 1)
+    what = (f"{sandbox.url}/api/v2", "append", target, hashlib.sha256(content).hexdigest(), len(content), "wave2.zsav")
+    entry = Entry("id-1", *what, Phase.ACCEPTED, job_id, "2026-11-30T06:00:07+00:00", owner)
+    Ledger(FolderStore(folder)).claim(entry, lambda earlier: None)
+    return folder.as_uri()
 
 
 def forbid(peer: Peer) -> None:

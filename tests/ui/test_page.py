@@ -208,7 +208,8 @@ def test_sorting_by_keyboard(airflow, page, errors):
     expect(rows_of(inside).first).to_contain_text(f"wave_{HALF:02}.csv")
     expect(button).to_be_focused()
     page.keyboard.press("Enter")
-    expect(rows_of(inside).first).to_contain_text("wave_12.csv")
+    # The last wave waits for a person, so its rows are not known. Such uploads come last.
+    expect(rows_of(inside).first).to_contain_text("wave_11.csv")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -25,6 +25,7 @@ UPLOADS: dict[str, dict[str, Any]] = {
     "file_too_large": {},
     "destination_busy": {"accept_timeout": 4},
     "outcome_unknown": {},
+    "repeated_upload": {},
     "job_failed": {"dataset": f"{DATA}/wave3.zsav", **WAIT},
     "job_timed_out": {"timeout": 8, **WAIT},
 }
