@@ -63,7 +63,10 @@ def _do(ledger: Ledger, server: str, arguments: argparse.Namespace, stdout: Text
         elif arguments.entry in (None, stored.name, stored.entry.sha256):
             found.append(stored)
     if arguments.do == "forget" and arguments.entry in [name for name, _ in damaged]:
-        ledger.discard(arguments.entry, _nothing_known(server))
+        try:
+            ledger.discard(arguments.entry, _nothing_known(server))
+        except ValueError as e:
+            raise InvalidInputError(str(e), hint="Name the connection of that server with --conn-id.") from None
         say(f"Released: {arguments.entry}")
         return KNOWN
     if arguments.do == "forget":

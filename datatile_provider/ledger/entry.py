@@ -119,7 +119,7 @@ class Entry:
             Phase.UNKNOWN: "the outcome is not known",
             Phase.ACCEPTED: f"accepted{f' as job {self.job_id}' if self.job_id else ''}",
             Phase.RELEASED: "not accepted",
-            Phase.EXPIRED: "its entry is being deleted",
+            Phase.EXPIRED: "expired",
         }
         # A line that begins with a time is moved by Airflow's log reader.
         when = f"sent {self.at[:10]} {self.at[11:19]} UTC"
