@@ -131,6 +131,9 @@ def _server_url(where: str, host: str | None, schema: str | None, port: int | No
             f"{where} would send the token and the data unencrypted to {parts.hostname}",
             hint='Use https. To allow plain http, set "allow_http": true in its extra.',
         )
+    if port == {"https": 443, "http": 80}[parts.scheme]:
+        # The ledger and the stored state tell servers apart by their URL.
+        port = None
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import uuid
 from dataclasses import asdict
 from typing import TextIO
 
 import pendulum
 
-from datatile_provider.api.errors import InvalidInputError, LedgerUnusableError
+from datatile_provider.api.errors import DatatileError, InvalidInputError, LedgerUnusableError
 from datatile_provider.cli.commands import KNOWN, MISSING
 from datatile_provider.cli.connection import connection
 from datatile_provider.cli.table import show
 from datatile_provider.cli.terminal import logs_on_stderr, say
-from datatile_provider.ledger.entry import Phase
+from datatile_provider.ledger.entry import Entry, Owner, Phase
 from datatile_provider.ledger.ledger import Ledger, Stored
 from datatile_provider.ledger.store import store_of
 
@@ -27,9 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     :raises LedgerUnusableError: the ledger can't be read or written.
     """
     with logs_on_stderr() as stdout:
-        settings, _ = connection(arguments.conn_id)
-        uri = settings({}).ledger
-        if not uri:
+        connect, _ = connection(arguments.conn_id)
+        settings = connect({})
+        if not settings.ledger:
             raise InvalidInputError(
                 f"The connection {arguments.conn_id!r} has no ledger", hint="Set the option ledger in its extra."
             )
@@ -41,20 +42,33 @@ def run(arguments: argparse.Namespace) -> int:
         if bool(before) != ((arguments.do, arguments.entry) == ("forget", "all")):
             raise InvalidInputError("--older-than goes with: forget all", hint="To forget one entry, give its name.")
         try:
-            ledger = Ledger(store_of(uri))
+            ledger = Ledger(store_of(settings.ledger))
             ledger.check()
-            return _forget_old(ledger, before) if before else _do(ledger, arguments, stdout)
-        except (OSError, ValueError, ImportError) as e:
-            raise LedgerUnusableError(f"The ledger {uri!r} can't be used: {e}") from None
+            if before:
+                return _forget_old(ledger, before)
+            return _do(ledger, settings.server.address, arguments, stdout)
+        except DatatileError:
+            raise
+        except Exception as e:  # any store's
+            raise LedgerUnusableError(
+                f"The ledger {settings.ledger!r} can't be used: {type(e).__name__}: {e}"
+            ) from None
 
 
-def _do(ledger: Ledger, arguments: argparse.Namespace, stdout: TextIO) -> int:
+def _do(ledger: Ledger, server: str, arguments: argparse.Namespace, stdout: TextIO) -> int:
     found, damaged = [], []
     for stored in ledger.entries():
         if not isinstance(stored, Stored):
             damaged.append(stored)
         elif arguments.entry in (None, stored.name, stored.entry.sha256):
             found.append(stored)
+    if arguments.do == "forget" and arguments.entry in [name for name, _ in damaged]:
+        try:
+            ledger.discard(arguments.entry, _nothing_known(server))
+        except ValueError as e:
+            raise InvalidInputError(str(e), hint="Name the connection of that server with --conn-id.") from None
+        say(f"Released: {arguments.entry}")
+        return KNOWN
     if arguments.do == "forget":
         for stored in found:
             ledger.change(stored.name, Phase.RELEASED)
@@ -85,6 +99,11 @@ def _row(stored: Stored) -> tuple[str, ...]:
         where,
         stored.name,
     )
+
+
+def _nothing_known(server: str) -> Entry:
+    now = pendulum.now("UTC").isoformat()
+    return Entry(str(uuid.uuid4()), server, "", "", "", 0, "", Phase.RELEASED, "", now, Owner("", "", "", "", -1, 0))
 
 
 def _forget_old(ledger: Ledger, before: str) -> int:

@@ -20,6 +20,7 @@ class Phase(str, Enum):
     UNKNOWN = "unknown"  #: The same, and the task's error has said so.
     ACCEPTED = "accepted"  #: The server has accepted it.
     RELEASED = "released"  #: The server does not hold it, or a person said so.
+    EXPIRED = "expired"  #: It is old, and is being deleted.
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Entry:
             Phase.UNKNOWN: "the outcome is not known",
             Phase.ACCEPTED: f"accepted{f' as job {self.job_id}' if self.job_id else ''}",
             Phase.RELEASED: "not accepted",
+            Phase.EXPIRED: "expired",
         }
         # A line that begins with a time is moved by Airflow's log reader.
         when = f"sent {self.at[:10]} {self.at[11:19]} UTC"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,9 @@ from urllib.request import url2pathname
 
 #: The object stores whose client creates an object only if there is none, in one request.
 _EXCLUSIVE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+
+#: An object that each check tries to create.
+_PROBE = "exclusive"
 
 
 class Store(Protocol):
@@ -68,13 +73,20 @@ class FolderStore:
     def create(self, name: str, content: bytes) -> None:
         self.check()
         path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent.parent, path.parent):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                # Workers may run as several users.
+                shutil.copymode(self._root, folder)
+                _sync(folder.parent)
         temporary = self._written(path, content)
         try:
             # A link appears whole, and fails if the name exists.
             os.link(temporary, path)
         finally:
             temporary.unlink()
+        # The machine may lose its power after the upload.
+        _sync(path.parent)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -106,6 +118,15 @@ class FolderStore:
         return Path(file.name)
 
 
+def _sync(folder: Path) -> None:
+    """Write the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class ObjectStore:
     """
     A prefix in an object store, through an Airflow connection.
@@ -125,13 +146,19 @@ class ObjectStore:
             raise ValueError(f"the store {path.protocol!r} can't create a file only if there is none")
 
     def check(self) -> None:
-        bucket = self._root.partition("/")[0]
-        if not self._fs.exists(bucket):
-            raise FileNotFoundError(f"there is no bucket {bucket!r}")
+        # Some stores ignore the condition. The second request of the first task finds that out.
+        for _ in range(2):
+            try:
+                self.create(_PROBE, b"")
+            except FileExistsError:
+                return
+        raise ValueError("the store replaces a file that it should only create")
 
     def create(self, name: str, content: bytes) -> None:
         try:
             self._fs.pipe_file(f"{self._root}/{name}", content, mode="create")
+        except PermissionError:
+            raise
         except OSError as e:
             # Clients report the failed condition in several ways.
             if not isinstance(e, FileExistsError) and self.read(name) is not None:

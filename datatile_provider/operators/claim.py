@@ -14,7 +14,7 @@ from datatile_provider.api import errors
 from datatile_provider.api.models import OnRepeat, OnUnknown
 from datatile_provider.ledger.entry import Entry, Owner, Phase
 from datatile_provider.operators.question import Choice
-from datatile_provider.operators.repeats import objection
+from datatile_provider.operators.repeats import is_settled, objection
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -75,16 +75,15 @@ class Claim:
         from datatile_provider.ledger.ledger import Ledger
         from datatile_provider.ledger.store import store_of
 
-        try:
-            store = store_of(settings.ledger)
-        except (ValueError, ImportError) as e:
-            raise errors.InvalidInputError(
-                f"The ledger {settings.ledger!r} can't be used: {e}",
-                hint="Use a shared folder, or a store of S3, Google Cloud or Azure with this package's extra for it.",
-            ) from None
         with self._unusable(subject):
-            ledger = Ledger(store)
-            ledger.check()
+            try:
+                ledger = Ledger(store_of(settings.ledger))
+                ledger.check()
+            except (ValueError, ImportError) as e:
+                raise errors.InvalidInputError(
+                    f"The ledger {settings.ledger!r} can't be used: {e}",
+                    hint="Use a shared folder, or a store of S3, Google Cloud or Azure, with this package's extra.",
+                ) from None
             self._ledger = ledger
 
     def make(self, sent: Sent, subject: str, hook: DatatileHook, on_repeat: OnRepeat, on_unknown: OnUnknown) -> None:
@@ -108,20 +107,18 @@ class Claim:
         entry = Entry(self._id, *where, Phase.CLAIMED, "", now, self._owner)
         ledger = self._ledger
 
-        def allow(earlier: Stored) -> None:
-            # While the question was open, another task may have sent the content.
-            not_there = earlier.entry.phase is not Phase.ACCEPTED or earlier.entry.owner.same_task(self._owner)
-            if self.answer is Choice.AGAIN or (self.answer is Choice.NOT_THERE and not_there):
-                return
+        def allow(earlier: Stored) -> bool:
+            if is_settled(earlier.entry, self._owner, self.answer, on_unknown):
+                return True
             if _has_failed(hook, earlier.entry):
                 ledger.change(earlier.name, Phase.RELEASED)
-                return
-            error = objection(earlier.entry, self._owner, subject, on_repeat, on_unknown)
+                return False
+            error = objection(earlier.entry, self._owner, subject, on_repeat)
             if not error:
-                return
+                return False
             if on_repeat is OnRepeat.WARN and isinstance(error, errors.RepeatedUploadError):
                 self._log.warning("%s", error.report("sending it again"))
-                return
+                return False
             if isinstance(error, errors.OutcomeUnknownError):
                 self._in_doubt = earlier.name
                 self.reported |= earlier.entry.phase is Phase.UNKNOWN
@@ -178,7 +175,8 @@ class Claim:
                 error = errors.LedgerDamagedError(
                     f"The ledger has a damaged file: {e}",
                     subject=subject,
-                    hint="Nothing was accepted. Look in DATATILE's processing log for this file, then delete that one.",
+                    hint="Nothing was accepted. Look in DATATILE's processing log for this file.\n"
+                    "It is not there: release the entry with the command ledger forget.",
                 )
             if not self._optional:
                 raise error from None

@@ -1,10 +1,11 @@
-"""What follows when the content that a task would send went to the same target before: one function."""
+"""What follows when the content that a task would send went to the same target before: two pure functions."""
 
 from __future__ import annotations
 
 from datatile_provider.api import errors
 from datatile_provider.api.models import OnRepeat, OnUnknown
 from datatile_provider.ledger.entry import Entry, Owner, Phase
+from datatile_provider.operators.question import Choice
 
 #: What a person does about a file that was sent before.
 REPEAT_HINT = (
@@ -32,20 +33,33 @@ def unknown_hint(name: str, *, can_ask: bool) -> str:
     )
 
 
-def objection(
-    earlier: Entry, owner: Owner, subject: str, on_repeat: OnRepeat, on_unknown: OnUnknown
-) -> errors.DatatileError | None:
+def is_settled(earlier: Entry, owner: Owner, answer: Choice | None, on_unknown: OnUnknown) -> bool:
     """
-    Return why the same content must not be sent again; None if it may.
+    Return whether neither an earlier upload nor those before it are in the way.
+
+    An entry of this task that is in doubt was made after those before it had been allowed.
+
+    :param earlier: the upload in the ledger.
+    :param owner: the task that would send the same content again.
+    :param answer: what a person has answered in this attempt.
+    """
+    if answer is Choice.AGAIN:
+        return True
+    # While a question is open, another task may send the content. The answer is not about that.
+    sends = answer is Choice.NOT_THERE or on_unknown is OnUnknown.RESEND
+    return sends and _is_own_doubt(earlier, owner)
+
+
+def objection(earlier: Entry, owner: Owner, subject: str, on_repeat: OnRepeat) -> errors.DatatileError | None:
+    """
+    Return why the content of an earlier upload that is not settled must not be sent again; None if it may.
 
     :param earlier: the upload in the ledger.
     :param owner: the task that would send it again.
     :param subject: its upload, for messages.
     """
     subject = subject.partition("\n")[0]
-    if earlier.phase in (Phase.CLAIMED, Phase.UNKNOWN) and earlier.owner.same_task(owner):
-        if on_unknown is OnUnknown.RESEND:
-            return None
+    if _is_own_doubt(earlier, owner):
         return errors.OutcomeUnknownError(
             f"An earlier attempt may have sent this file:\n{earlier}", subject=subject, hint=errors.UNKNOWN_HINT
         )
@@ -56,3 +70,7 @@ def objection(
         subject=subject,
         hint=REPEAT_HINT,
     )
+
+
+def _is_own_doubt(earlier: Entry, owner: Owner) -> bool:
+    return earlier.phase in (Phase.CLAIMED, Phase.UNKNOWN) and earlier.owner.same_task(owner)

@@ -61,7 +61,7 @@ def test_defaults():
         ({"host": "https://srv", "schema": "https"}, "https://srv"),
         ({"host": "[::1]:8000", "schema": "http"}, "http://[::1]:8000"),
         ({"host": "http://[2001:db8::1]", "extra": {"allow_http": True}}, "http://[2001:db8::1]"),
-        ({"host": "localhost", "schema": "http", "port": 80}, "http://localhost:80"),
+        ({"host": "localhost", "schema": "http", "port": 80}, "http://localhost"),
         ({"host": "http://127.9.9.9"}, "http://127.9.9.9"),
         ({"host": "srv", "schema": "HTTP", "extra": {"allow_http": "true"}}, "http://srv"),
     ],

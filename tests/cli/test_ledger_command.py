@@ -89,6 +89,44 @@ def test_a_damaged_file_is_named(ledger, tmp_path, capsys):
     assert "wave3.sav" in err
 
 
+def test_forget_releases_a_damaged_file(ledger, tmp_path, capsys):
+    name = names(ledger)[0]
+    (tmp_path / name).write_text("{}")
+    assert main(["ledger", "forget", name]) == KNOWN
+    assert f"Released: {name}" in " ".join(capsys.readouterr().err.split())
+    assert main(["ledger", "show", name]) == KNOWN
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["phase"], found["target"], found["sha256"]) == ("released", "f00d", "ab" * 32)
+
+    def in_the_way(stored: Stored) -> None:
+        raise AssertionError(stored)
+
+    assert ledger.claim(replace(ENTRY, id="id-3"), in_the_way).endswith("-2.json")
+
+
+def test_a_damaged_file_of_another_server_is_kept(ledger, tmp_path, capsys):
+    path = tmp_path / names(ledger)[0]
+    path.write_text("{}")
+    other = tmp_path / "other" / "f00d" / path.name
+    other.parent.mkdir(parents=True)
+    path.rename(other)
+    assert main(["ledger", "forget", f"other/f00d/{path.name}"]) == UNUSABLE
+    assert "is not the name of an entry of https://datatile.example.com/api/v2" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert other.read_text() == "{}"
+
+
+def test_any_error_of_a_store_is_reported(ledger, monkeypatch, capsys):
+    def fail(self: FolderStore) -> None:
+        raise RuntimeError("Could not connect to the endpoint URL")
+
+    monkeypatch.setattr(FolderStore, "check", fail)
+    assert main(["ledger", "list"]) == UNUSABLE
+    assert "LEDGER UNUSABLE" in (err := capsys.readouterr().err)
+    assert "RuntimeError: Could not connect" in err
+
+
 def test_an_entry_that_is_not_there(ledger, capsys):
     assert main(["ledger", "show", "wave9"]) == MISSING
     assert "There is no entry 'wave9'" in capsys.readouterr().err

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,28 @@ def test_a_released_claim_is_followed_by_the_next_number(folder):
     assert [stored.name for stored in seen] == [first, first]
 
 
+def test_each_earlier_upload_counts_until_one_settles_it(folder):
+    ledger = Ledger(FolderStore(folder))
+    names = [ledger.claim(replace(ENTRY, id=f"id-{number}"), lambda stored: None) for number in range(3)]
+
+    def fails(stored: Stored) -> None:
+        """The job of the latest one has failed."""
+        if stored.name != names[2]:
+            raise RuntimeError(f"in the way: {stored.name}")
+        ledger.change(stored.name, Phase.RELEASED)
+
+    with pytest.raises(RuntimeError, match=r"-2\.json"):
+        ledger.claim(replace(ENTRY, id="id-4"), fails)
+    seen: list[str] = []
+
+    def settles(stored: Stored) -> bool:
+        seen.append(stored.name)
+        return True
+
+    assert ledger.claim(replace(ENTRY, id="id-5"), settles)
+    assert seen == [names[1]]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -92,6 +115,137 @@ def test_old_entries_are_deleted_by_content(folder):
     assert [name[-15:] for name in ledger.delete_before("2025-06-01")] == ["abababab-1.json"]
     assert [name[-15:] for name in ledger.delete_before("2027-01-01")] == ["cdcdcdcd-2.json", "cdcdcdcd-1.json"]
     assert list(ledger.entries()) == []
+
+
+def test_old_entries_beside_a_damaged_file_are_kept(folder):
+    ledger = Ledger(FolderStore(folder))
+    names = [ledger.claim(replace(ENTRY, id=f"id-{number}"), lambda stored: None) for number in range(3)]
+    (folder / names[1]).write_bytes(b"{}")
+    assert list(ledger.delete_before("2027-01-01")) == []
+    with pytest.raises(ValueError, match=r"-2\.json"):
+        ledger.claim(replace(ENTRY, id="id-4"), nobody)
+    ledger.discard(names[1], replace(ENTRY, target="", sha256="", name=""))
+    with pytest.raises(RuntimeError, match=r"-3\.json"):
+        ledger.claim(replace(ENTRY, id="id-4"), nobody)
+    for name in ("wave.json", names[1].replace("f00d", "f00d/x"), names[1].replace("datatile", "other")):
+        with pytest.raises(ValueError, match="not the name of an entry"):
+            ledger.discard(name, ENTRY)
+
+
+class Interrupted(FolderStore):
+    """
+    A folder in which something else happens before one of its calls.
+
+    :param at: the number of that call.
+    :param meanwhile: what happens.
+    """
+
+    def __init__(self, root: Path, at: int, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root)
+        self._left, self._meanwhile = at, meanwhile
+
+    def _call(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._meanwhile()
+
+    def create(self, name: str, content: bytes) -> None:
+        self._call()
+        super().create(name, content)
+
+    def read(self, name: str) -> bytes | None:
+        self._call()
+        return super().read(name)
+
+    def replace(self, name: str, content: bytes) -> None:
+        self._call()
+        super().replace(name, content)
+
+    def delete(self, name: str) -> None:
+        self._call()
+        super().delete(name)
+
+
+#: More than the calls of a claim, or of a deletion, of up to two entries.
+CALLS = range(1, 12)
+
+
+def old_entries(folder: Path, released: bool) -> Ledger:
+    ledger = Ledger(FolderStore(folder))
+    for number in range(2):
+        name = ledger.claim(replace(ENTRY, id=f"old-{number}"), lambda stored: None)
+        if released:
+            ledger.change(name, Phase.RELEASED)
+    return ledger
+
+
+def claimed(ledger: Ledger, who: str) -> bool:
+    """Let a task claim the content, which it may repeat, and return whether it has sent it."""
+    with contextlib.suppress(OSError):
+        return bool(ledger.claim(replace(ENTRY, id=who, at="2027-05-01"), lambda stored: None))
+    return False
+
+
+def assert_found(ledger: Ledger, sent: list[str]) -> None:
+    """Check that a task which must not repeat the content finds all that were sent."""
+    seen: list[str] = []
+    ledger.claim(replace(ENTRY, id="last", at="2027-06-01"), lambda stored: seen.append(stored.entry.id))
+    assert set(sent) <= set(seen), (sent, seen)
+
+
+@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize("at", CALLS)
+def test_a_claim_while_old_entries_are_deleted_is_found(folder, at, released):
+    ledger, sent = old_entries(folder, released), []
+
+    def meanwhile() -> None:
+        if claimed(ledger, "new"):
+            sent.append("new")
+
+    deleted = list(Ledger(Interrupted(folder, at, meanwhile)).delete_before("2027-01-01"))
+    assert deleted == [] or len(deleted) == 2
+    assert sent or deleted
+    assert_found(ledger, sent)
+
+
+@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize("at", CALLS)
+@pytest.mark.parametrize("then", [False, True])
+def test_old_entries_that_are_deleted_during_a_claim(folder, at, released, then):
+    ledger, sent = old_entries(folder, released), []
+
+    def meanwhile() -> None:
+        list(ledger.delete_before("2027-01-01"))
+        if then and claimed(ledger, "second"):
+            sent.append("second")
+
+    if claimed(Ledger(Interrupted(folder, at, meanwhile)), "first"):
+        sent.append("first")
+    assert_found(ledger, sent)
+
+
+def test_a_deletion_that_ended_half_way_is_finished_by_the_next(folder):
+    ledger = old_entries(folder, released=True)
+
+    def dies() -> None:
+        raise SystemExit
+
+    for at in CALLS:
+        with contextlib.suppress(SystemExit):
+            list(Ledger(Interrupted(folder, at, dies)).delete_before("2027-01-01"))
+    assert list(ledger.entries()) == []
+    assert ledger.claim(ENTRY, nobody).endswith("-1.json")
+
+
+def test_an_entry_under_another_name_is_damaged(folder):
+    ledger = Ledger(FolderStore(folder))
+    name = ledger.claim(ENTRY, nobody)
+    other = name.replace("ab" * 32, "cd" * 32)
+    (folder / name).rename(folder / other)
+    with pytest.raises(ValueError, match="about another content or target than its name"):
+        ledger.claim(replace(ENTRY, sha256="cd" * 32), nobody)
+    ((found, error),) = ledger.entries()
+    assert (found, type(error)) == (other, ValueError)
 
 
 def test_a_damaged_file(folder):
@@ -163,6 +317,13 @@ class TestFolder:
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["c.json"]
         assert (tmp_path / "a/b/c.json").stat().st_mode & 0o777 == 0o664
 
+    def test_what_one_user_makes_can_be_written_to_by_another(self, tmp_path):
+        root = tmp_path / "ledger"
+        root.mkdir()
+        root.chmod(0o2775)
+        FolderStore(root).create("a/b/c.json", b"x")
+        assert [(root / folder).stat().st_mode & 0o7777 for folder in ("a", "a/b")] == [0o2775, 0o2775]
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_a_folder_that_cannot_be_written_to(self, tmp_path):
         tmp_path.chmod(0o500)
@@ -222,9 +383,10 @@ def test_two_processes_at_once_on_a_folder(tmp_path):
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with s3.s3(tmp_path) as port:
-        monkeypatch.setenv("AIRFLOW_CONN_STORE", s3.connection(port))
+        # Airflow keeps one client for each connection id.
+        monkeypatch.setenv(f"AIRFLOW_CONN_STORE{port}", s3.connection(port))
         s3.client(port)
-        yield f"s3://store@{s3.BUCKET}/ledger"
+        yield f"s3://store{port}@{s3.BUCKET}/ledger"
 
 
 @pytest.mark.bench
@@ -247,5 +409,31 @@ def test_an_object_store(bucket):
     assert (stored.name, stored.entry.job_id) == (name, "job-7")
     assert list(ledger.delete_before("2027-01-01")) == [name]
     assert list(ledger.entries()) == []
-    with pytest.raises(FileNotFoundError, match="there is no bucket"):
-        Ledger(store_of("s3://store@missing/ledger")).check()
+    with pytest.raises(FileNotFoundError, match="bucket"):
+        Ledger(store_of(bucket.replace(s3.BUCKET, "missing"))).check()
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(120)
+def test_a_store_that_ignores_the_condition(bucket, monkeypatch):
+    client = pytest.importorskip("s3fs").S3FileSystem
+    send = client._pipe_file
+
+    async def ignore(self: Any, path: str, data: bytes, mode: str = "overwrite", **options: Any) -> Any:
+        return await send(self, path, data, **options)
+
+    monkeypatch.setattr(client, "_pipe_file", ignore)
+    with pytest.raises(ValueError, match="replaces a file that it should only create"):
+        Ledger(store_of(bucket)).check()
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(120)
+def test_a_store_that_does_not_respond(monkeypatch):
+    options = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
+    extra = {"region_name": "us-east-1", **options}
+    connection = {"conn_type": "aws", "login": "user", "password": "secret-7", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_DEAD", json.dumps(connection))
+    with pytest.raises(Exception, match="connect") as error:
+        Ledger(store_of("s3://dead@bucket/ledger")).check()
+    assert not isinstance(error.value, ValueError)

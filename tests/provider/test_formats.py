@@ -103,7 +103,7 @@ def test_an_entry_of_the_ledger():
     entry = Entry.read(json.dumps(stored("ledger_entry")).encode())
     assert json.loads(entry.as_bytes()) == stored("ledger_entry")
     assert (entry.phase, entry.owner.dag_id, entry.size) == (EntryPhase.ACCEPTED, "tracker", 586)
-    assert [phase.value for phase in EntryPhase] == ["claimed", "unknown", "accepted", "released"]
+    assert [phase.value for phase in EntryPhase] == ["claimed", "unknown", "accepted", "released", "expired"]
 
 
 def test_an_answer():

@@ -8,9 +8,10 @@ store.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ from datatile_provider.api.states import JobState
 from datatile_provider.ledger.entry import Phase
 from datatile_provider.ledger.ledger import Ledger, Stored
 from datatile_provider.operators.datatile import DatatileUploadOperator
-from datatile_provider.operators.question import SENDS, Choice
+from datatile_provider.operators.guard import ON_REPEAT_CONF
+from datatile_provider.operators.question import Choice
 from datatile_provider.triggers.datatile import ended
 from datatile_provider.version_compat import AIRFLOW_2
 from tests.reliability.test_state_machine import NEXT, TRANSPORT, Environment
@@ -43,20 +45,29 @@ TASKS = (("a", "tracker", "run-1"), ("a", "tracker", "run-2"), ("a", "another", 
 
 
 class Server(Environment):
-    """The environment, which also knows the content of each job."""
+    """The environment, which also knows the content of each job, and whether it may hold that twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.contents: dict[str, str] = {}
+        #: Whether a person or ``allow`` has said that the task at work may send what the server holds already.
+        self.may_repeat = False
+        self.repeated: list[str] = []
+
+    def jobs_with(self, content: str) -> list[str]:
+        """Return the jobs whose data the server holds, or will, with a content."""
+        return [job_id for job_id in self.jobs if job_id in self.held() and self.contents[job_id] == content]
 
     def _upload(self, request: Any) -> Any:
         content = self.file.read_text()
-        known = set(self.jobs)
+        known, held = set(self.jobs), self.jobs_with(content)
         try:
             return super()._upload(request)
         finally:
             for job_id in set(self.jobs) - known:
                 self.contents[job_id] = content
+                if held and job_id in self.held() and not self.may_repeat:
+                    self.repeated.append(job_id)
 
 
 class Storage:
@@ -114,6 +125,8 @@ class TaskState:
         self.store = FailingStore(server.crash_point, server.store_outage)
         self.deferred: Any = None
         self.state = "scheduled"
+        self.said_again = False  # Whether a person has, in this attempt.
+        self.looked: list[str] = []  # What a person saw in DATATILE when the task asked.
 
 
 class Repeats(RuleBasedStateMachine):
@@ -130,7 +143,6 @@ class Repeats(RuleBasedStateMachine):
         self.server = Server()
         self.storage = Storage(self.server)
         self.retries, self.remembers = retries, remembers and HAS_STATE_STORE
-        self.on_repeat = on_repeat
         self.arguments: dict[str, Any] = {
             "task_id": "upload",
             "action": "append",
@@ -143,8 +155,6 @@ class Repeats(RuleBasedStateMachine):
             "accept_timeout": 120,
         }
         self.tasks = [TaskState(number, retries, self.server) for number in range(len(TASKS))]
-        #: How often a person has said that a content must be there once more.
-        self.permitted: Counter[str] = Counter()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("requests.adapters.HTTPAdapter.send", lambda *a, **kw: self.server.send(*a, **kw))
         if not AIRFLOW_2:
@@ -179,7 +189,8 @@ class Repeats(RuleBasedStateMachine):
         outage=st.one_of(st.just(range(0)), st.builds(range, st.integers(1, 9), st.sampled_from([2, 6, 10, 99]))),
         outage_is_after=st.booleans(),
         report_lost=st.sampled_from([False, False, False, True]),
-        answer=st.sampled_from(["truth", "truth", "fail", "again"]),
+        answer=st.sampled_from(["truth", "truth", "what was true", "fail", "again"]),
+        conf=st.sampled_from([{}, {}, {}, {ON_REPEAT_CONF: "allow"}]),
     )
     def work(
         self,
@@ -192,6 +203,7 @@ class Repeats(RuleBasedStateMachine):
         outage_is_after: bool,
         report_lost: bool,
         answer: str,
+        conf: dict[str, str],
     ) -> None:
         """A worker starts or resumes a task. A person may have cleared it, and must have if it had ended."""
         task = self.tasks[number]
@@ -203,25 +215,29 @@ class Repeats(RuleBasedStateMachine):
         undisturbed = fresh and not (transport or crash_at or outage or self.storage.away or clear)
         undisturbed = undisturbed and not task.ti.try_number
         self.server.begin(transport, crash_at, crash, outage, outage_is_after)
-        if self.on_repeat == "allow":
-            self.permitted[self.server.file.read_text()] += 1
         operator = DatatileUploadOperator(**self.arguments)
-        context: Any = {"ti": task.ti, **({"task_state_store": task.store} if self.remembers else {})}
-        deferred, task.deferred = task.deferred, None
+        context: Any = {"ti": task.ti, "dag_run": SimpleNamespace(conf=conf)}
+        if self.remembers:
+            context["task_state_store"] = task.store
+        deferred, task.deferred, on_repeat = task.deferred, None, self.arguments["on_repeat"]
+        task.said_again &= bool(deferred)
         result, error = None, None
         try:
             if deferred:
                 kwargs = json.loads(json.dumps(deferred.kwargs or {}))
                 if deferred.method_name == "resume_answered":
-                    kwargs["event"] = self._answer(answer, kwargs["question"])
+                    kwargs["event"] = self._answer(answer, kwargs["question"], task)
                 else:
                     kwargs["event"] = self._event(deferred)
+                self.server.may_repeat = task.said_again or "allow" in (conf.get(ON_REPEAT_CONF), on_repeat)
                 result = operator.resume_execution(deferred.method_name, kwargs, context)
             else:
                 task.ti.begin_attempt()
+                self.server.may_repeat = "allow" in (conf.get(ON_REPEAT_CONF), on_repeat)
                 result = operator.execute(context)
         except (TaskDeferred, TaskAwaitingInput) as e:
             task.deferred = e
+            task.looked = self.server.jobs_with(self.server.file.read_text())
             event(f"deferred to {e.method_name}")
             return
         except (Exception, WorkerKilled, AirflowTaskTimeout) as e:
@@ -240,14 +256,11 @@ class Repeats(RuleBasedStateMachine):
         found = [stored for stored in Ledger(_Quiet(self.storage)).entries() if isinstance(stored, Stored)]
         return [stored for stored in found if stored.entry.phase is not Phase.RELEASED]
 
-    def _held(self) -> Counter[str]:
-        """How often the server holds each content, or will."""
-        return Counter(self.server.contents[job_id] for job_id in self.server.held())
-
-    def _answer(self, name: str, question: dict[str, Any]) -> Any:
-        """Return what a person answers who has looked into DATATILE."""
-        content = self.server.file.read_text()
-        held = [job_id for job_id in self.server.held() if self.server.contents[job_id] == content]
+    def _answer(self, name: str, question: dict[str, Any], task: TaskState) -> Any:
+        """Return what a person answers who has looked into DATATILE, now or when the task asked."""
+        held = self.server.jobs_with(self.server.file.read_text())
+        if name == "what was true":
+            held = task.looked
         if name == "fail":
             choice = Choice.FAIL
         elif question["repeat"]:
@@ -255,8 +268,7 @@ class Repeats(RuleBasedStateMachine):
         else:
             choice = Choice.THERE if held else Choice.NOT_THERE
         event(f"answer: {choice.value}")
-        if choice in SENDS:
-            self.permitted[content] += len(held)
+        task.said_again = choice is Choice.AGAIN
         return {
             "chosen_options": [choice.value],
             "params_input": {"job_id": held[-1] if held and choice is Choice.THERE else ""},
@@ -283,18 +295,16 @@ class Repeats(RuleBasedStateMachine):
             self.server.change_file()
         elif change == "ledger":
             self.storage.away = not self.storage.away
-        elif not self._held()[self.server.file.read_text()]:
+        elif not self.server.jobs_with(content := self.server.file.read_text()):
             # A person who has looked into DATATILE, and found nothing.
-            ledger = Ledger(_Quiet(self.storage))
             for stored in self._in_the_way():
-                if not any(self.server.contents[job_id] for job_id in self.server.held()):
-                    ledger.change(stored.name, Phase.RELEASED)
+                if stored.entry.sha256 == hashlib.sha256(content.encode()).hexdigest():
+                    Ledger(_Quiet(self.storage)).change(stored.name, Phase.RELEASED)
 
     @invariant()
     def nothing_is_held_twice(self) -> None:
         if hasattr(self, "server"):
-            for content, number in self._held().items():
-                assert number <= 1 + self.permitted[content], (content, self.server.jobs, self.storage.files)
+            assert not self.server.repeated, (self.server.jobs, self.server.contents, self.storage.files)
 
 
 class _Quiet(Storage):

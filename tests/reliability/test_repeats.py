@@ -302,6 +302,45 @@ class TestWithALedger:
         assert_repeated(task.run(), "run run-2")
         assert (lab.accepted(), len(asks)) == (1, 1)
 
+    @CAN_ASK
+    def test_another_task_may_have_sent_the_file_while_the_question_is_open(self, lab, asks):
+        lab = lab(NOT_ACCEPTED, LOST)
+        task = lab.task(on_unknown="ask", on_repeat="ask")
+
+        def answer_later() -> Any:
+            lab.task(run_id="run-2", on_repeat="allow").run().assert_failed(AirflowFailException, "OUTCOME UNKNOWN")
+            lab.answers = [answer(Choice.FAIL)]
+            task._answer = lambda: lab.answers.pop(0)
+            return answer(Choice.NOT_THERE)
+
+        task._answer = answer_later
+        outcome = task.run()
+        assert_repeated(outcome, "the outcome is not known", "run run-2")
+        assert lab.accepted() == 1
+        # Nothing was sent without an answer about the other upload.
+        assert lab.phases() == ["unknown", "unknown"]
+
+    @CAN_ASK
+    def test_an_answer_covers_what_an_earlier_answer_allowed(self, lab, asks):
+        lab = lab()
+        assert lab.task().run().state == "success"
+        lab.proxy.inject(NOT_ACCEPTED)
+        lab.answers = [answer(Choice.AGAIN), answer(Choice.NOT_THERE)]
+        outcome = lab.task(run_id="run-2", on_repeat="ask", on_unknown="ask").run()
+        assert (outcome.state, lab.accepted()) == ("success", 2)
+
+    def test_a_repeat_whose_job_failed_does_not_hide_the_upload_before(self, lab):
+        lab = lab()
+        first = lab.task().run()
+        task = lab.task(run_id="run-2", wait_for_completion=True)
+        task.conf = {"datatile_on_repeat": "allow"}
+        second = task.run()
+        assert second.state == "success"
+        lab.sandbox.set_status(second.result, "FAILED")
+        assert_repeated(lab.task(run_id="run-3").run(), f"accepted as job {first.result}")
+        assert lab.accepted() == 2
+        assert (lab.phases()[0], lab.phases()[-1]) == ("accepted", "released")
+
     def test_resend_sends_after_an_unknown_outcome(self, lab):
         lab = lab(NOT_ACCEPTED)
         assert lab.task(on_unknown="resend").run().state == "success"
