@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,16 +63,16 @@ class Observer:
         self._jobs: dict[str, str] = {}
         self._stopped = threading.Event()
         self._released = False
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = ThreadPoolExecutor(1)
         self.seen = Seen()
 
     def __enter__(self) -> Observer:
-        self._thread.start()
+        self._watching = self._thread.submit(self._watch)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._watching.result()
 
     def all_wait(self) -> bool:
         """Return whether the wait of each held job has been seen in a triggerer."""
@@ -104,7 +105,7 @@ class Observer:
         deferred = sum(state == "deferred" for *_, state in rows)
         self.seen.most_deferred[0] = max(self.seen.most_deferred[0], deferred)
         self.seen.most_tasks[0] = max(self.seen.most_tasks[0], len(tasks))
-        for path, kwargs in query(self._postgresql, "SELECT classpath, encrypted_kwargs FROM trigger"):
+        for path, kwargs in query(self._postgresql, "SELECT classpath, kwargs FROM trigger"):
             self.seen.triggers.add(f"{path} {self._cluster.decrypt(kwargs)}")
         if self._released:
             return

@@ -77,7 +77,9 @@ class Cluster(RealAirflow):
         super().stop()
 
     def decrypt(self, text: str) -> str:
-        """Decrypt what Airflow has encrypted in its database."""
+        """Return the arguments of a trigger in the database. Airflow encrypts those that a task has made."""
+        if text.startswith("{"):
+            return text
         return Fernet(self._env["AIRFLOW__CORE__FERNET_KEY"]).decrypt(text.encode()).decode()
 
     def pause(self, name: str) -> None:

@@ -114,7 +114,7 @@ def wave(request, tmp_path_factory):
         database = postgresql.url.partition("://")[2]
         env = {
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
-            "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql://{database}",
+            "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql+psycopg2://{database}",
             "AIRFLOW__CELERY__BROKER_URL": broker,
             "AIRFLOW_CONN_STORE": s3.connection(port),
             # A worker's log outlives it only there.
@@ -261,7 +261,7 @@ def everything(wave):
     """Yield each place that could have the token, a text that it must have, and all that it has."""
     file = wave.uploads[0].name
     files = [path for path in wave.cluster.home.rglob("*") if path.is_file()]
-    yield "disk", file, "\n".join(path.read_text(errors="replace") for path in files)
+    yield "disk", "append_and_wait", "\n".join(path.read_text(errors="replace") for path in files)
     pages = wave.store.get_paginator("list_objects_v2").paginate(Bucket=s3.BUCKET, Prefix="logs/")
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
     bodies = (wave.store.get_object(Bucket=s3.BUCKET, Key=key)["Body"].read() for key in keys)

@@ -27,9 +27,9 @@ def uploads(way: str) -> Any:
 
 
 @task_group
-def with_sensor(upload: dict[str, str]) -> None:
+def with_sensor(target_hash: str, dataset: str) -> None:
     append = DatatileUploadOperator(
-        task_id="append", target_hash=upload["target_hash"], dataset=upload["dataset"], deferrable=True, **UPLOAD
+        task_id="append", target_hash=target_hash, dataset=dataset, deferrable=True, **UPLOAD
     )
     DatatileJobSensor(task_id="wait", job_id=append.output, poke_interval=4, **WAIT, **RETRIES)
 
@@ -39,4 +39,4 @@ with DAG("wave", schedule=None, max_active_tasks=64):
         task_id="append_and_wait", wait_for_completion=True, poll_interval=4, **WAIT, **UPLOAD
     ).expand_kwargs(uploads("waiting"))
     DatatileUploadOperator.partial(task_id="append", deferrable=True, **UPLOAD).expand_kwargs(uploads("alone"))
-    with_sensor.expand(upload=uploads("sensed"))
+    with_sensor.expand_kwargs(uploads("sensed"))
