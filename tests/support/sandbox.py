@@ -25,9 +25,10 @@ class SandboxProcess:
 
     :param home: the folder of its state, uploads and log.
     :param processing_seconds: how long a job takes.
+    :param uploads_per_minute: its rate limit; 0 for none.
     """
 
-    def __init__(self, home: Path, processing_seconds: float = 1.0) -> None:
+    def __init__(self, home: Path, processing_seconds: float = 1.0, uploads_per_minute: float = 0) -> None:
         self.token, self.folder = secrets.token_hex(20), secrets.token_hex(8)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -37,6 +38,7 @@ class SandboxProcess:
             "--folder": self.folder,
             "--state-dir": home / "state",
             "--processing-seconds": processing_seconds,
+            "--uploads-per-minute": uploads_per_minute,
         }
         self._http = _session()
         self._http.headers["X-Requested-With"] = "tests"
