@@ -34,9 +34,10 @@ class Seen:
 
     deferred: collections.Counter[int] = field(default_factory=collections.Counter)
     in_a_worker: collections.Counter[int] = field(default_factory=collections.Counter)
-    #: The largest number of tasks at once: deferred, and in a worker.
+    #: The largest number at once: of tasks that were deferred or in a worker, and of connections to the database.
     most_deferred: list[int] = field(default_factory=lambda: [0])
     most_tasks: list[int] = field(default_factory=lambda: [0])
+    most_connections: list[int] = field(default_factory=lambda: [0])
     #: Each trigger's class with its decrypted arguments.
     triggers: set[str] = field(default_factory=set)
 
@@ -105,6 +106,8 @@ class Observer:
         deferred = sum(state == "deferred" for *_, state in rows)
         self.seen.most_deferred[0] = max(self.seen.most_deferred[0], deferred)
         self.seen.most_tasks[0] = max(self.seen.most_tasks[0], len(tasks))
+        connections = query(self._postgresql, "SELECT count(*) FROM pg_stat_activity WHERE datname = 'airflow'")
+        self.seen.most_connections[0] = max([self.seen.most_connections[0], *(count for (count,) in connections)])
         for path, kwargs in query(self._postgresql, "SELECT classpath, kwargs FROM trigger"):
             self.seen.triggers.add(f"{path} {self._cluster.decrypt(kwargs)}")
         if self._released:

@@ -89,6 +89,10 @@ class Cluster(RealAirflow):
     def resume(self, name: str) -> None:
         self.kill(name, signal.SIGCONT)
 
+    def count(self, text: str) -> int:
+        """Return how often the schedulers have logged this."""
+        return sum(log.read_text(errors="replace").count(text) for log in self.home.glob("scheduler-*/process.log"))
+
     def task_processes(self) -> set[str]:
         """Return the ids of the task instances for which a worker has a process."""
         processes = [p for name in ("worker-1", "worker-2") for p in self._sessions[name].processes(("cmdline",))]

@@ -196,6 +196,9 @@ def table(wave, seconds):
         ("rows in all databases", sum(d["rows"] for d in wave.state["databases"])),
         ("most tasks in a worker at once", f"{seen.most_tasks[0]} of {2 * SLOTS} slots"),
         ("most deferred tasks at once", seen.most_deferred[0]),
+        ("most connections to the database", seen.most_connections[0]),
+        ("tasks sent again after task_queued_timeout", wave.cluster.count("Task stuck in queued; will try to requeue")),
+        ("tasks whose process died", wave.cluster.count("Detected a task instance without a heartbeat")),
         ("samples of long waits, deferred", sum(seen.deferred.values())),
         ("samples of long waits, in a worker", sum(seen.in_a_worker.values())),
     ]
