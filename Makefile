@@ -14,7 +14,7 @@ CLUSTER := .venv-cluster
 CLUSTER_READY := $(CLUSTER)/.ready
 # The marker expression of test-cluster.
 CLUSTER_TESTS ?= cluster and long
-BENCHMARKS := upload ledger store uploads waits latency growth airflow_waits imports
+BENCHMARKS := upload ledger store uploads waits latency growth airflow_waits rejections imports
 # The tests wait half of the time, so there is one process more than cores. The tests of a file run in one process,
 # because they share what is slow to set up.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
@@ -31,7 +31,7 @@ help:
 	@echo "make test         check style and types, and run all tests except those of test-ui, test-system and test-bench"
 	@echo "make test-ui      test a real Airflow in a browser; PICTURES=docs/images updates the screenshots of the docs"
 	@echo "make test-system  test a real Airflow while its processes are killed; takes 17 minutes"
-	@echo "make test-cluster test a cluster (Celery, Redis, PostgreSQL) while its processes are killed; takes 15 minutes"
+	@echo "make test-cluster test a cluster (Celery, Redis, PostgreSQL) while its processes are killed; takes 10 minutes"
 	@echo "make test-matrix  run the tests on each Airflow from 2.11 on and print a table; AIRFLOW=next for only one"
 	@echo "make bench        compare with curl, requests, dbt Cloud, Airbyte … and print the ratios; takes 40 minutes"
 	@echo "make test-bench   run the tests with an S3 server, and a short run of each benchmark"
