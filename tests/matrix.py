@@ -38,7 +38,7 @@ OPTIONAL = ("3.3-py3.14",)
 #: Airflow 2 only.
 STUDIED = ("2.11", "3.1", "3.2", "3.3", "next")
 RUNS = {
-    "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench"),
+    "tests": ("--numprocesses", "3", "--dist", "loadfile", "-m", "not system and not ui and not bench and not cluster"),
     "study": (
         "tests/system/test_tracking_study.py",
         "tests/system/test_answers.py",

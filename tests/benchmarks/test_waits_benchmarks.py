@@ -74,3 +74,14 @@ def test_soak(tmp_path):
     assert medians["triggerer", "open files"] >= medians["triggerer", "connections"]
     assert medians["worker", "memory"] > 20
     assert (tmp_path / "soak.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.timeout(300)
+def test_rejections(tmp_path):
+    found = results("rejections", tmp_path, 290)
+    variants = ("each waits for its job", "one at a time in each DAG", "pool of 1 slot for both")
+    # Nothing but the ledger knows that the other DAG sends the same files.
+    assert [found[variant, "accepted a file"] for variant in variants] == [2, 2, 2]
+    assert (found["pool and ledger", "accepted a file"], found["pool and ledger", "failed tasks"]) == (1, 4)
+    assert found["pool of 1 slot for both", "rejected"] == 0
+    assert found["pool of 1 slot", "accepted a file"] == 1

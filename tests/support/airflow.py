@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import requests
 
@@ -25,6 +25,9 @@ from tests.support import airflow2
 from tests.support.airflow_api import AirflowApi, Run, TaskInstance
 from tests.support.processes import Session, end
 from tests.support.versions import AIRFLOW
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The log servers of the scheduler's workers and of the triggerer bind to every interface, and cannot be configured
 # otherwise. They are not needed here: all components share one log folder.
@@ -46,6 +49,9 @@ class RealAirflow:
     :param home: an AIRFLOW_HOME that is kept; by default a temporary one, which is removed unless something failed.
     """
 
+    #: The arguments of each component.
+    components: ClassVar[Mapping[str, Sequence[str]]] = COMPONENTS
+
     def __init__(self, dags: Path, *, env: Mapping[str, str] | None = None, home: Path | None = None) -> None:
         self._keep_home = home is not None
         self.home = home or Path(tempfile.mkdtemp(prefix="datatile-airflow-"))
@@ -56,7 +62,7 @@ class RealAirflow:
         self._env = _environment(self.home, dags, port) | dict(env or {})
         self._sessions: dict[str, Session] = {}
 
-    def __enter__(self) -> RealAirflow:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
@@ -77,9 +83,9 @@ class RealAirflow:
         :raises NotStartedError: a component did not start in time; the message names it and its log.
         """
         self.run_cli("db", "migrate", timeout=timeout)
-        for name in COMPONENTS:
+        for name in self.components:
             self.start_component(name)
-        self.wait_until_healthy(*COMPONENTS, timeout=timeout)
+        self.wait_until_healthy(*self.components, timeout=timeout)
 
     def stop(self) -> None:
         """Stop every process, and remove the home unless it is kept."""
@@ -110,10 +116,10 @@ class RealAirflow:
         """
         Start a component, without waiting until it is healthy.
 
-        :param component: a key of :data:`COMPONENTS`.
+        :param component: a key of :attr:`components`.
         :param name: another name, for a second process of the same component.
         """
-        self._sessions[name or component] = self._spawn(name or component, COMPONENTS[component])
+        self._sessions[name or component] = self._spawn(name or component, self.components[component])
 
     def wait_until_healthy(self, *names: str, timeout: float = 120) -> None:
         """

@@ -26,9 +26,12 @@ class Session:
 
     :param name: for messages.
     :param log: the file that its output is appended to.
+    :param cwd: its working folder, by default that of this process.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, *, env: Mapping[str, str], cwd: Path | None = None
+    ) -> None:
         self.name = name
         self.log = log
         self.started = time.time()
@@ -39,6 +42,7 @@ class Session:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=dict(env),
+                cwd=cwd,
                 start_new_session=True,
             )
 
@@ -50,10 +54,14 @@ class Session:
     def running(self) -> bool:
         return self._leader.poll() is None
 
-    def processes(self) -> list[psutil.Process]:
-        """Return all running processes of the session, the leader first."""
+    def processes(self, facts: Sequence[str] = ()) -> list[psutil.Process]:
+        """
+        Return all running processes of the session, the leader first.
+
+        :param facts: what each one's ``info`` shall hold.
+        """
         self._leader.poll()
-        return [p for p in psutil.process_iter() if _in_session(p, self.pid)]
+        return [p for p in psutil.process_iter(list(facts) or None) if _in_session(p, self.pid)]
 
     def processes_with(self, word: str) -> list[psutil.Process]:
         """Return all processes of the session whose command line contains a word, oldest first."""

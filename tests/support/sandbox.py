@@ -25,22 +25,21 @@ class SandboxProcess:
 
     :param home: the folder of its state, uploads and log.
     :param processing_seconds: how long a job takes.
+    :param uploads_per_minute: its rate limit; 0 for none.
     """
 
-    def __init__(self, home: Path, processing_seconds: float = 1.0) -> None:
+    def __init__(self, home: Path, processing_seconds: float = 1.0, uploads_per_minute: float = 0) -> None:
         self.token, self.folder = secrets.token_hex(20), secrets.token_hex(8)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = home / "sandbox.log"
-        options = {
+        self._options = {
             "--port": port,
-            "--token": self.token,
             "--folder": self.folder,
             "--state-dir": home / "state",
             "--processing-seconds": processing_seconds,
+            "--uploads-per-minute": uploads_per_minute,
         }
-        words = [str(word) for option in options.items() for word in option]
-        self._command = [sys.executable, "-m", "datatile_provider.sandbox", *words]
         self._http = _session()
         self._http.headers["X-Requested-With"] = "tests"
 
@@ -59,7 +58,9 @@ class SandboxProcess:
 
     def start(self) -> None:
         """:raises NotStartedError: it does not respond in time."""
-        self._session = Session("sandbox", self._command, self._log, env=os.environ)
+        words = [str(word) for option in (self._options | {"--token": self.token}).items() for word in option]
+        command = [sys.executable, "-m", "datatile_provider.sandbox", *words]
+        self._session = Session("sandbox", command, self._log, env=os.environ)
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -97,6 +98,11 @@ class SandboxProcess:
     def add_database(self) -> str:
         """Return the hash of a new, empty database."""
         return str(self._post("sandbox/databases", json={})["hash"])
+
+    def regenerate_token(self) -> str:
+        """Replace the token by a new one, as a user does on the Profile page, and return the new one."""
+        self.token = str(self._post("sandbox/token")["token"])
+        return self.token
 
     def hold(self, job_id: str, status: str = "running") -> None:
         """Report this status for a job, until it is released."""
