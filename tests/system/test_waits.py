@@ -57,12 +57,15 @@ def is_second_attempt(lab, task):
 )
 def test_a_timeout_ends_the_wait_without_retries(lab, timed_out, dag_id):
     task = timed_out[0][dag_id]
+    logs = [lab.api.log(task, number) for number in range(1, task.try_number + 1)]
 
-    assert (task.state, task.try_number) == ("failed", 1)
-    assert "AirflowSensorTimeout" in lab.api.log(task)
+    assert task.state == "failed"
+    # The last attempt is the first that timed out, although a retry was left.
+    assert ["AirflowSensorTimeout" in log for log in logs] == [False] * (task.try_number - 1) + [True], logs[0]
+    assert task.try_number <= lab.api.call("GET", task.path)["max_tries"], logs[0]
     assert "was not finished within 20 s. The last status was 'running'" in lab.api.error(task)
     assert lab.sandbox.url in lab.api.error(task)
-    assert 20 <= duration(lab, task) < 20 + LATE
+    assert 20 <= duration(lab, task, task.try_number) < 20 + LATE
 
 
 @pytest.mark.parametrize(
@@ -95,19 +98,19 @@ def test_cleared_after_a_timeout(lab, timed_out, dag_id):
         lab.sandbox.release(jobs[dag_id])
     lab.api.clear(tasks[dag_id])
     if dag_id == "upload_and_wait_20_s":
-        lab.wait_for_log(tasks[dag_id], "Resuming job", try_number=2)
+        lab.wait_for_log(tasks[dag_id], "Resuming job", try_number=tasks[dag_id].try_number + 1)
         lab.sandbox.release(jobs[dag_id])
     task = lab.ended(tasks[dag_id])
 
-    assert (task.state, task.try_number) == ("success", 2)
+    assert (task.state, task.try_number) == ("success", tasks[dag_id].try_number + 1)
     assert len(lab.sandbox.jobs(files[dag_id].name)) == (1 if dag_id == "upload_and_wait_20_s" else 2)
 
 
-def duration(lab, task):
-    """Return the seconds from the run's start to the end of the first attempt."""
+def duration(lab, task, try_number=1):
+    """Return the seconds from the run's start to the end of an attempt."""
     # Each poll resets the start date of a rescheduled task, so the run's is used.
     started = lab.api.call("GET", f"dags/{task.dag_id}/dagRuns/{task.run_id}")["start_date"]
-    ended = lab.api.call("GET", f"{task.path}/tries/1")["end_date"]
+    ended = lab.api.call("GET", f"{task.path}/tries/{try_number}")["end_date"]
     return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
 
 

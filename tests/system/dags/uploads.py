@@ -16,8 +16,9 @@ MODES: dict[str, dict[str, Any]] = {
     "upload_and_wait": {"wait_for_completion": True},
     # Airflow counts a start while its API server is down as an attempt, so the retry must come after the outage.
     "upload_and_defer": {"wait_for_completion": True, "deferrable": True, "retry_delay": timedelta(seconds=15)},
-    "upload_and_wait_20_s": {"wait_for_completion": True, "timeout": 20},
-    "upload_and_defer_20_s": {"wait_for_completion": True, "deferrable": True, "timeout": 20},
+    # Airflow may lose the first attempt on a slow machine, and a retry must be left after it.
+    "upload_and_wait_20_s": {"wait_for_completion": True, "timeout": 20, "retries": 2},
+    "upload_and_defer_20_s": {"wait_for_completion": True, "deferrable": True, "timeout": 20, "retries": 2},
     "upload_and_wait_execution_timeout": {"wait_for_completion": True, "execution_timeout": timedelta(seconds=20)},
     "upload_and_defer_execution_timeout": {
         "wait_for_completion": True,
@@ -51,8 +52,7 @@ for dag_id, mode in MODES.items():
             dataset="{{ dag_run.conf.dataset }}",
             datatile_conn_id="{{ dag_run.conf.get('connection', 'datatile_default') }}",
             poll_interval=1,
-            retries=1,
             pre_execute=hold("before"),
             post_execute=hold("after"),
-            **{"retry_delay": timedelta(seconds=1), **mode},
+            **{"retries": 1, "retry_delay": timedelta(seconds=1), **mode},
         )
