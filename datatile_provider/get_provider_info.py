@@ -42,7 +42,12 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "DATATILE", "external-doc-url": "https://datatile.eu/", "tags": ["service"]}
         ],
         "hooks": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.hooks.datatile"]}],
-        "operators": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.operators.datatile"]}],
+        "operators": [
+            {
+                "integration-name": "DATATILE",
+                "python-modules": ["datatile_provider.operators.datatile", "datatile_provider.operators.wave_check"],
+            }
+        ],
         "sensors": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.sensors.datatile"]}],
         "triggers": [{"integration-name": "DATATILE", "python-modules": ["datatile_provider.triggers.datatile"]}],
         "extra-links": [

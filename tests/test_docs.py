@@ -30,8 +30,10 @@ from datatile_provider.api.states import JobState
 from datatile_provider.failure_policy import Accepted, decide, failure_of
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.wave_check import DatatileWaveCheckOperator
 from datatile_provider.sandbox import Sandbox
 from datatile_provider.sensors.datatile import DatatileJobSensor
+from datatile_provider.survey.rules import RULES
 from tests.support.airflow import free_port
 from tests.support.dags import DagOutcome, dag_folder, run_dag
 from tests.support.fixtures import connect, plain_environment
@@ -351,6 +353,7 @@ def test_the_tables_list_every_parameter() -> None:
 
     assert own(DatatileUploadOperator) <= first_cells("uploads.md")
     assert own(DatatileJobSensor) <= first_cells("waits.md")
+    assert own(DatatileWaveCheckOperator) <= first_cells("wave-check.md")
 
 
 def test_the_contract_lists_every_field_name_and_status_word() -> None:
@@ -464,3 +467,19 @@ def test_the_mail_of_the_recipe_has_all_links(
     assert re.search(r"/dags/with_mail/runs/[^/]+$", run)
     assert log.startswith(f"{run}/tasks/append")
     assert datatile == [f"{server.url}/processing-log/", f"{server.url}/processing-log/{job}"]
+
+
+def test_the_table_of_rules_is_as_declared(request: pytest.FixtureRequest) -> None:
+    page = DOCS / "wave-check.md"
+    rows = [
+        f"| `{name}` | {rule.severity.value} | {rule.origin.value} | {rule.what} | {rule.reason} {rule.hint} |\n"
+        for name, rule in RULES.items()
+    ]
+    head = "| rule | default | whose | what is wrong | why it matters, and what to do |\n|---|---|---|---|---|\n"
+    table = re.compile(r"^\| rule .*\n(\|.*\n)*", re.MULTILINE)
+    found = page.read_text("utf-8")
+    written = table.sub(lambda _: head + "".join(rows), found)
+    if request.config.getoption("--write-tables"):
+        page.write_text(written, "utf-8")
+    assert page.read_text("utf-8") == written
+    assert len(table.findall(found)) == 1

@@ -16,6 +16,7 @@ The errors of this provider.
     │   ├── FileTooLargeError, RedirectedError, UntrustedCertificateError
     │   ├── ConnectionChangedError, DatasetChangedError, TaskChangedError, AlreadyUploadedError
     │   ├── RepeatedUploadError, LedgerDamagedError
+    │   ├── SurveyUnreadableError, WaveRejectedError
     │   └── StateUnreadableError, AnswerInvalidError
     ├── OutcomeUnknownError
     ├── UploadInterruptedError
@@ -237,6 +238,14 @@ class RepeatedUploadError(PermanentError, code="repeated-upload"):
 
 class LedgerDamagedError(PermanentError, code="ledger-damaged"):
     """A file of the ledger can't be read, so it is not known whether the same content went to the target before."""
+
+
+class SurveyUnreadableError(PermanentError, code="survey-unreadable"):
+    """A survey file can't be read for a check."""
+
+
+class WaveRejectedError(PermanentError, code="wave-rejected"):
+    """A check has found errors in a wave, before it was uploaded."""
 
 
 class StateUnreadableError(PermanentError, code="state-unreadable"):

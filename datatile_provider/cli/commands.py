@@ -20,7 +20,7 @@ KNOWN = 0
 MISSING = 1
 #: The arguments or what they name cannot be used.
 UNUSABLE = 2
-_DESCRIPTION = "Learns how a DATATILE server speaks, and shows what was sent to it."
+_DESCRIPTION = "Learns how a DATATILE server speaks, shows what was sent to it, and checks files before they are sent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,58 @@ COMMANDS = (
                 {"type": float, "metavar": "DAYS", "help": "with forget all: delete what is older"},
             ),
             Argument(("--json",), {"action": "store_true", "help": "print the list as JSON"}),
+        ),
+    ),
+    Command(
+        "check-wave",
+        help="Check a survey file, and compare it with earlier waves, before it is uploaded",
+        description="Reads SPSS (.sav, .zsav), CSV and Excel (.xlsx). The findings are on stderr, the worst first. "
+        "The exit code is 0 if no rule of severity error was broken, 1 if one was, 2 if a file cannot be read.",
+        function="datatile_provider.cli.check_wave:run",
+        arguments=(
+            Argument(("file",), {"type": Path, "metavar": "FILE", "help": "the wave"}),
+            Argument(
+                ("--reference",),
+                {
+                    "type": Path,
+                    "action": "append",
+                    "default": [],
+                    "metavar": "FILE",
+                    "help": "an earlier wave; repeatable, the latest last",
+                },
+            ),
+            Argument(
+                ("--key",), {"default": "", "metavar": "VARIABLE", "help": "variable that identifies an interview"}
+            ),
+            Argument(
+                ("--required",),
+                {
+                    "action": "append",
+                    "default": [],
+                    "metavar": "VARIABLE",
+                    "help": "variable that the wave must have; repeatable",
+                },
+            ),
+            Argument(
+                ("--severity",),
+                {
+                    "action": "append",
+                    "default": [],
+                    "metavar": "RULE=LEVEL",
+                    "help": "error, warning or ignore for a rule; repeatable",
+                },
+            ),
+            Argument(
+                ("--row-ratio",),
+                {
+                    "type": float,
+                    "default": 2.0,
+                    "metavar": "NUMBER",
+                    "help": "how many times more or fewer interviews than before are too many (default: 2)",
+                },
+            ),
+            Argument(("--report",), {"type": Path, "metavar": "FILE.html", "help": "also write a report"}),
+            Argument(("--json",), {"action": "store_true", "help": "print the findings as JSON"}),
         ),
     ),
 )

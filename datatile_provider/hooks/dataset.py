@@ -58,6 +58,20 @@ def dataset_of(given: DatasetLike, max_bytes: int | None = None) -> Dataset:
     return verified_by_content(dataset) if dataset.version == f"{dataset.size} bytes" else dataset
 
 
+def local_path(given: DatasetLike) -> Path | None:
+    """
+    Return the path of a dataset on this machine's file system; None if it is in a store, or an open file.
+
+    :param given: as for :func:`dataset_of`.
+    """
+    if isinstance(given, str) and "://" in given:
+        parts = urlsplit(given)
+        return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+    if hasattr(given, "read") or hasattr(type(given), "fs"):
+        return None
+    return Path(str(given))
+
+
 def _dataset_of(given: DatasetLike) -> Dataset:
     if hasattr(given, "read"):
         return _from_file(given)

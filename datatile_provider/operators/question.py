@@ -103,7 +103,7 @@ class Question:
         # Where Airflow has no state store, only this tells a failed trigger that a question was open.
         ti.xcom_push(key=ASKED, value=self.text)
         shown = file_question(ti, **question)
-        if _escaped(self.text.splitlines()[0]) not in shown:
+        if escaped(self.text.splitlines()[0]) not in shown:
             raise RuntimeError("Airflow still shows this task's question about another upload")
         return waits
 
@@ -135,9 +135,9 @@ class Question:
         upload_words = [line for line in self.text.splitlines() if not line.startswith("Processing log:")]
         link = error.log_url.replace("<", "%3C").replace(">", "%3E")
         words = [
-            _escaped(f"{error.what}."),
-            "\n".join(f"- {_escaped(fact)}" for fact in upload_words),
-            f"The server said: {_escaped(error.server_message)}" if error.server_message else "",
+            escaped(f"{error.what}."),
+            "\n".join(f"- {escaped(fact)}" for fact in upload_words),
+            f"The server said: {escaped(error.server_message)}" if error.server_message else "",
             "The task has changed since. **It is there** confirms the earlier upload, and the task then fails, because "
             "its upload of now was not sent."
             if self.changed
@@ -175,17 +175,14 @@ class Answer:
 
         :raises AnswerInvalidError: it can't be read, or its job id can't be one.
         """
+        option, by, at, form = _read(event)
         try:
-            (option,) = event["chosen_options"]
             choice = Choice(option)
-            given = (event.get("params_input") or {}).get(_JOB_ID)
-            user, at = event.get("responded_by_user"), event.get("responded_at")
-        except (TypeError, KeyError, ValueError, AttributeError):
-            raise errors.AnswerInvalidError(f"Airflow's answer can't be read: {str(event)[:200]!r}") from None
-        name = user.get("name") or user.get("id") if isinstance(user, Mapping) else getattr(user, "name", None)
-        by = str(name or "") if user else ""
+        except ValueError:
+            raise _unreadable(event) from None
+        given = form.get(_JOB_ID)
         job_id = "" if given is None else str(given).strip()
-        answer = cls(choice, by, _time(at), job_id)
+        answer = cls(choice, by, at, job_id)
         if choice is Choice.THERE and job_id and not is_job_id(job_id):
             raise errors.AnswerInvalidError(f"{answer}. {job_id!r} is not a job id")
         return answer
@@ -203,10 +200,39 @@ class Answer:
         return {"choice": self.choice.name.lower(), "by": self.by, "at": self.at, "job_id": self.job_id}
 
     def __str__(self) -> str:
-        at = f"{self.at[:10]} {self.at[11:19]} UTC" if self.at else "(time unknown)"
-        if not self.by:
-            return f"Nobody answered until {at}"
-        return f'{self.by} answered "{self.choice.value}" on {at}'
+        return _told(self.choice.value, self.by, self.at)
+
+
+def answered(event: Any) -> tuple[str, str]:
+    """
+    Return the option that a person has chosen, and who has chosen it when, as a sentence.
+
+    :param event: what Airflow resumes a task with that has asked.
+    :raises AnswerInvalidError: it can't be read.
+    """
+    option, by, at, _ = _read(event)
+    return option, _told(option, by, at)
+
+
+def _read(event: Any) -> tuple[str, str, str, Mapping[str, Any]]:
+    """Return the chosen option, the person's name, the time, and the form's fields."""
+    try:
+        (option,) = event["chosen_options"]
+        form = dict(event.get("params_input") or {})
+        user, at = event.get("responded_by_user"), event.get("responded_at")
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise _unreadable(event) from None
+    name = user.get("name") or user.get("id") if isinstance(user, Mapping) else getattr(user, "name", None)
+    return str(option), str(name or "") if user else "", _time(at), form
+
+
+def _unreadable(event: Any) -> errors.AnswerInvalidError:
+    return errors.AnswerInvalidError(f"Airflow's answer can't be read: {str(event)[:200]!r}")
+
+
+def _told(option: str, by: str, at: str) -> str:
+    time = f"{at[:10]} {at[11:19]} UTC" if at else "(time unknown)"
+    return f'{by} answered "{option}" on {time}' if by else f"Nobody answered until {time}"
 
 
 def _form() -> dict[str, Any]:
@@ -233,6 +259,6 @@ def _time(value: Any) -> str:
         return ""
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a text that Markdown shows as it is, on one line."""
     return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))

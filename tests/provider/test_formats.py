@@ -20,6 +20,8 @@ from datatile_provider.operators.question import Answer, Choice, Question
 from datatile_provider.operators.upload_state import Phase, Record
 from datatile_provider.sensors.datatile import DatatileJobSensor, _Seen
 from datatile_provider.summary import Summary
+from datatile_provider.survey.findings import Finding, Result
+from datatile_provider.survey.rules import Severity
 from datatile_provider.triggers import datatile as triggers
 from datatile_provider.triggers.datatile import DatatileJobTrigger, DatatileRetryTrigger
 from tests.support.task import Store
@@ -154,3 +156,11 @@ def test_the_arguments_of_resumed_methods():
     assert code.co_varnames[: code.co_argcount] == names
     code = inspect.unwrap(type(operator).resume_answered).__code__
     assert code.co_varnames[: code.co_argcount] == ("self", "context", "question", "event")
+
+
+def test_the_result_of_a_wave_check():
+    scale = Finding("scale-reversed", "vote", "0 = Clinton, 1 = Dole", "0 = Dole, 1 = Clinton", (0.0, 1.0))
+    rows = Finding("row-count", before="200 interviews", after="80 interviews")
+    note = "wave1.zsav has no respondent, so its interviews were not compared."
+    findings = ((Severity.ERROR, scale), (Severity.WARNING, rows))
+    assert Result("wave3.zsav", ("wave1.zsav",), 80, findings, (note,)).as_dict() == stored("wave_check")

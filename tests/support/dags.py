@@ -18,6 +18,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG
 
 from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.wave_check import DatatileWaveCheckOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.support.older_airflow import patch_dag_test, task_log
 from tests.support.rawserver import TOKEN
@@ -114,7 +115,7 @@ def run_dag(
 
     def run_dag(dag: DAG) -> DagOutcome:
         recorder = TaskRecorder()
-        for kind in (DatatileUploadOperator, DatatileJobSensor):
+        for kind in (DatatileUploadOperator, DatatileJobSensor, DatatileWaveCheckOperator):
             recorder.record(kind, monkeypatch)
         monkeypatch.setitem(sys.modules, "dag_under_test", types.SimpleNamespace(dag=dag))
         # Airflow's loop sleeps for a second when no task is ready, for example when one is rescheduled.

@@ -12,11 +12,15 @@ from pathlib import Path
 from datatile_provider.api import errors
 
 PACKAGE = Path(errors.__file__).parents[1]
-#: They hold the labels of the connection form, the metadata of the package, and the frame of an error.
-_NO_MESSAGES = ("form.py", "get_provider_info.py", "errors.py")
+#: They hold the labels of the connection form, the metadata of the package, the frame of an error, and the rules of
+#: the wave check with what they find, which have a page of their own.
+_NO_MESSAGES = (
+    *("form.py", "get_provider_info.py", "errors.py"),
+    *("rules.py", "compare.py", "inspect.py", "table.py", "report.py"),
+)
 #: Parameters, variables and functions whose texts nobody searches for.
 _NOT_SEARCHED_FOR = re.compile(
-    "hint|steps|subject|words|description|content_type|placeholder|begun|lookup", re.IGNORECASE
+    "hint|steps|subject|words|description|quer|content_type|placeholder|begun|lookup", re.IGNORECASE
 )
 _LOG_CALL = re.compile(r"\.log(\.\w+)?$|getLogger\(.*\.\w+$|\.report$")
 _CODES = {kind.__name__: code for code, kind in errors.BY_CODE.items()}

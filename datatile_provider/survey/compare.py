@@ -1,0 +1,157 @@
+"""
+What changed between the earlier waves and this one: pure functions.
+
+Names are compared without regard to case, as DATATILE does (documented). Labels are compared without regard to spaces
+and Unicode form, because programs change both when they export.
+"""
+
+from __future__ import annotations
+
+import collections
+import statistics
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+
+from datatile_provider.survey.findings import Finding
+from datatile_provider.survey.model import Code, Survey, Variable, shown, shown_codes
+
+
+def compare(wave: Survey, references: Sequence[Survey], row_ratio: float) -> Iterator[Finding]:
+    """
+    Yield what changed.
+
+    :param wave: this wave.
+    :param references: the earlier waves, the latest last. What the latest does not have may be new in it, or dropped
+        before, so only what it has can be gone.
+    :param row_ratio: how many times more or fewer interviews than the earlier waves are too many.
+    """
+    if not references:
+        return
+    known, latest = _merged(references), references[-1].by_name
+    now = wave.by_name
+    gone = [v for name, v in latest.items() if name not in now]
+    new = [v for name, v in now.items() if name not in known]
+    labelled = wave.labelled and all(reference.labelled for reference in references)
+    for before, after in _renamed(gone, new):
+        yield Finding("renamed-variable", after.name, before.name, after.name)
+        gone.remove(before)
+        new.remove(after)
+    for variable in gone:
+        yield Finding("variable-gone", variable.name, before=_described(variable))
+    for variable in new:
+        yield Finding("new-variable", variable.name, after=_described(variable))
+    for name, after in now.items():
+        if name in known:
+            yield from _variable(known[name], after, latest.get(name), labelled=labelled)
+    yield from _rows(wave, references, row_ratio)
+
+
+def _merged(references: Sequence[Survey]) -> dict[str, Variable]:
+    """Return each variable as the latest wave has it, with the codes of the earlier ones."""
+    merged: dict[str, Variable] = {}
+    for reference in references:
+        for name, variable in reference.by_name.items():
+            labels = {**merged[name].labels, **variable.labels} if name in merged else variable.labels
+            merged[name] = Variable(
+                variable.name, variable.label, variable.kind, labels, variable.missing, variable.values
+            )
+    return merged
+
+
+def normal(label: str) -> str:
+    """Return a label as it is compared."""
+    return " ".join(unicodedata.normalize("NFKC", label).split())
+
+
+def _described(variable: Variable) -> str:
+    return variable.label or shown_codes(variable.labels.items()) or variable.kind
+
+
+def _renamed(gone: Sequence[Variable], new: Sequence[Variable]) -> Iterator[tuple[Variable, Variable]]:
+    """Yield the pairs of a gone and a new variable that are alike, if each is like only one other."""
+    pairs = [(before, after) for before in gone for after in new if _alike(before, after)]
+    befores = collections.Counter(before.name for before, _ in pairs)
+    afters = collections.Counter(after.name for _, after in pairs)
+    yield from ((b, a) for b, a in pairs if befores[b.name] == afters[a.name] == 1)
+
+
+def _alike(before: Variable, after: Variable) -> bool:
+    if before.label and after.label:
+        # Questions of a battery share their codes, so two labels decide.
+        return normal(before.label) == normal(after.label) and before.kind == after.kind
+    if len(before.labels) > 1 or len(after.labels) > 1:
+        return _normal(before.labels) == _normal(after.labels)
+    return len(before.values) > 1 and before.values == after.values
+
+
+def _normal(labels: Mapping[Code, str]) -> dict[Code, str]:
+    return {code: normal(label) for code, label in labels.items()}
+
+
+def _variable(before: Variable, after: Variable, latest: Variable | None, *, labelled: bool) -> Iterator[Finding]:
+    was, now = (_type(variable, labelled=labelled) for variable in (before, after))
+    if was != now:
+        # Its codes have changed too, for the same reason.
+        yield Finding("type-changed", after.name, was, now)
+        return
+    if not labelled:
+        return
+    if before.label and normal(before.label) != normal(after.label):
+        yield Finding("label-changed", after.name, before.label, after.label or "(none)")
+    if set(before.missing) != set(after.missing):
+        yield Finding("missing-codes-changed", after.name, _missing(before), _missing(after))
+    yield from _codes(before, after, latest)
+
+
+def _type(variable: Variable, *, labelled: bool) -> str:
+    if labelled and variable.is_categorical:
+        return "labelled text" if variable.kind == "text" else "categories"
+    return variable.kind
+
+
+def _missing(variable: Variable) -> str:
+    texts = (shown(low) if low == high else f"{shown(low)} to {shown(high)}" for low, high in variable.missing)
+    return ", ".join(texts) or "(none)"
+
+
+def _codes(before: Variable, after: Variable, latest: Variable | None) -> Iterator[Finding]:
+    old, new = _normal(before.labels), _normal(after.labels)
+    moved = {code for pair in _moved(old, new).values() for code in pair}
+    if moved:
+        codes = tuple(sorted(moved, key=_order))
+        yield Finding("scale-reversed", after.name, _shown(before, codes), _shown(after, codes), codes)
+    for code in sorted((old.keys() | new.keys()) - moved, key=_order):
+        was, now = _shown(before, [code]), _shown(after, [code])
+        if code not in old:
+            yield Finding("new-code", after.name, "", now, (code,))
+        elif code in new:
+            if old[code] != new[code]:
+                yield Finding("other-label", after.name, was, now, (code,))
+        elif latest is not None and code in latest.labels:
+            yield Finding("code-gone", after.name, was, "", (code,))
+
+
+def _shown(variable: Variable, codes: Sequence[Code]) -> str:
+    return shown_codes((code, variable.labels[code]) for code in codes if code in variable.labels)
+
+
+def _order(code: Code) -> tuple[bool, Code]:
+    return isinstance(code, str), code
+
+
+def _moved(old: Mapping[Code, str], new: Mapping[Code, str]) -> dict[str, tuple[Code, Code]]:
+    """Return the labels whose code is another one, with both codes. A label of several codes has no code of its own."""
+    codes = []
+    for labels in (old, new):
+        counts = collections.Counter(labels.values())
+        codes.append({label: code for code, label in labels.items() if label and counts[label] == 1})
+    return {label: (code, codes[1][label]) for label, code in codes[0].items() if codes[1].get(label, code) != code}
+
+
+def _rows(wave: Survey, references: Sequence[Survey], ratio: float) -> Iterator[Finding]:
+    earlier = [reference.rows for reference in references if reference.rows]
+    if not earlier or not wave.rows:
+        return
+    usual = statistics.median(earlier)
+    if not usual / ratio <= wave.rows <= usual * ratio:
+        yield Finding("row-count", before=f"{usual:,.0f} interviews", after=f"{wave.rows:,} interviews")
