@@ -12,6 +12,8 @@ from datatile_provider.api.errors import SurveyUnreadableError
 from datatile_provider.survey.model import Contents
 
 FORMATS = (".sav", ".zsav", ".csv", ".xlsx")
+#: The suffix of a database's codebook here, which is an Excel file too.
+CODEBOOK = ".dtcb"
 #: Seconds of processor time for a small file, and for each further MB.
 SECONDS, SECONDS_A_MB = 15, 5
 #: Bytes of memory. A chunk takes about 300 MB, and long texts take more.
@@ -31,7 +33,7 @@ def read(path: Path, source: str, *, key: str = "", database: Path, number: int 
     :raises SurveyUnreadableError: the file is missing, damaged, or takes too much time or memory.
     """
     suffix = PurePath(path).suffix.lower()
-    if suffix not in FORMATS:
+    if suffix not in (*FORMATS, CODEBOOK):
         raise _unreadable(source, f"its suffix is not one of {', '.join(FORMATS)}")
     try:
         size = path.stat().st_size

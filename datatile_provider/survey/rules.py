@@ -102,6 +102,21 @@ RULES: dict[str, Rule] = {
         "They would be counted twice, and the licence counts uploaded rows.",
         "Keep only the new interviews.",
     ),
+    # Against the database, after the load.
+    "variable-not-loaded": Rule(
+        E,
+        V,
+        "the database does not have the variable",
+        "A load drops what the codebook's properties say.",
+        "Declare it in the codebook, and load the file again.",
+    ),
+    "code-not-loaded": Rule(
+        E,
+        V,
+        "the database does not have the code",
+        "A load drops what the codebook's properties say.",
+        "Declare it in the codebook, and load the file again.",
+    ),
     # Of the file itself.
     "unlabelled-code": Rule(
         E,

@@ -91,7 +91,7 @@ def test_types_of_an_spss_file(tmp_path: Path) -> None:
     q, s, d, t = found.survey.variables
 
     assert [variable.kind for variable in (q, s, d, t)] == ["numeric", "text", "date", "date"]
-    assert sorted(q.missing) == [(2.0, 2.0), (8.0, 9.0)]
+    assert sorted(q.missing or ()) == [(2.0, 2.0), (8.0, 9.0)]
     assert (q.is_missing(8.5), q.is_missing(7.0), s.is_missing("a"), s.is_missing("b")) == (True, False, True, False)
     assert s.is_categorical
     # A missing code needs no label.
