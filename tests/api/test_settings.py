@@ -133,6 +133,8 @@ VALID: dict[str, list[tuple[Any, Any]]] = {
     "allow_http": [(True, None), ("False", None)],
     "api_path": [("api/v3", "api/v3"), ("/api/v3/", "api/v3")],
     "job_path": [("jobs/{job_id}", "jobs/{job_id}"), ("/{api_path}/j?id={job_id}", "{api_path}/j?id={job_id}")],
+    "codebook_path": [("/books/{hash}/", "books/{hash}")],
+    "codebook_field": [("upload", "upload")],
     "job_id_field": [("result.id", "result.id"), ("job info.id", "job info.id")],
     "status_field": [(" job.phase ", "job.phase")],
     "status_map": [
@@ -166,6 +168,8 @@ INVALID: dict[str, list[Any]] = {
     "allow_http": [1, "yes", [], TOKEN],
     "api_path": [1, "/", "../x", "http://x", "a b", "a?b", "a#b", " ", "a\0b"],
     "job_path": [1, "jobs", "http://x/{job_id}", "../{job_id}", "a b/{job_id}", "{job_id}#x"],
+    "codebook_path": [1, "books", "http://x/{hash}", "../{hash}", "a b/{hash}", "{hash}?a=1"],
+    "codebook_field": [1, [], {}],
     "job_id_field": [1, "a..b", "a. .b", ".", ["id"]],
     "status_field": [True, "a.", {}],
     "status_map": [
