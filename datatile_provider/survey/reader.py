@@ -90,7 +90,8 @@ class Seen:
     def __init__(self, variables: Sequence[Variable], key: str, keys: Keys) -> None:
         self._keys = keys
         self._key = next((v.name for v in variables if key and fold(v.name) == fold(key)), "")
-        self._labelled = {v.name: v for v in variables if v.labels}
+        # A number whose labels are only those of missing codes is no variable with answers to choose from.
+        self._labelled = {v.name: v for v in variables if v.is_categorical}
         self._unlabelled: dict[str, set[Code]] = {}
         self._keyless = 0
         self.empty = {v.name for v in variables}

@@ -98,6 +98,15 @@ def test_types_of_an_spss_file(tmp_path: Path) -> None:
     assert found.unlabelled == {}
 
 
+def test_a_number_with_labels_of_missing_codes_alone_has_no_unlabelled_codes(tmp_path: Path) -> None:
+    rows = pandas.DataFrame({"salary": [57_000.0, 0.0], "age": [36.0, 99.0]})
+    labels: dict[str, dict[int | float, str]] = {"salary": {0: "missing"}, "age": {99: "refused"}}
+    pyreadstat.write_sav(rows, path := tmp_path / "a.sav", variable_value_labels=labels, missing_ranges={"salary": [0]})
+
+    # DATATILE would read each age as missing.
+    assert contents(path).unlabelled == {"age": (36.0,)}
+
+
 def test_types_of_an_excel_file(tmp_path: Path) -> None:
     path = workbook(
         tmp_path / "wave.xlsx",
