@@ -22,7 +22,7 @@ from datatile_provider.api import errors, parsing
 from datatile_provider.api.dataset import Dataset
 from datatile_provider.api.models import Action, Job, Upload
 from datatile_provider.api.multipart import MultipartBody
-from datatile_provider.api.responses import MAX_POLL_BYTES, MAX_RESPONSE_BYTES, Response
+from datatile_provider.api.responses import MAX_CODEBOOK_BYTES, MAX_POLL_BYTES, MAX_RESPONSE_BYTES, Response
 from datatile_provider.api.settings import Settings
 from datatile_provider.api.transport import CONNECT_TIMEOUT, POLL_TIMEOUT, logged, no_response, reason
 from datatile_provider.api.validation import check_job_id
@@ -86,6 +86,38 @@ class DatatileClient:
             raise no_response(self._settings, f"job {job_id}", e) from e
         return parsing.read_job(server, job_id, response)
 
+    def get_codebook(self, database: str) -> bytes:
+        """
+        Return a database's codebook, an Excel file.
+
+        :param database: the database's hash.
+        :raises TransientError: no usable response now.
+        :raises PermanentError: the server will not return it.
+        """
+        server, subject = self._settings.server, f"codebook of {database}"
+        try:
+            response = self._ask("GET", server.codebook_url("export", database), max_bytes=MAX_CODEBOOK_BYTES + 1)
+        except OSError as e:
+            raise no_response(self._settings, subject, e) from e
+        return parsing.read_codebook(server, subject, response)
+
+    def import_codebook(self, database: str, dataset: Dataset) -> None:
+        """
+        Write a database's codebook. It may be repeated: a codebook declares, and does not add.
+
+        :param database: the database's hash.
+        :param dataset: an Excel file.
+        :raises TransientError: no usable response now.
+        :raises PermanentError: the server has rejected it.
+        """
+        server, subject = self._settings.server, f"codebook {dataset.name!r} for {database}"
+        body = MultipartBody(dataset, {}, part=server.codebook_field)
+        try:
+            response = self._ask("POST", server.codebook_url("import", database), body)
+        except OSError as e:
+            raise no_response(self._settings, subject, e) from e
+        parsing.read_import(server, subject, response)
+
     def probe(self) -> None:
         """
         Check server, paths, token and roles, without sending a file or changing anything.
@@ -134,9 +166,17 @@ class DatatileClient:
         except OSError as e:
             raise no_response(self._settings, f"test of {url}", e) from e
 
-    def _ask(self, method: str, url: str, body: MultipartBody | None = None, *, is_poll: bool = False) -> Response:
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        body: MultipartBody | None = None,
+        *,
+        is_poll: bool = False,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> Response:
         settings = self._settings
-        max_bytes = MAX_POLL_BYTES + 1 if is_poll else MAX_RESPONSE_BYTES
+        max_bytes = MAX_POLL_BYTES + 1 if is_poll else max_bytes
         stall_timeout = min(POLL_TIMEOUT - CONNECT_TIMEOUT, settings.timeout) if is_poll else settings.timeout
         # The socket's own timeout must come first, as its error says what timed out; hence twice.
         whole_timeout = min(POLL_TIMEOUT, 2 * stall_timeout) if is_poll else 2 * stall_timeout
@@ -158,12 +198,14 @@ class DatatileClient:
                 verify=settings.verify,
                 proxies=dict(settings.proxies) or None,
             ) as response:
-                content = b""
+                content = bytearray()
                 for block in response.iter_content(1 << 16):
                     content += block
                     if len(content) >= max_bytes:
                         break
-                received = Response.of(response.status_code, content[:max_bytes], response.headers, settings.token)
+                received = Response.of(
+                    response.status_code, bytes(content[:max_bytes]), response.headers, settings.token
+                )
                 return logged(method, url, received)
 
 

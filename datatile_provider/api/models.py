@@ -108,6 +108,8 @@ class ServerConfig:
     :param url: scheme, host, port and base path, without a slash at the end.
     :param api_path: the API's path on the server (assumed).
     :param job_path: the path of a job's status (assumed); ``{api_path}`` and ``{job_id}`` are filled in.
+    :param codebook_path: the path of a database's codebook (documented); ``{api_path}`` and ``{hash}`` are filled in.
+    :param codebook_field: the form field of the file when a codebook is imported (assumed).
     :param job_id_field: the field of the job's id in the response to an upload, with dots for nested fields; None tries
         the usual names, and a bare id.
     :param status_field: the field of the status in the response to a poll, with dots for nested fields; None tries the
@@ -124,6 +126,8 @@ class ServerConfig:
     url: str
     api_path: str = "api/v2"
     job_path: str = "{api_path}/jobs/{job_id}"
+    codebook_path: str = "{api_path}/projects/{hash}/api/codebook"
+    codebook_field: str = "file"
     job_id_field: str | None = None
     status_field: str | None = None
     status_map: Mapping[str, JobState] = field(default_factory=lambda: MappingProxyType({}))
@@ -155,6 +159,11 @@ class ServerConfig:
     def upload_url(self, action: Action, target_hash: str) -> str:
         """Return the address of an upload (documented)."""
         return f"{self.address}/upload/{action.value}/{target_hash}"
+
+    def codebook_url(self, action: str, database: str) -> str:
+        """Return the address at which a codebook is read (``export``) or written (``import``; documented)."""
+        path = self.codebook_path.replace("{api_path}", self.api_path).replace("{hash}", database)
+        return f"{self.url}/{path}/{action}-v2/"
 
     def job_url(self, job_id: str) -> str:
         """Return the address of a job's status (assumed)."""

@@ -15,10 +15,11 @@ class MultipartBody:
     """
     A multipart body of known length that holds one block of the file in memory at a time.
 
-    :param dataset: the file, sent in the part ``dataset`` (documented).
+    :param dataset: the file, sent in the part ``dataset`` of an upload (documented).
     :param fields: form fields, sent before the file so that the server has them when the file arrives.
     :param on_progress: called after each block with the bytes sent so far and the body's length.
     :param before_end: called before the last bytes, when the whole file was read. Raises to abort the body.
+    :param part: the name of the file's part.
     """
 
     def __init__(
@@ -27,10 +28,11 @@ class MultipartBody:
         fields: Mapping[str, str],
         on_progress: Callable[[int, int], None] = lambda sent, size: None,
         before_end: Callable[[], None] = lambda: None,
+        part: str = "dataset",
     ) -> None:
         boundary = choose_boundary()
         empty_file = (dataset.name, b"", "application/octet-stream")
-        body, self.content_type = encode_multipart_formdata([*fields.items(), ("dataset", empty_file)], boundary)
+        body, self.content_type = encode_multipart_formdata([*fields.items(), (part, empty_file)], boundary)
         # The file goes between these two.
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self._head = body.removesuffix(self._tail)

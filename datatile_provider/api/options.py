@@ -108,6 +108,14 @@ _JobPath = Annotated[
         re.compile(r"(?!.*(://|\.\.))(?=.*\{job_id\})[^\s#]+").fullmatch,
     ),
 ]
+_CodebookPath = Annotated[
+    _Text,
+    AfterValidator(lambda path: path.lstrip("/")),
+    _otherwise(
+        "it must be a path on the server with {hash} in it, such as '{api_path}/projects/{hash}/api/codebook'",
+        re.compile(r"(?!.*(://|\.\.))(?=.*\{hash\})[^\s?#]+").fullmatch,
+    ),
+]
 _Field = Annotated[_Text, _otherwise(_FIELD, lambda path: all(name.strip() for name in path.split(".")))]
 _FormField = Annotated[_Field, _otherwise(_FIELD, lambda name: " " not in name)]
 _StatusMap = Annotated[
@@ -176,6 +184,10 @@ class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
     )
     api_path: _Path = Field("api/v2", title="API path", description="Path of the API on the server.")
     job_path: _JobPath = Field("{api_path}/jobs/{job_id}", description="Path of a job's status on the server.")
+    codebook_path: _CodebookPath = Field(
+        "{api_path}/projects/{hash}/api/codebook", description="Path of a database's codebook on the server."
+    )
+    codebook_field: _Text = Field("file", description="Form field of the file when a codebook is imported.")
     job_id_field: _Field | None = Field(
         None,
         description="Field of the upload's response with the job's id. Dots for nested fields: `result.id`. "

@@ -12,7 +12,7 @@ import pendulum
 from datatile_provider.api import errors, responses, states
 from datatile_provider.api.models import Job, ServerConfig, Upload
 from datatile_provider.api.rejections import Rejection, poll_rejection, upload_rejection
-from datatile_provider.api.responses import MAX_POLL_BYTES, Response
+from datatile_provider.api.responses import MAX_CODEBOOK_BYTES, MAX_POLL_BYTES, Response
 from datatile_provider.api.states import JobState
 from datatile_provider.api.validation import is_job_id
 
@@ -123,6 +123,52 @@ def _with_result(value: dict[str, Any], paths: Mapping[str, str | None]) -> dict
     """Return a response with a copy of what is at these paths, under the usual names and where they are read first."""
     found = {name: responses.dig(value, path) for name, path in paths.items() if path}
     return responses.with_innermost(value, {name: detail for name, detail in found.items() if detail is not None})
+
+
+def read_codebook(server: ServerConfig, subject: str, response: Response) -> bytes:
+    """
+    Return the codebook of a response, an Excel file.
+
+    :param subject: the codebook, for messages.
+    :param response: the response, as far as it was read: one byte over the limit shows that it is longer.
+    :raises TransientError: no usable response now.
+    :raises PermanentError: the server will not return it.
+    """
+    read_import(server, subject, response)
+    if len(response.body) > MAX_CODEBOOK_BYTES:
+        what = f"The codebook has more than {MAX_CODEBOOK_BYTES:,} bytes"
+    # A workbook is a zip archive.
+    elif not response.body.startswith(b"PK"):
+        what = "The response is not an Excel file"
+    else:
+        return response.body
+    raise errors.UnexpectedResponseError(
+        what,
+        subject=subject,
+        server_message=responses.server_message(response),
+        hint="Check the connection's api_path and codebook_path.",
+        status=response.status,
+    )
+
+
+def read_import(server: ServerConfig, subject: str, response: Response) -> None:
+    """
+    Check the response to the import of a codebook.
+
+    :param subject: the codebook, for messages.
+    :raises TransientError: no usable response now.
+    :raises PermanentError: it was rejected.
+    """
+    if not 200 <= response.status < 300:
+        raise _rejected(poll_rejection(response.status, server.status_codes), response, subject, server, "database")
+    value = responses.parse(response.body)
+    if isinstance(value, dict) and (responses.inner_error(value) or responses.has_error_status(value)):
+        raise errors.UnexpectedResponseError(
+            "The server returned success with an error inside",
+            subject=subject,
+            server_message=responses.server_message(response),
+            status=response.status,
+        )
 
 
 def read_probe(server: ServerConfig, path: str, response: Response) -> None:

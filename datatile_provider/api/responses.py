@@ -18,6 +18,8 @@ import pendulum
 MAX_RESPONSE_BYTES = 1 << 20
 #: The most bytes of the response to a poll that are read: parsing them blocks the triggerer's event loop.
 MAX_POLL_BYTES = 1 << 16
+#: The largest codebook that is read, in bytes.
+MAX_CODEBOOK_BYTES = 1 << 26
 _MAX_MESSAGE = 500
 _MAX_DEPTH = 8
 #: Keys under which APIs wrap the content of a response, as in ``{"data": {…}}``.

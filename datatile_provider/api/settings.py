@@ -75,6 +75,8 @@ class Settings:
             _server_url(where, host, schema, port, options.allow_http),
             api_path=options.api_path,
             job_path=options.job_path,
+            codebook_path=options.codebook_path.rstrip("/"),
+            codebook_field=options.codebook_field,
             job_id_field=options.job_id_field,
             status_field=options.status_field,
             status_map=options.status_map,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from datatile_provider.api import errors
 from datatile_provider.api.models import Job, OnUnknown, ServerConfig
 from datatile_provider.api.polling import Wait
-from datatile_provider.api.validation import check_job_id, seconds
+from datatile_provider.api.validation import check_hash, check_job_id, seconds
 from datatile_provider.hooks.connection import ConnectionHook
 
 if TYPE_CHECKING:
@@ -114,6 +114,37 @@ class DatatileHook(ConnectionHook):
 
         async with connected(await self._read_conn_async(None)) as client:
             return await client.get_job(job_id)
+
+    def get_codebook(self, database_hash: str) -> bytes:
+        """
+        Return the codebook of a database: an Excel file with its variables and labels (documented).
+
+        :param database_hash: the hash of the database.
+        :raises InvalidInputError: the hash or the connection is wrong.
+        :raises TransientError: no usable response, or Airflow could not return the connection.
+        :raises PermanentError: the server will not return it.
+        """
+        from datatile_provider.api.client import DatatileClient
+
+        check_hash(database_hash)
+        return DatatileClient(self._read_conn(None)).get_codebook(database_hash)
+
+    def import_codebook(self, database_hash: str, path: DatasetLike) -> None:
+        """
+        Write a codebook into a database. A codebook is a patch: what it does not declare stays (documented).
+
+        :param database_hash: the hash of the database.
+        :param path: an Excel file (``.dtcb.xlsx``): a path, a ``file://`` URI, an object storage path or URI.
+        :raises InvalidInputError: the hash, the file or the connection is wrong; nothing was sent.
+        :raises TransientError: no usable response; it may be repeated.
+        :raises PermanentError: the server has rejected it.
+        """
+        from datatile_provider.api.client import DatatileClient
+        from datatile_provider.hooks.dataset import dataset_of
+
+        check_hash(database_hash)
+        dataset = dataset_of(path)
+        DatatileClient(self._read_conn(None)).import_codebook(database_hash, dataset)
 
     def wait_for_job(
         self,

@@ -97,7 +97,7 @@ class Queue:
         if "reason" in contents:
             self._store.move(job, "FAILED", f"{job.filename} cannot be read: {contents['reason']}")
         else:
-            self._store.finish(job, contents["rows"], contents["variables"])
+            self._store.finish(job, contents["rows"], contents["contents"])
         self._clean_up(job)
 
     async def _read(self, job: Job) -> dict[str, Any]:

@@ -29,7 +29,7 @@ STATUS_CODES: Mapping[str, tuple[int, ...]] = {
 }
 
 # The first names of the paths of the sandbox's own pages.
-_OWN_PATHS = ("sandbox", "processing-log", "openapi.json")
+_OWN_PATHS = ("sandbox", "processing-log", "databases", "openapi.json")
 
 
 def is_loopback(host: str | None) -> bool:
@@ -108,6 +108,10 @@ class Options:
     def upload_path(self) -> str:
         """The path of an upload, with ``{action}`` and ``{hash}``."""
         return f"/{self.api_path.strip('/')}/upload/{{action}}/{{hash}}"
+
+    def codebook_path(self, action: str) -> str:
+        """Return the path at which a codebook is read (``export``) or written (``import``), with ``{hash}``."""
+        return f"/{self.api_path.strip('/')}/projects/{{hash}}/api/codebook/{action}-v2"
 
     @property
     def job_route(self) -> tuple[str, dict[str, str]]:

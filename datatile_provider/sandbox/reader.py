@@ -23,7 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-Contents = tuple[int, list[str]]
+# The number of rows, the names of the variables, and what is known of them: type, label, and labels of codes.
+Contents = tuple[int, list[str], dict[str, tuple[str, str, dict[str, str]]]]
 
 # Excel's limits. A file can declare any number.
 LAST_ROW, LAST_COLUMN = 1_048_576, 16_384
@@ -63,7 +64,7 @@ def read_spss(path: Path) -> Contents:
         variables = list(meta.column_names)
         rows = meta.number_rows
         if rows is None:
-            return (count_spss_rows(path, variables[0]) if variables else 0), variables
+            return (count_spss_rows(path, variables[0]) if variables else 0), variables, described(meta)
         # This parses all rows and compares their number with the header. No column is requested, because pyreadstat
         # allocates memory for the declared rows of each column before it reads the first one.
         pyreadstat.read_sav(path, usecols=[], output_format="dict", disable_datetime_conversion=True)
@@ -71,7 +72,24 @@ def read_spss(path: Path) -> Contents:
         if "allocate memory" in str(error):
             raise MemoryError from error
         raise UnreadableError(f"it is damaged or truncated ({error})") from error
-    return rows, variables
+    return rows, variables, described(meta)
+
+
+def described(meta: Any) -> dict[str, tuple[str, str, dict[str, str]]]:
+    """Return the type, the label and the labels of codes of each variable, as its metadata says."""
+    found = {}
+    for name in meta.column_names:
+        labels = {_code(code): str(label) for code, label in meta.variable_value_labels.get(name, {}).items()}
+        is_date = "DATE" in (meta.original_variable_types.get(name) or "").upper()
+        is_text = meta.readstat_variable_types[name] == "string"
+        # A variable without labels is numeric (documented).
+        kind = "CAT" if labels else "TXT" if is_text else "DATE" if is_date else "NUM"
+        found[name] = kind, meta.column_names_to_labels.get(name) or "", labels
+    return found
+
+
+def _code(code: Any) -> str:
+    return str(int(code)) if isinstance(code, float) and code.is_integer() else str(code)
 
 
 def count_spss_rows(path: Path, variable: str) -> int:
@@ -116,7 +134,7 @@ def read_csv(path: Path) -> Contents:
         raise UnreadableError("it is not UTF-8 text") from error
     except csv.Error as error:
         raise UnreadableError(f"line {lines.line_num} is not well-formed CSV ({error})") from error
-    return rows, variables
+    return rows, variables, {}
 
 
 def read_xlsx(path: Path) -> Contents:
@@ -151,7 +169,7 @@ def read_xlsx(path: Path) -> Contents:
         raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
     while variables and not variables[-1]:
         variables.pop()
-    return rows, variables
+    return rows, variables, {}
 
 
 def cell_values(number: int, cells: Sequence[dict[str, Any]]) -> dict[int, Any]:
@@ -176,7 +194,7 @@ LIBRARIES = {".sav": "pyreadstat", ".zsav": "pyreadstat", ".xlsx": "openpyxl"}
 
 def read(path: Path, filename: str) -> Contents:
     """
-    Return the number of rows and the names of the variables of a survey file.
+    Return the number of rows and the variables of a survey file.
 
     :param filename: the name of the uploaded file; its suffix is the format.
     :raises UnreadableError: the file cannot be read, or has no rows or no usable variables.
@@ -184,14 +202,14 @@ def read(path: Path, filename: str) -> Contents:
     suffix = PurePath(filename).suffix.lower()
     if suffix not in READERS:
         raise UnreadableError(f"{suffix or 'a file without suffix'} is not one of {', '.join(READERS)}")
-    rows, variables = READERS[suffix](path)
+    rows, variables, known = READERS[suffix](path)
     if not variables or not all(variables):
         raise UnreadableError("it has variables without a name" if variables else "it has no variables")
     if len(set(variables)) < len(variables):
         raise UnreadableError("it has several variables with the same name")
     if not rows:
         raise UnreadableError("it has no rows")
-    return rows, variables
+    return rows, variables, known
 
 
 def limit(seconds: int, memory: int) -> None:
@@ -222,8 +240,12 @@ def main(arguments: Sequence[str]) -> None:
         importlib.import_module(LIBRARIES.get(PurePath(filename).suffix.lower(), "csv"))
     limit(int(seconds), int(memory))
     try:
-        rows, variables = read(Path(path), filename)
-        result = json.dumps({"rows": rows, "variables": variables})
+        rows, variables, known = read(Path(path), filename)
+        contents = [
+            dict(zip(("name", "type", "label", "values"), (name, *known.get(name, ("", "", {}))), strict=True))
+            for name in variables
+        ]
+        result = json.dumps({"rows": rows, "contents": contents})
         if len(result) > MAX_RESULT:
             raise UnreadableError(f"the names of its variables take more than {MAX_RESULT // 2**20} MB")
     except UnreadableError as error:

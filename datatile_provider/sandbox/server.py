@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -16,17 +17,19 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.typedefs import Handler
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from datatile_provider.sandbox import codebook
 from datatile_provider.sandbox.guard import rejection
 from datatile_provider.sandbox.jobs import Queue, receipt, response
 from datatile_provider.sandbox.openapi import document
 from datatile_provider.sandbox.options import STATUS_CODES, Options, is_loopback
-from datatile_provider.sandbox.store import Job, RejectedError, Store, mails
+from datatile_provider.sandbox.store import Database, Job, RejectedError, Store, mails
 
 log = logging.getLogger(__name__)
 
 # Bytes that a multipart request may have besides the file.
 ENVELOPE = 16 * 1024
 CHUNK = 1024 * 1024
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 # A file name as browsers, curl and requests send it: only '"', CR and LF are escaped, as %22, %0D and %0A.
 PLAIN_FILENAME = re.compile(r';\s*filename="([^"]*)"\s*(?:;|$)')
 
@@ -62,6 +65,7 @@ class Server:
                 web.get("/processing-log", self._log_page),
                 web.get("/processing-log/", self._log_page),
                 web.get("/processing-log/{job_id}", self._job_page),
+                web.get("/databases/{hash}", self._database_page),
                 web.get("/sandbox/state", self._state),
                 web.post("/sandbox/token", self._regenerate_token),
                 web.post("/sandbox/databases", self._add_database),
@@ -71,6 +75,9 @@ class Server:
                 web.post("/sandbox/jobs/{job_id}/status", self._set_status),
                 # After the pages: its path may be {job_id} alone.
                 web.post(options.upload_path, self._in_dialect(self._upload)),
+                web.get(options.codebook_path("export") + "/json", self._in_dialect(self._codebook_json)),
+                web.get(options.codebook_path("export") + "/", self._in_dialect(self._codebook)),
+                web.post(options.codebook_path("import") + "/", self._in_dialect(self._import_codebook)),
                 web.get(self._job_path, self._in_dialect(self._job)),
             ]
         )
@@ -178,6 +185,32 @@ class Server:
         if not size:
             raise RejectedError(400, "The file is empty")
 
+    def _database(self, request: web.Request) -> Database:
+        return self._store.find_database(request.headers.get("token"), request.match_info["hash"])
+
+    async def _codebook(self, request: web.Request) -> web.Response:
+        found = self._database(request)
+        content = await asyncio.to_thread(codebook.write, found.codebook, found.properties)
+        return web.Response(body=content, content_type=XLSX)
+
+    async def _codebook_json(self, request: web.Request) -> web.Response:
+        found = self._database(request)
+        return web.json_response({"variables": found.codebook, "properties": found.properties})
+
+    async def _import_codebook(self, request: web.Request) -> web.Response:
+        found = self._database(request)
+        try:
+            part = await (await request.multipart()).next()
+            content = await part.read() if isinstance(part, BodyPartReader) else b""
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise RejectedError(400, f"The body is not well-formed multipart/form-data: {error}") from error
+        try:
+            variables, properties = await asyncio.to_thread(codebook.read, bytes(content))
+        except ValueError as error:
+            raise RejectedError(422, f"The codebook cannot be read: {error}") from error
+        self._store.import_codebook(found, variables, properties)
+        return web.json_response({"variables": len(variables)})
+
     async def _job(self, request: web.Request) -> web.Response:
         self._store.check_token(request.headers.get("token"))
         job_id = request.match_info.get("job_id", "")
@@ -200,6 +233,12 @@ class Server:
     async def _job_page(self, request: web.Request) -> web.Response:
         job = self._store.find_job(request.match_info["job_id"])
         return _page("job.html", store=self._store, job=job, mails=mails(job))
+
+    async def _database_page(self, request: web.Request) -> web.Response:
+        target = request.match_info["hash"]
+        if target not in self._store.databases:
+            raise RejectedError(404, f"No database has the hash {target}")
+        return _page("database.html", store=self._store, database=self._store.databases[target])
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(self._store.snapshot())

@@ -15,6 +15,7 @@ from typing import Any
 
 import pendulum
 
+from datatile_provider.sandbox import codebook
 from datatile_provider.sandbox.options import ROLES, Options, check_roles
 
 TARGETS = {"create": "folder", "reload": "database", "append": "database"}
@@ -62,6 +63,15 @@ class Database:
     rows: int = 0
     variables: list[str] = dataclasses.field(default_factory=list)
     can_edit: bool = True
+    #: What was imported as the codebook, with its properties, and what all loads have kept.
+    declared: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    properties: dict[str, bool] = dataclasses.field(default_factory=dict)
+    contents: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def codebook(self) -> list[dict[str, Any]]:
+        """The codebook, as it is exported."""
+        return codebook.merged(self.contents, self.declared)
 
 
 @dataclasses.dataclass
@@ -247,22 +257,28 @@ class Store:
         job.transitions.append(Transition(state, now(), message))
         self.save()
 
-    def finish(self, job: Job, rows: int, variables: Sequence[str]) -> None:
+    def finish(self, job: Job, rows: int, variables: Sequence[dict[str, Any]]) -> None:
         """Load a file that was read into its database, or fail the job if their variables do not match."""
         if job.action == "create":
             database = Database(secrets.token_hex(8), PurePath(job.filename).stem, job.hash, now())
         else:
             database = self.databases[job.hash]
         kept = database.variables if job.action == "append" else []
-        if kept and not set(kept) & set(variables):
+        loaded = codebook.loaded(database.declared, database.properties, variables)
+        # Waves are matched by name, without regard to case (documented).
+        known = {name.casefold() for name in kept}
+        if kept and not any(entry["name"].casefold() in known for entry in loaded):
             self.move(job, "FAILED", f"{job.filename} has no variable in common with {database.name}")
             return
-        database.variables = list(dict.fromkeys([*kept, *variables]))
+        database.variables = [*kept, *(entry["name"] for entry in loaded if entry["name"].casefold() not in known)]
+        database.contents = codebook.merged(database.contents if job.action == "append" else [], loaded)
         database.rows = rows + (database.rows if job.action == "append" else 0)
         database.updated_at = now()
         self.databases[database.hash] = database
         job.database, job.rows, job.total_rows = database.hash, rows, database.rows
-        self.move(job, "SUCCEEDED", f"{rows} rows read; {database.name} holds {database.rows}")
+        dropped = len(variables) - len(loaded)
+        note = f"; {dropped} variables were dropped" if dropped else ""
+        self.move(job, "SUCCEEDED", f"{rows} rows read; {database.name} holds {database.rows}{note}")
 
     def find_job(self, job_id: str) -> Job:
         """Return a job; reject the request if there is none."""
@@ -277,8 +293,25 @@ class Store:
             raise RejectedError(404, f"No folder or database has the hash {target}")
         return found
 
+    def find_database(self, token: str | None, target: str) -> Database:
+        """Return the database of a request about its codebook; reject the request if it may not."""
+        self.check_token(token)
+        found = self.databases.get(target)
+        if found is None:
+            raise RejectedError(404, f"No database has the hash {target}")
+        return found
+
+    def import_codebook(self, database: Database, variables: list[dict[str, Any]], properties: dict[str, bool]) -> None:
+        """Add a codebook to what was imported before."""
+        if "data-collector" not in self.roles or not database.can_edit:
+            raise RejectedError(403, f"You may not edit the database {database.name}")
+        database.declared = codebook.merged(database.declared, variables)
+        database.properties |= properties
+        self.save()
+
     def add_database(self, name: str, rows: int, variables: Sequence[str]) -> str:
-        database = Database(secrets.token_hex(8), name, self.folder, now(), rows, list(variables))
+        contents = [codebook.variable(variable) for variable in variables]
+        database = Database(secrets.token_hex(8), name, self.folder, now(), rows, list(variables), contents=contents)
         self.databases[database.hash] = database
         self.save()
         return database.hash

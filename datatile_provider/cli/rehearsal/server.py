@@ -27,9 +27,9 @@ class _Recorder(DatatileClient):
     response: Response | None = None
     whole_body_sent: bool = False
 
-    def _ask(self, method: str, url: str, body: MultipartBody | None = None, *, is_poll: bool = False) -> Response:
+    def _ask(self, method: str, url: str, body: MultipartBody | None = None, **limits: Any) -> Response:
         try:
-            self.response = super()._ask(method, url, body, is_poll=is_poll)
+            self.response = super()._ask(method, url, body, **limits)
             return self.response
         finally:
             self.whole_body_sent = body is None or body.complete
