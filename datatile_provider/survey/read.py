@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from datatile_provider.api.errors import SurveyUnreadableError
+from datatile_provider.survey.codebook import SUFFIX as CODEBOOK
 from datatile_provider.survey.model import Contents
 
 FORMATS = (".sav", ".zsav", ".csv", ".xlsx")
@@ -23,15 +24,16 @@ def read(path: Path, source: str, *, key: str = "", database: Path, number: int 
     """
     Return the contents of a survey file.
 
-    :param path: the file. Its suffix is its format: ``.sav``, ``.zsav``, ``.csv`` or ``.xlsx``.
+    :param path: the file. Its suffix is its format: ``.sav``, ``.zsav``, ``.csv``, ``.xlsx``, or
+        ``.dtcb.xlsx``, which is a codebook.
     :param source: the file's name, for messages.
     :param key: the variable that identifies an interview; ``""`` for none.
     :param database: where the keys go: the file of an SQLite database, which is made if it does not exist.
     :param number: by which the file's keys are found in the database.
     :raises SurveyUnreadableError: the file is missing, damaged, or takes too much time or memory.
     """
-    suffix = PurePath(path).suffix.lower()
-    if suffix not in FORMATS:
+    suffix = CODEBOOK if path.name.lower().endswith(CODEBOOK) else PurePath(path).suffix.lower()
+    if suffix not in (*FORMATS, CODEBOOK):
         raise _unreadable(source, f"its suffix is not one of {', '.join(FORMATS)}")
     try:
         size = path.stat().st_size
@@ -44,7 +46,14 @@ def read(path: Path, source: str, *, key: str = "", database: Path, number: int 
         raise _unreadable(source, "it is empty")
     seconds = SECONDS + SECONDS_A_MB * size // 2**20
     request = {
-        **{"path": str(path), "source": source, "key": key, "database": str(database), "number": number},
+        **{
+            "path": str(path),
+            "format": suffix,
+            "source": source,
+            "key": key,
+            "database": str(database),
+            "number": number,
+        },
         **{"seconds": seconds, "memory": MEMORY},
     }
     return Contents.of(_run(request, source, seconds))

@@ -23,6 +23,8 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
+from datatile_provider.survey.codebook import SUFFIX as CODEBOOK
+from datatile_provider.survey.codebook import CodebookError, survey_of
 from datatile_provider.survey.model import Code, Contents, Kind, Survey, Variable, fold, shown
 
 #: Values that are in memory at once; of an SPSS file, each takes about 32 bytes.
@@ -287,11 +289,36 @@ def read_xlsx(path: Path, source: str, key: str, keys: Keys) -> Contents:
         raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
 
 
-def _in_limits(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    width = 0
+def read_codebook(path: Path, source: str, key: str, keys: Keys) -> Contents:
+    """Return what a codebook declares. It has no interviews."""
+    openpyxl = library("openpyxl")
+    try:
+        with path.open("rb") as file:
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            for sheet in book.worksheets:
+                # The size that a sheet declares may be wrong.
+                sheet.reset_dimensions()
+            sheets = {sheet.title: _as_many_as_excel(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+            return Contents(survey_of(sheets, source))
+    except CodebookError as error:
+        raise UnreadableError(f"it is not a codebook: {error}") from error
+    except _WORKBOOK_ERRORS as error:
+        # The XML parser raises this instead of MemoryError.
+        if isinstance(error, SyntaxError) and str(error).startswith("out of memory"):
+            raise MemoryError from error
+        raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
+
+
+def _as_many_as_excel(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
     for number, row in enumerate(rows, 1):
         if number > LAST_ROW or len(row) > LAST_COLUMN:
             raise UnreadableError("it has more rows or columns than Excel")
+        yield row
+
+
+def _in_limits(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    width = 0
+    for number, row in enumerate(_as_many_as_excel(rows), 1):
         if any(cell is not None for cell in row):
             if not width:
                 width = max(n for n, cell in enumerate(row, 1) if cell is not None)
@@ -323,6 +350,7 @@ READERS: dict[str, tuple[Callable[[Path, str, str, Keys], Contents], str]] = {
     ".zsav": (read_spss, "pyreadstat"),
     ".csv": (read_csv, "csv"),
     ".xlsx": (read_xlsx, "openpyxl"),
+    CODEBOOK: (read_codebook, "openpyxl"),
 }
 
 
@@ -350,14 +378,14 @@ def main(request: Mapping[str, Any]) -> None:
     warnings.simplefilter("ignore")
     path = Path(request["path"])
     try:
-        read, module = READERS[path.suffix.lower()]
+        read, module = READERS[request["format"]]
         # Imported before the limit is set: a library's memory depends on the machine.
         library(module)
         limit(request["seconds"], request["memory"])
         keys = Keys(request["database"], request["number"])
         contents = read(path, request["source"], request["key"], keys)
         keys.close()
-        if not contents.survey.variables:
+        if not contents.survey.variables and not contents.survey.notes:
             raise UnreadableError("it has no variables")
         result: dict[str, Any] = contents.as_dict()
     except UnreadableError as error:
