@@ -33,8 +33,8 @@ def codebook(tmp_path: Path) -> Path:
     for row in (["name", "type", "label"], ["vote", "CAT", "Vote"]):
         book.worksheets[0].append(row)
     values = book.create_sheet("values")
-    for row in (["variable", "value", "label"], ["vote", 1, "Yes"]):
-        values.append(row)
+    values.append(["variable", "value", "label"])
+    values.append(["vote", 1, "Yes"])
     book.save(path)
     return path
 
@@ -87,9 +87,9 @@ def test_requests(connect, codebook, tmp_path):
         ("GET /kodebuch/0f3a/lesen HTTP/1.1", True, False),
         ("POST /rest/kodebuch/0f3a/ HTTP/1.1", True, True),
     ]
-    server = ServerConfig("https://h")
-    assert server.codebook_export_url("0f3a") == "https://h/api/v2/projects/0f3a/api/codebook/export-v2/"
-    assert server.codebook_import_url("0f3a") == "https://h/api/v2/projects/0f3a/api/codebook/import-v2/"
+    usual = ServerConfig("https://h")
+    assert usual.codebook_export_url("0f3a") == "https://h/api/v2/projects/0f3a/api/codebook/export-v2/"
+    assert usual.codebook_import_url("0f3a") == "https://h/api/v2/projects/0f3a/api/codebook/import-v2/"
 
 
 def test_rejections_of_the_sandbox(sandbox, hook, codebook, tmp_path):
@@ -100,7 +100,7 @@ def test_rejections_of_the_sandbox(sandbox, hook, codebook, tmp_path):
             call()
         assert "codebook_export_path" in raised.value.hint
     codebook.write_bytes(b"PK\3\4")
-    with pytest.raises(errors.PermanentError, match="The codebook cannot be read: it is not an Excel workbook"):
+    with pytest.raises(errors.PermanentError, match="The codebook cannot be read: it is not an Excel"):
         hook.import_codebook(database, codebook)
     sandbox.set_permission(database, False)
     with pytest.raises(errors.RoleMissingError):
@@ -124,7 +124,8 @@ def test_any_other_status_is_an_error(connect, codebook, tmp_path, status):
             with pytest.raises(errors.TransientError if transient else errors.PermanentError) as raised:
                 call()
             assert raised.value.status == status
-            assert raised.value.server_message == "no"
+            # A 304 has no body.
+            assert raised.value.server_message == ("" if status == 304 else "no")
             assert "job" not in str(raised.value).replace("job_path", "")
     assert [file.name for file in tmp_path.iterdir()] == [codebook.name]
 
@@ -259,7 +260,7 @@ def test_wrong_hashes_are_not_sent(hook, codebook, tmp_path, hash_):
 
 def test_files_that_cannot_be_used(sandbox, hook, tmp_path):
     database = sandbox.add_database("Tracker", variables=["vote"])
-    with pytest.raises(errors.InvalidInputError, match=r"none/a: No such file"):
+    with pytest.raises(errors.InvalidInputError, match="No such file"):
         hook.get_codebook(database, tmp_path / "none" / "a")
     (tmp_path / "folder").mkdir()
     with pytest.raises(errors.InvalidInputError, match="The codebook could not be written to"):

@@ -13,10 +13,10 @@ import pyreadstat
 import pytest
 import requests
 
-from datatile_provider.sandbox import Sandbox, codebook
+from datatile_provider.sandbox import Sandbox, codebook, jobs
 
 ANSWERS = {"vote": [1.0, 1.0, 2.0, 7.0, 9.0], "age": [30.0, 41.0, 52.0, 63.0, 74.0], "place": ["a", "b", "c", "d", "e"]}
-LABELS = {"vote": {1: "Yes", 2: "No", 3: "Perhaps", 9: "Refused"}}
+CODES = {1: "Yes", 2: "No", 3: "Perhaps", 9: "Refused"}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def wave(tmp_path: Path) -> Path:
         pandas.DataFrame(ANSWERS),
         path,
         column_labels={"vote": "Vote <now>"},
-        variable_value_labels=LABELS,
+        variable_value_labels={"vote": CODES},
         missing_ranges={"vote": [9]},
     )
     return path
@@ -80,7 +80,7 @@ def test_without_a_codebook_all_is_loaded(user, wave):
             "name": "vote",
             "type": "CAT",
             "label": "Vote <now>",
-            "values": {str(c): t for c, t in LABELS["vote"].items()},
+            "values": {str(c): t for c, t in CODES.items()},
         },
         {"name": "age", "type": "NUM", "label": "", "values": {}},
         {"name": "place", "type": "TXT", "label": "", "values": {}},
@@ -164,18 +164,18 @@ def test_codebooks_that_are_rejected(user, declare, variables, values, reason):
     assert exported(user.sandbox, database) == {"variables": [], "properties": {}}
 
 
-def test_a_workbook_that_is_made_to_do_harm(user, declare, tmp_path):
+def test_a_workbook_that_is_made_to_do_harm(user, declare, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "READ_SECONDS", 2.5)
     database = user.sandbox.add_database("Tracker")
     declare(database, [["vote", "NUM", None]]).raise_for_status()
     harmful = tmp_path / "harmful.xlsx"
-    with (
-        zipfile.ZipFile(tmp_path / "codebook.dtcb.xlsx") as old,
-        zipfile.ZipFile(harmful, "w", zipfile.ZIP_DEFLATED) as new,
-    ):
+    old = zipfile.ZipFile(tmp_path / "codebook.dtcb.xlsx")
+    with zipfile.ZipFile(harmful, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             is_sheet = name.endswith("sheet1.xml")
-            new.writestr(name, b"<worksheet>" + b"<a>" * 40_000_000 if is_sheet else old.read(name))
+            new.writestr(name, b"<worksheet>" + b"<a>" * 10_000_000 if is_sheet else old.read(name))
     response = send(user.sandbox, database, harmful.read_bytes())
+    assert "reading it took" in response.json()["error"] or "damaged" in response.json()["error"]
     assert response.status_code == 422
     assert len(exported(user.sandbox, database)["variables"]) == 1
     assert not list((user.state_dir / "uploads").iterdir())
