@@ -14,7 +14,7 @@ CLUSTER := .venv-cluster
 CLUSTER_READY := $(CLUSTER)/.ready
 # The marker expression of test-cluster.
 CLUSTER_TESTS ?= cluster and long
-BENCHMARKS := upload ledger store uploads waits latency growth airflow_waits rejections imports
+BENCHMARKS := upload ledger store uploads waits latency growth airflow_waits rejections wave_check imports
 # The tests wait half of the time, so there is one process more than cores. The tests of a file run in one process,
 # because they share what is slow to set up.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from datatile_provider.api import errors
 from datatile_provider.api.validation import seconds
+from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.version_compat import cannot_ask, file_question, wait_for_answer
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class DatatileWaveCheckOperator(BaseOperator):
         ``file://`` URI, or an object storage path or URI. Its format is its suffix: ``.sav``, ``.zsav``, ``.csv`` or
         ``.xlsx``. (templated)
     :param reference: an earlier wave, or several, the latest last; in the same way. (templated)
+    :param database: the hash of a database. Its codebook is compared too, as an earlier wave. (templated)
+    :param loaded: whether the wave was loaded into ``database``. Then the check says which variables and codes of the
+        wave the database does not have, and nothing else. Put it after the wait.
+    :param datatile_conn_id: the connection of the database. (templated)
     :param key: the variable that identifies an interview: none may be twice in the wave or in a reference. (templated)
     :param required: the names of variables that the wave must have. (templated)
     :param severity: ``error``, ``warning`` or ``ignore`` by rule, where it is to differ from the default.
@@ -48,7 +53,9 @@ class DatatileWaveCheckOperator(BaseOperator):
     :param ask_users: the users who may answer, as for ``DatatileUploadOperator``.
     """
 
-    template_fields: Sequence[str] = ("dataset", "reference", "key", "required", "report")
+    template_fields: Sequence[str] = (
+        *("dataset", "reference", "database", "key", "required", "report", "datatile_conn_id"),
+    )
     ui_color = "#dcebd3"
 
     def __init__(
@@ -56,11 +63,14 @@ class DatatileWaveCheckOperator(BaseOperator):
         *,
         dataset: DatasetLike | XComArg,
         reference: DatasetLike | XComArg | Sequence[DatasetLike] = (),
+        database: str = "",
+        loaded: bool = False,
         key: str = "",
         required: Sequence[str] = (),
         severity: Mapping[str, Literal["error", "warning", "ignore"]] | None = None,
         row_ratio: float = 2.0,
         report: str = "",
+        datatile_conn_id: str = DatatileHook.default_conn_name,
         on_error: Literal["fail", "ask"] = "fail",
         ask_timeout: float | timedelta | None = None,
         ask_users: HITLUser | Sequence[HITLUser] | None = None,
@@ -71,12 +81,19 @@ class DatatileWaveCheckOperator(BaseOperator):
             raise errors.InvalidInputError(f"There is no on_error {on_error!r}", hint="Use fail or ask.")
         if not row_ratio >= 1:
             raise errors.InvalidInputError(f"row_ratio must be at least 1, not {row_ratio!r}")
+        if loaded and (reference or not database):
+            raise errors.InvalidInputError(
+                "loaded needs a database, and no reference", hint="It compares the wave with the database's codebook."
+            )
         # A misspelt rule is an error of the DAG, so it is found when the DAG is parsed.
         from datatile_provider.survey.findings import severities
 
         severities(severity or {})
         self.dataset: Any = dataset
         self.reference: Any = reference
+        self.database = database
+        self.loaded = loaded
+        self.datatile_conn_id = datatile_conn_id
         self.key = key
         self.required = required
         self.severity = severity
@@ -128,15 +145,25 @@ class DatatileWaveCheckOperator(BaseOperator):
 
     def _check(self) -> Result:
         from datatile_provider.survey.check import check_wave
+        from datatile_provider.survey.read import CODEBOOK
 
         given = self.reference
         references = list(given) if isinstance(given, (list, tuple)) else [given] if given else []
         required = [self.required] if isinstance(self.required, str) else list(self.required)
         with tempfile.TemporaryDirectory(prefix="datatile-") as folder:
             files = [_local(dataset, Path(folder, str(n))) for n, dataset in enumerate([self.dataset, *references])]
+            names = {}
+            if self.database:
+                codebook = Path(folder, f"codebook{CODEBOOK}")
+                DatatileHook(self.datatile_conn_id).get_codebook(self.database, codebook)
+                names[codebook] = f"the codebook of {self.database}"
+                # The last reference is the latest wave, which a codebook is not.
+                files.insert(1, codebook)
             return check_wave(
                 files[0],
                 files[1:],
+                names=names,
+                loaded=self.loaded,
                 key=self.key,
                 required=required,
                 severity=self.severity,

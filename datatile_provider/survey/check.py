@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from datatile_provider.survey.compare import compare
+from datatile_provider.survey.compare import compare, not_loaded
 from datatile_provider.survey.findings import Finding, Result, severities, sort
 from datatile_provider.survey.inspect import inspect
 from datatile_provider.survey.model import Contents, Survey, fold
@@ -27,17 +27,20 @@ def check_wave(
     severity: Mapping[str, str] | None = None,
     row_ratio: float = ROW_RATIO,
     names: Mapping[Path, str] | None = None,
+    loaded: bool = False,
 ) -> Result:
     """
     Check a wave by itself, and against earlier ones.
 
     :param file: the wave: ``.sav``, ``.zsav``, ``.csv`` or ``.xlsx``.
-    :param references: the earlier waves, the latest last: files, or what a database's codebook says.
+    :param references: the earlier waves, the latest last: files, a database's codebook (``.dtcb``), or descriptions.
     :param key: the variable that identifies an interview; ``""`` for none.
     :param required: the names of variables that the wave must have.
     :param severity: ``error``, ``warning`` or ``ignore`` by rule, where it is to differ from the default.
     :param row_ratio: how many times more or fewer interviews than the earlier waves are too many.
     :param names: the names of files for messages, where they differ from the paths'.
+    :param loaded: whether the wave was loaded. Then the only question is what of it the reference, a database's
+        codebook, does not have.
     :raises InvalidInputError: there is no such rule or severity.
     :raises SurveyUnreadableError: a file can't be read.
     """
@@ -52,9 +55,12 @@ def check_wave(
         ]
         wave, *earlier = found
         surveys = [contents.survey for contents in earlier]
-        findings = [*inspect(wave, key, required), *compare(wave.survey, surveys, row_ratio)]
+        if loaded:
+            findings = [finding for survey in surveys for finding in not_loaded(wave.survey, survey)]
+        else:
+            findings = [*inspect(wave, key, required), *compare(wave.survey, surveys, row_ratio)]
         notes = [*wave.survey.notes, *(note for survey in surveys for note in survey.notes)]
-        if key and fold(key) in wave.survey.by_name:
+        if key and not loaded and fold(key) in wave.survey.by_name:
             findings += _keys(database, key)
             notes += [
                 f"{survey.source} has no {key}, so its interviews were not compared."

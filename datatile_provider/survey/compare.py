@@ -11,9 +11,10 @@ import collections
 import statistics
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from datatile_provider.survey.findings import Finding
-from datatile_provider.survey.model import Code, Survey, Variable, shown, shown_codes
+from datatile_provider.survey.model import Code, Survey, Variable, fold, shown, shown_codes
 
 
 def compare(wave: Survey, references: Sequence[Survey], row_ratio: float) -> Iterator[Finding]:
@@ -30,7 +31,8 @@ def compare(wave: Survey, references: Sequence[Survey], row_ratio: float) -> Ite
     known, latest = _merged(references), references[-1].by_name
     now = wave.by_name
     gone = [v for name, v in latest.items() if name not in now]
-    new = [v for name, v in now.items() if name not in known]
+    undescribed = {fold(name) for reference in references for name in reference.undescribed}
+    new = [v for name, v in now.items() if name not in known.keys() | undescribed]
     labelled = wave.labelled and all(reference.labelled for reference in references)
     for before, after in _renamed(gone, new):
         yield Finding("renamed-variable", after.name, before.name, after.name)
@@ -46,15 +48,33 @@ def compare(wave: Survey, references: Sequence[Survey], row_ratio: float) -> Ite
     yield from _rows(wave, references, row_ratio)
 
 
+def not_loaded(file: Survey, database: Survey) -> Iterator[Finding]:
+    """
+    Yield the variables and codes of a loaded file that the database does not have.
+
+    :param database: what its codebook says. Of a variable without codes there, none is compared.
+    """
+    known = database.by_name
+    undescribed = set(map(fold, database.undescribed))
+    for name, variable in file.by_name.items():
+        if name not in known:
+            if name not in undescribed:
+                yield Finding("variable-not-loaded", variable.name, after=_described(variable))
+            continue
+        there = known[name].labels
+        for code in sorted((variable.labels.keys() - there.keys()) if there else (), key=_order):
+            yield Finding("code-not-loaded", variable.name, after=_shown(variable, [code]), codes=(code,))
+
+
 def _merged(references: Sequence[Survey]) -> dict[str, Variable]:
     """Return each variable as the latest wave has it, with the codes of the earlier ones."""
     merged: dict[str, Variable] = {}
     for reference in references:
         for name, variable in reference.by_name.items():
-            labels = {**merged[name].labels, **variable.labels} if name in merged else variable.labels
-            merged[name] = Variable(
-                variable.name, variable.label, variable.kind, labels, variable.missing, variable.values
-            )
+            earlier = merged.get(name, variable)
+            missing = earlier.missing if variable.missing is None else variable.missing
+            labels = {**earlier.labels, **variable.labels}
+            merged[name] = replace(variable, labels=labels, missing=missing)
     return merged
 
 
@@ -89,7 +109,8 @@ def _normal(labels: Mapping[Code, str]) -> dict[Code, str]:
 
 
 def _variable(before: Variable, after: Variable, latest: Variable | None, *, labelled: bool) -> Iterator[Finding]:
-    was, now = (_type(variable, labelled=labelled) for variable in (before, after))
+    known = before.missing is not None
+    was, now = (_type(variable, labelled=labelled, missing=known) for variable in (before, after))
     if was != now:
         # Its codes have changed too, for the same reason.
         yield Finding("type-changed", after.name, was, now)
@@ -98,19 +119,19 @@ def _variable(before: Variable, after: Variable, latest: Variable | None, *, lab
         return
     if before.label and normal(before.label) != normal(after.label):
         yield Finding("label-changed", after.name, before.label, after.label or "(none)")
-    if set(before.missing) != set(after.missing):
+    if before.missing is not None and set(before.missing) != set(after.missing or ()):
         yield Finding("missing-codes-changed", after.name, _missing(before), _missing(after))
     yield from _codes(before, after, latest)
 
 
-def _type(variable: Variable, *, labelled: bool) -> str:
-    if labelled and variable.is_categorical:
+def _type(variable: Variable, *, labelled: bool, missing: bool) -> str:
+    if labelled and (variable.is_categorical if missing else variable.labels):
         return "labelled text" if variable.kind == "text" else "categories"
     return variable.kind
 
 
 def _missing(variable: Variable) -> str:
-    texts = (shown(low) if low == high else f"{shown(low)} to {shown(high)}" for low, high in variable.missing)
+    texts = (shown(low) if low == high else f"{shown(low)} to {shown(high)}" for low, high in variable.missing or ())
     return ", ".join(texts) or "(none)"
 
 

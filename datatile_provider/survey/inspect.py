@@ -50,8 +50,8 @@ def inspect(contents: Contents, key: str, required: Sequence[str]) -> Iterator[F
 
 
 def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - 10} more" if len(texts) > 10 else ""
-    return ", ".join(texts[:10]) + more
+    # Of many codes, the reader keeps the first it sees.
+    return ", ".join(texts[:10]) + (" and more" if len(texts) > 10 else "")
 
 
 def _variable(variable: Variable) -> Iterator[Finding]:

@@ -20,7 +20,8 @@ class Variable:
     :param label: its label.
     :param kind: what its values are.
     :param labels: the labels of its codes.
-    :param missing: the ranges of codes that mean a missing answer, with both ends; a single code is both ends.
+    :param missing: the ranges of codes that mean a missing answer, with both ends; a single code is both ends. None if
+        they are not known, as in a codebook.
     :param values: its values, if they are few; only of a file that has no labels, such as a CSV.
     """
 
@@ -28,12 +29,12 @@ class Variable:
     label: str = ""
     kind: Kind = "numeric"
     labels: Mapping[Code, str] = field(default_factory=dict)
-    missing: tuple[tuple[Code, Code], ...] = ()
+    missing: tuple[tuple[Code, Code], ...] | None = ()
     values: frozenset[str] = frozenset()
 
     def is_missing(self, code: Code) -> bool:
         """Return whether a code means a missing answer."""
-        for low, high in self.missing:
+        for low, high in self.missing or ():
             if isinstance(code, str) or isinstance(low, str) or isinstance(high, str):
                 if code == low:
                     return True
@@ -57,6 +58,7 @@ class Survey:
     :param encoding: the encoding that the file declares; ``""`` if it declares none, None if its format needs none.
     :param labelled: whether its format can have labels.
     :param notes: what could not be read or compared, as sentences.
+    :param undescribed: the names of further variables, which can't be compared.
     """
 
     source: str
@@ -65,6 +67,7 @@ class Survey:
     encoding: str | None = None
     labelled: bool = True
     notes: tuple[str, ...] = ()
+    undescribed: tuple[str, ...] = ()
 
     @property
     def by_name(self) -> dict[str, Variable]:
@@ -96,10 +99,10 @@ class Contents:
             "encoding": survey.encoding,
             "labelled": survey.labelled,
             "notes": list(survey.notes),
+            "undescribed": list(survey.undescribed),
             # The codes are pairs, because JSON has no numbers as keys.
             "variables": [
-                [v.name, v.label, v.kind, list(v.labels.items()), list(v.missing), sorted(v.values)]
-                for v in survey.variables
+                [v.name, v.label, v.kind, list(v.labels.items()), v.missing, sorted(v.values)] for v in survey.variables
             ],
             "empty": list(self.empty),
             "unlabelled": {name: list(codes) for name, codes in self.unlabelled.items()},
@@ -110,11 +113,17 @@ class Contents:
     def of(cls, given: Mapping[str, Any]) -> Contents:
         """Return what :meth:`as_dict` has returned."""
         variables = tuple(
-            Variable(name, label, kind, dict(map(tuple, labels)), tuple(map(tuple, missing)), frozenset(values))
+            Variable(
+                *(name, label, kind, dict(map(tuple, labels))),
+                None if missing is None else tuple(map(tuple, missing)),
+                frozenset(values),
+            )
             for name, label, kind, labels, missing, values in given["variables"]
         )
         survey = Survey(
-            given["source"], variables, given["rows"], given["encoding"], given["labelled"], tuple(given["notes"])
+            *(given["source"], variables, given["rows"], given["encoding"], given["labelled"]),
+            tuple(given["notes"]),
+            tuple(given["undescribed"]),
         )
         unlabelled = {name: tuple(codes) for name, codes in given["unlabelled"].items()}
         return cls(survey, tuple(given["empty"]), unlabelled, given["keyless"])

@@ -23,8 +23,6 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
-from datatile_provider.survey.codebook import SUFFIX as CODEBOOK
-from datatile_provider.survey.codebook import CodebookError, survey_of
 from datatile_provider.survey.model import Code, Contents, Kind, Survey, Variable, fold, shown
 
 #: Values that are in memory at once; of an SPSS file, each takes about 32 bytes.
@@ -92,7 +90,8 @@ class Seen:
     def __init__(self, variables: Sequence[Variable], key: str, keys: Keys) -> None:
         self._keys = keys
         self._key = next((v.name for v in variables if key and fold(v.name) == fold(key)), "")
-        self._labelled = {v.name: v for v in variables if v.labels}
+        # A number whose labels are only those of missing codes is no variable with answers to choose from.
+        self._labelled = {v.name: v for v in variables if v.is_categorical}
         self._unlabelled: dict[str, set[Code]] = {}
         self._keyless = 0
         self.empty = {v.name for v in variables}
@@ -289,36 +288,11 @@ def read_xlsx(path: Path, source: str, key: str, keys: Keys) -> Contents:
         raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
 
 
-def read_codebook(path: Path, source: str, key: str, keys: Keys) -> Contents:
-    """Return what a codebook declares. It has no interviews."""
-    openpyxl = library("openpyxl")
-    try:
-        with path.open("rb") as file:
-            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-            for sheet in book.worksheets:
-                # The size that a sheet declares may be wrong.
-                sheet.reset_dimensions()
-            sheets = {sheet.title: _as_many_as_excel(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
-            return Contents(survey_of(sheets, source))
-    except CodebookError as error:
-        raise UnreadableError(f"it is not a codebook: {error}") from error
-    except _WORKBOOK_ERRORS as error:
-        # The XML parser raises this instead of MemoryError.
-        if isinstance(error, SyntaxError) and str(error).startswith("out of memory"):
-            raise MemoryError from error
-        raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
-
-
-def _as_many_as_excel(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+def _in_limits(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    width = 0
     for number, row in enumerate(rows, 1):
         if number > LAST_ROW or len(row) > LAST_COLUMN:
             raise UnreadableError("it has more rows or columns than Excel")
-        yield row
-
-
-def _in_limits(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    width = 0
-    for number, row in enumerate(_as_many_as_excel(rows), 1):
         if any(cell is not None for cell in row):
             if not width:
                 width = max(n for n, cell in enumerate(row, 1) if cell is not None)
@@ -345,12 +319,78 @@ def _read_rows(rows: Iterator[Sequence[Any]], source: str, encoding: str | None,
     return seen.contents(Survey(source, columns.variables(), number, encoding, labelled=False, notes=notes))
 
 
+def read_codebook(path: Path, source: str, key: str, keys: Keys) -> Contents:
+    """
+    Return what a database's codebook declares: an Excel file with worksheets for variables and values (documented).
+
+    The names of the columns are assumed. What can't be read is a note, not a guess.
+    """
+    openpyxl = library("openpyxl")
+    try:
+        with path.open("rb") as file:
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            sheets = {sheet.title.strip().casefold(): sheet for sheet in book.worksheets}
+            rows = {name: list(_records(sheets[name])) for name in ("variables", "values") if name in sheets}
+    except _WORKBOOK_ERRORS as error:
+        raise UnreadableError(f"it is not an Excel workbook, or it is damaged ({error})") from error
+    if "variables" not in rows:
+        raise UnreadableError("it has no worksheet with the name variables")
+    labels: dict[str, dict[Code, str]] = {}
+    unread = 0
+    for row in rows.get("values", []):
+        name, code = _first(row, "variable", "name", "datatile_id"), _first(row, "value", "code")
+        if name and code:
+            labels.setdefault(fold(name), {})[_number(code)] = _first(row, "label", "title", "text")
+        else:
+            unread += 1
+    variables = []
+    other: list[str] = []
+    for row in rows["variables"]:
+        # Older codebooks have the second name (documented).
+        name, kind = _first(row, "name", "datatile_id"), _first(row, "type").upper()
+        if name and kind in _CODEBOOK_KINDS:
+            found = labels.get(fold(name), {}) if kind == "CAT" else {}
+            variables.append(Variable(name, _first(row, "label", "title"), _CODEBOOK_KINDS[kind], found, None))
+        elif kind != "IGN":
+            other.append(name or "(no name)")
+    notes = [f"{source}: {unread} rows of the worksheet values can't be read."] if unread else []
+    if other:
+        listed = ", ".join(other[:10]) + (f" and {len(other) - 10} more" if len(other) > 10 else "")
+        notes.append(f"{source} has no type that a survey file has for these, so they were not compared: {listed}.")
+    return Contents(Survey(source, tuple(variables), notes=tuple(notes), undescribed=tuple(other)))
+
+
+#: The kinds of the codebook's types (documented). The others have several variables in a file, or none.
+_CODEBOOK_KINDS: dict[str, Kind] = {
+    **{"CAT": "numeric", "NUM": "numeric"},
+    **{"DATE": "date", "TXT": "text", "TEXT": "text"},
+}
+
+
+def _records(sheet: Any) -> Iterator[dict[str, str]]:
+    """Yield the rows of a sheet as texts by the names in its first row."""
+    sheet.reset_dimensions()
+    rows = _in_limits(sheet.iter_rows(values_only=True))
+    header = [str(cell or "").strip().casefold() for cell in next(rows, [])]
+    for row in rows:
+        cells = (shown(cell) if isinstance(cell, float) else str("" if cell is None else cell) for cell in row)
+        yield dict(zip(header, (cell.strip() for cell in cells), strict=True))
+
+
+def _first(row: Mapping[str, str], *names: str) -> str:
+    return next((row[name] for name in names if row.get(name)), "")
+
+
+def _number(code: str) -> Code:
+    return float(code) if _NUMBER.match(code) else code
+
+
 READERS: dict[str, tuple[Callable[[Path, str, str, Keys], Contents], str]] = {
     ".sav": (read_spss, "pyreadstat"),
     ".zsav": (read_spss, "pyreadstat"),
     ".csv": (read_csv, "csv"),
     ".xlsx": (read_xlsx, "openpyxl"),
-    CODEBOOK: (read_codebook, "openpyxl"),
+    ".dtcb": (read_codebook, "openpyxl"),
 }
 
 
@@ -378,14 +418,14 @@ def main(request: Mapping[str, Any]) -> None:
     warnings.simplefilter("ignore")
     path = Path(request["path"])
     try:
-        read, module = READERS[request["format"]]
+        read, module = READERS[path.suffix.lower()]
         # Imported before the limit is set: a library's memory depends on the machine.
         library(module)
         limit(request["seconds"], request["memory"])
         keys = Keys(request["database"], request["number"])
         contents = read(path, request["source"], request["key"], keys)
         keys.close()
-        if not contents.survey.variables and not contents.survey.notes:
+        if not contents.survey.variables and not contents.survey.undescribed:
             raise UnreadableError("it has no variables")
         result: dict[str, Any] = contents.as_dict()
     except UnreadableError as error:

@@ -102,13 +102,28 @@ RULES: dict[str, Rule] = {
         "They would be counted twice, and the licence counts uploaded rows.",
         "Keep only the new interviews.",
     ),
+    # Against the database, after the load.
+    "variable-not-loaded": Rule(
+        E,
+        V,
+        "the database does not have the variable",
+        "A load drops what the codebook's properties say.",
+        "Declare it in the codebook, and load the file again.",
+    ),
+    "code-not-loaded": Rule(
+        E,
+        V,
+        "the database does not have the code",
+        "A load drops what the codebook's properties say.",
+        "Declare it in the codebook, and load the file again.",
+    ),
     # Of the file itself.
     "unlabelled-code": Rule(
         E,
         V,
         "codes in the data have no label",
         "In a variable with labels, a code without one is read as missing.",
-        "Add the label, or declare the code as missing.",
+        "Label them, or declare them as missing. If it is a number, remove its labels.",
     ),
     "name-case": Rule(E, V, "names that differ only in case", "Names are compared without regard to case.", _RENAME),
     "name-length": Rule(E, V, "a name of more than 64 characters", "At most 64 are accepted.", _RENAME),

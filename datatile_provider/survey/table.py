@@ -25,7 +25,8 @@ def lines(result: Result) -> Iterator[tuple[Severity, str]]:
                 yield severity, f"  {line}"
         if len(findings) > LINES:
             yield severity, f"  … and {len(findings) - LINES} more"
-        yield severity, f"  What to do: {rule.hint}"
+        for line in textwrap.wrap(f"What to do: {rule.hint}", WIDTH - 2):
+            yield severity, f"  {line}"
     for note in result.notes:
         for line in textwrap.wrap(note, WIDTH):
             yield Severity.IGNORE, line

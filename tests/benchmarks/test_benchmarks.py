@@ -20,6 +20,7 @@ EXPECTED = {
     "uploads": {"ours, 1 at once", "ours, 2 at once"},
     "imports": {"ours", "Airbyte", "dbt Cloud"},
     "ledger": {"without", "hash", "hash and ledger"},
+    "wave_check": {"check_wave", "read_sav alone"},
 }
 
 

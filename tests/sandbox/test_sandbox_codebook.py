@@ -16,7 +16,7 @@ import requests
 from datatile_provider.sandbox import Sandbox, codebook, jobs
 
 ANSWERS = {"vote": [1.0, 1.0, 2.0, 7.0, 9.0], "age": [30.0, 41.0, 52.0, 63.0, 74.0], "place": ["a", "b", "c", "d", "e"]}
-CODES = {1: "Yes", 2: "No", 3: "Perhaps", 9: "Refused"}
+CODES: dict[int | float, str] = {1: "Yes", 2: "No", 3: "Perhaps", 9: "Refused"}
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ class RealAirflow:
     components: ClassVar[Mapping[str, Sequence[str]]] = COMPONENTS
 
     def __init__(self, dags: Path, *, env: Mapping[str, str] | None = None, home: Path | None = None) -> None:
+        self.dags = dags
         self._keep_home = home is not None
         self.home = home or Path(tempfile.mkdtemp(prefix="datatile-airflow-"))
         self.home.mkdir(parents=True, exist_ok=True)

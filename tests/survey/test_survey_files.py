@@ -91,11 +91,20 @@ def test_types_of_an_spss_file(tmp_path: Path) -> None:
     q, s, d, t = found.survey.variables
 
     assert [variable.kind for variable in (q, s, d, t)] == ["numeric", "text", "date", "date"]
-    assert sorted(q.missing) == [(2.0, 2.0), (8.0, 9.0)]
+    assert sorted(q.missing or ()) == [(2.0, 2.0), (8.0, 9.0)]
     assert (q.is_missing(8.5), q.is_missing(7.0), s.is_missing("a"), s.is_missing("b")) == (True, False, True, False)
     assert s.is_categorical
     # A missing code needs no label.
     assert found.unlabelled == {}
+
+
+def test_a_number_with_labels_of_missing_codes_alone_has_no_unlabelled_codes(tmp_path: Path) -> None:
+    rows = pandas.DataFrame({"salary": [57_000.0, 0.0], "age": [36.0, 99.0]})
+    labels: dict[str, dict[int | float, str]] = {"salary": {0: "missing"}, "age": {99: "refused"}}
+    pyreadstat.write_sav(rows, path := tmp_path / "a.sav", variable_value_labels=labels, missing_ranges={"salary": [0]})
+
+    # DATATILE would read each age as missing.
+    assert contents(path).unlabelled == {"age": (36.0,)}
 
 
 def test_types_of_an_excel_file(tmp_path: Path) -> None:
