@@ -298,3 +298,13 @@ def test_the_page_of_a_database(sandbox: Sandbox, hook: DatatileHook, database: 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert requests.get(f"{sandbox.url}/databases/none", timeout=10).status_code == 404
     assert json.loads(json.dumps(sandbox.databases()))
+
+
+def test_a_codebook_in_a_file_is_a_reference(hook: DatatileHook, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "tracker.dtcb.xlsx"
+    hook.get_codebook(database, path)
+    assert check_wave(DATA / "wave1.zsav", [path]).findings == ()
+    book = openpyxl.load_workbook(path)
+    book["values"]["C2"] = "Another answer"
+    book.save(path)
+    assert [finding.rule for _, finding in check_wave(DATA / "wave1.zsav", [path]).findings] == ["other-label"]
