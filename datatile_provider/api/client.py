@@ -86,24 +86,32 @@ class DatatileClient:
             raise no_response(self._settings, f"job {job_id}", e) from e
         return parsing.read_job(server, job_id, response)
 
-    def get_codebook(self, database: str) -> bytes:
+    def get_codebook(self, database: str, write: Callable[[bytes], None]) -> None:
         """
-        Return a database's codebook, an Excel file.
+        Read a database's codebook, an Excel file (documented).
 
         :param database: the database's hash.
+        :param write: called with each block of the file. What was written counts only if no error is raised.
         :raises TransientError: no usable response now.
         :raises PermanentError: the server will not return it.
         """
         server, subject = self._settings.server, f"codebook of {database}"
+        size = 0
+
+        def count(block: bytes) -> None:
+            nonlocal size
+            size += len(block)
+            write(block)
+
         try:
-            response = self._ask("GET", server.codebook_url("export", database), max_bytes=MAX_CODEBOOK_BYTES + 1)
+            response = self._ask("GET", server.codebook_export_url(database), write=count)
         except OSError as e:
             raise no_response(self._settings, subject, e) from e
-        return parsing.read_codebook(server, subject, response)
+        parsing.read_codebook(server, subject, response, size)
 
     def import_codebook(self, database: str, dataset: Dataset) -> None:
         """
-        Write a database's codebook. It may be repeated: a codebook declares, and does not add.
+        Send a codebook to a database. Twice has the same result as once, so no outcome is unknown (assumed).
 
         :param database: the database's hash.
         :param dataset: an Excel file.
@@ -113,10 +121,10 @@ class DatatileClient:
         server, subject = self._settings.server, f"codebook {dataset.name!r} for {database}"
         body = MultipartBody(dataset, {}, part=server.codebook_field)
         try:
-            response = self._ask("POST", server.codebook_url("import", database), body)
+            response = self._ask("POST", server.codebook_import_url(database), body)
         except OSError as e:
             raise no_response(self._settings, subject, e) from e
-        parsing.read_import(server, subject, response)
+        parsing.read_codebook_import(server, subject, response)
 
     def probe(self) -> None:
         """
@@ -173,10 +181,10 @@ class DatatileClient:
         body: MultipartBody | None = None,
         *,
         is_poll: bool = False,
-        max_bytes: int = MAX_RESPONSE_BYTES,
+        write: Callable[[bytes], None] | None = None,
     ) -> Response:
         settings = self._settings
-        max_bytes = MAX_POLL_BYTES + 1 if is_poll else max_bytes
+        max_bytes = MAX_POLL_BYTES + 1 if is_poll else MAX_CODEBOOK_BYTES + 1 if write else MAX_RESPONSE_BYTES
         stall_timeout = min(POLL_TIMEOUT - CONNECT_TIMEOUT, settings.timeout) if is_poll else settings.timeout
         # The socket's own timeout must come first, as its error says what timed out; hence twice.
         whole_timeout = min(POLL_TIMEOUT, 2 * stall_timeout) if is_poll else 2 * stall_timeout
@@ -198,14 +206,15 @@ class DatatileClient:
                 verify=settings.verify,
                 proxies=dict(settings.proxies) or None,
             ) as response:
-                content = bytearray()
+                content, size = b"", 0
                 for block in response.iter_content(1 << 16):
-                    content += block
-                    if len(content) >= max_bytes:
+                    size += len(block)
+                    if write and response.ok:
+                        write(block)
+                    content += block[: min(max_bytes, MAX_RESPONSE_BYTES) - len(content)]
+                    if size >= max_bytes:
                         break
-                received = Response.of(
-                    response.status_code, bytes(content[:max_bytes]), response.headers, settings.token
-                )
+                received = Response.of(response.status_code, content, response.headers, settings.token)
                 return logged(method, url, received)
 
 

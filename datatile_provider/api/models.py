@@ -108,8 +108,11 @@ class ServerConfig:
     :param url: scheme, host, port and base path, without a slash at the end.
     :param api_path: the API's path on the server (assumed).
     :param job_path: the path of a job's status (assumed); ``{api_path}`` and ``{job_id}`` are filled in.
-    :param codebook_path: the path of a database's codebook (documented); ``{api_path}`` and ``{hash}`` are filled in.
-    :param codebook_field: the form field of the file when a codebook is imported (assumed).
+    :param codebook_export_path: the path from which a database's codebook is read (documented); ``{api_path}`` and
+        ``{hash}`` are filled in.
+    :param codebook_import_path: the path to which it is written. Documented with a ``{projectId}``; that this is the
+        hash is assumed.
+    :param codebook_field: the form field of the file that is written (assumed).
     :param job_id_field: the field of the job's id in the response to an upload, with dots for nested fields; None tries
         the usual names, and a bare id.
     :param status_field: the field of the status in the response to a poll, with dots for nested fields; None tries the
@@ -126,7 +129,8 @@ class ServerConfig:
     url: str
     api_path: str = "api/v2"
     job_path: str = "{api_path}/jobs/{job_id}"
-    codebook_path: str = "{api_path}/projects/{hash}/api/codebook"
+    codebook_export_path: str = "{api_path}/projects/{hash}/api/codebook/export-v2/"
+    codebook_import_path: str = "{api_path}/projects/{hash}/api/codebook/import-v2/"
     codebook_field: str = "file"
     job_id_field: str | None = None
     status_field: str | None = None
@@ -160,10 +164,13 @@ class ServerConfig:
         """Return the address of an upload (documented)."""
         return f"{self.address}/upload/{action.value}/{target_hash}"
 
-    def codebook_url(self, action: str, database: str) -> str:
-        """Return the address at which a codebook is read (``export``) or written (``import``; documented)."""
-        path = self.codebook_path.replace("{api_path}", self.api_path).replace("{hash}", database)
-        return f"{self.url}/{path}/{action}-v2/"
+    def codebook_export_url(self, database: str) -> str:
+        """Return the address from which a database's codebook is read."""
+        return self._of_database(self.codebook_export_path, database)
+
+    def codebook_import_url(self, database: str) -> str:
+        """Return the address to which a database's codebook is written."""
+        return self._of_database(self.codebook_import_path, database)
 
     def job_url(self, job_id: str) -> str:
         """Return the address of a job's status (assumed)."""
@@ -174,6 +181,9 @@ class ServerConfig:
         before, _, after = self._job_url.partition("{job_id}")
         job_id = unquote(url[len(before) : len(url) - len(after)])
         return job_id if is_job_id(job_id) and self.job_url(job_id) == url else ""
+
+    def _of_database(self, path: str, database: str) -> str:
+        return f"{self.url}/{path.replace('{api_path}', self.api_path).replace('{hash}', database)}"
 
     @property
     def _job_url(self) -> str:

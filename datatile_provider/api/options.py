@@ -112,7 +112,7 @@ _CodebookPath = Annotated[
     _Text,
     AfterValidator(lambda path: path.lstrip("/")),
     _otherwise(
-        "it must be a path on the server with {hash} in it, such as '{api_path}/projects/{hash}/api/codebook'",
+        "it must be a path on the server with {hash} in it, such as '{api_path}/projects/{hash}/codebook'",
         re.compile(r"(?!.*(://|\.\.))(?=.*\{hash\})[^\s?#]+").fullmatch,
     ),
 ]
@@ -184,10 +184,15 @@ class Options(BaseModel, frozen=True, hide_input_in_errors=True, strict=True):
     )
     api_path: _Path = Field("api/v2", title="API path", description="Path of the API on the server.")
     job_path: _JobPath = Field("{api_path}/jobs/{job_id}", description="Path of a job's status on the server.")
-    codebook_path: _CodebookPath = Field(
-        "{api_path}/projects/{hash}/api/codebook", description="Path of a database's codebook on the server."
+    codebook_export_path: _CodebookPath = Field(
+        "{api_path}/projects/{hash}/api/codebook/export-v2/",
+        description="Path from which a database's codebook is read.",
     )
-    codebook_field: _Text = Field("file", description="Form field of the file when a codebook is imported.")
+    codebook_import_path: _CodebookPath = Field(
+        "{api_path}/projects/{hash}/api/codebook/import-v2/",
+        description="Path to which a database's codebook is written.",
+    )
+    codebook_field: _FormField = Field("file", description="Form field of the codebook's file when it is written.")
     job_id_field: _Field | None = Field(
         None,
         description="Field of the upload's response with the job's id. Dots for nested fields: `result.id`. "

@@ -11,7 +11,7 @@ import pendulum
 
 from datatile_provider.api import errors, responses, states
 from datatile_provider.api.models import Job, ServerConfig, Upload
-from datatile_provider.api.rejections import Rejection, poll_rejection, upload_rejection
+from datatile_provider.api.rejections import Rejection, codebook_rejection, poll_rejection, upload_rejection
 from datatile_provider.api.responses import MAX_CODEBOOK_BYTES, MAX_POLL_BYTES, Response
 from datatile_provider.api.states import JobState
 from datatile_provider.api.validation import is_job_id
@@ -125,50 +125,64 @@ def _with_result(value: dict[str, Any], paths: Mapping[str, str | None]) -> dict
     return responses.with_innermost(value, {name: detail for name, detail in found.items() if detail is not None})
 
 
-def read_codebook(server: ServerConfig, subject: str, response: Response) -> bytes:
+def read_codebook(server: ServerConfig, subject: str, response: Response, size: int) -> None:
     """
-    Return the codebook of a response, an Excel file.
+    Check that a response is a codebook: an Excel file (documented).
 
     :param subject: the codebook, for messages.
-    :param response: the response, as far as it was read: one byte over the limit shows that it is longer.
+    :param response: the response, with the first bytes of the body.
+    :param size: the bytes of the body, as far as it was read: one over the limit shows that it is longer.
     :raises TransientError: no usable response now.
     :raises PermanentError: the server will not return it.
     """
-    read_import(server, subject, response)
-    if len(response.body) > MAX_CODEBOOK_BYTES:
-        what = f"The codebook has more than {MAX_CODEBOOK_BYTES:,} bytes"
+    _check_codebook_status(server, subject, response)
+    if size > MAX_CODEBOOK_BYTES:
+        what = f"The response has more than {MAX_CODEBOOK_BYTES:,} bytes, too many for a codebook"
     # A workbook is a zip archive.
-    elif not response.body.startswith(b"PK"):
+    elif not response.body.startswith(b"PK\3\4"):
         what = "The response is not an Excel file"
     else:
-        return response.body
+        return
     raise errors.UnexpectedResponseError(
         what,
         subject=subject,
-        server_message=responses.server_message(response),
-        hint="Check the connection's api_path and codebook_path.",
+        server_message=responses.server_message(response) if size <= MAX_CODEBOOK_BYTES else "",
+        hint="Check the connection's api_path and codebook_export_path.",
         status=response.status,
     )
 
 
-def read_import(server: ServerConfig, subject: str, response: Response) -> None:
+def read_codebook_import(server: ServerConfig, subject: str, response: Response) -> None:
     """
-    Check the response to the import of a codebook.
+    Check that a response reports the import of a codebook: 2xx with JSON without an error, or no body (assumed).
 
     :param subject: the codebook, for messages.
-    :raises TransientError: no usable response now.
+    :raises TransientError: no usable response now; the codebook may be sent again.
     :raises PermanentError: it was rejected.
     """
-    if not 200 <= response.status < 300:
-        raise _rejected(poll_rejection(response.status, server.status_codes), response, subject, server, "database")
+    _check_codebook_status(server, subject, response)
     value = responses.parse(response.body)
-    if isinstance(value, dict) and (responses.inner_error(value) or responses.has_error_status(value)):
-        raise errors.UnexpectedResponseError(
-            "The server returned success with an error inside",
-            subject=subject,
-            server_message=responses.server_message(response),
-            status=response.status,
-        )
+    if responses.inner_error(value) or responses.has_error_status(value):
+        what = "The server returned success with an error inside"
+    elif failure := states.reports_failure(server, "", value):
+        what = f"The server returned success with the status {failure!r}"
+    elif response.body.strip() and not isinstance(value, dict):
+        what = "The response does not show whether the codebook was imported"
+    else:
+        return
+    raise errors.UnexpectedResponseError(
+        what,
+        subject=subject,
+        server_message=responses.server_message(response),
+        hint="Check the codebook, and the connection's api_path and codebook_import_path.",
+        status=response.status,
+    )
+
+
+def _check_codebook_status(server: ServerConfig, subject: str, response: Response) -> None:
+    if not 200 <= response.status < 300:
+        rejection = codebook_rejection(response.status, server.status_codes)
+        raise _rejected(rejection, response, subject, server, "database")
 
 
 def read_probe(server: ServerConfig, path: str, response: Response) -> None:

@@ -161,3 +161,34 @@ def poll_rejection(status: int, codes: Mapping[int, str] = MappingProxyType({}))
     if 300 <= status < 400:
         return _MOVED
     return _REJECTED if 400 <= status < 500 else _NO_STATUS
+
+
+_NO_SUCH_DATABASE = Rejection(
+    errors.NotFoundError,
+    "The server knows no such {requested}",
+    "Check the {requested}, then the connection's host, api_path, codebook_export_path and codebook_import_path.",
+)
+_CODEBOOK_TOO_LARGE = Rejection(
+    errors.FileTooLargeError,
+    "The codebook is over the server's size limit",
+    "Ask the server's administrator for a higher limit.",
+)
+_NO_CODEBOOK = Rejection(errors.ServerError, "The server responded with an error to a request for a codebook")
+_CODEBOOK: Mapping[int, Rejection] = {**_POLL, 404: _NO_SUCH_DATABASE, 413: _CODEBOOK_TOO_LARGE}
+_CODEBOOK_MEANINGS: Mapping[str, Rejection] = {
+    **_POLL_MEANINGS,
+    "not_found": _NO_SUCH_DATABASE,
+    "too_large": _CODEBOOK_TOO_LARGE,
+}
+
+
+def codebook_rejection(status: int, codes: Mapping[int, str] = MappingProxyType({})) -> Rejection:
+    """
+    Return what a status other than 2xx means for a codebook, which may be read and written again at any time (assumed).
+
+    :param codes: the meanings of this server's own codes.
+    """
+    if status in codes:
+        return _CODEBOOK_MEANINGS[codes[status]]
+    found = _CODEBOOK.get(status) or poll_rejection(status)
+    return _NO_CODEBOOK if found is _NO_STATUS else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,36 +116,39 @@ class DatatileHook(ConnectionHook):
         async with connected(await self._read_conn_async(None)) as client:
             return await client.get_job(job_id)
 
-    def get_codebook(self, database_hash: str) -> bytes:
+    def get_codebook(self, database_hash: str, path: str | os.PathLike[str]) -> None:
         """
-        Return the codebook of a database: an Excel file with its variables and labels (documented).
+        Write the codebook of a database to a local file: an Excel file with its variables and labels (documented).
 
         :param database_hash: the hash of the database.
-        :raises InvalidInputError: the hash or the connection is wrong.
+        :param path: the file. An existing one is replaced at the end, so an error leaves it as it was.
+        :raises InvalidInputError: the hash or the connection is wrong, or the file can't be written.
         :raises TransientError: no usable response, or Airflow could not return the connection.
         :raises PermanentError: the server will not return it.
         """
         from datatile_provider.api.client import DatatileClient
+        from datatile_provider.hooks.codebook import replacing
 
         check_hash(database_hash)
-        return DatatileClient(self._read_conn(None)).get_codebook(database_hash)
+        client = DatatileClient(self._read_conn(None))
+        with replacing(path) as write:
+            client.get_codebook(database_hash, write)
 
     def import_codebook(self, database_hash: str, path: DatasetLike) -> None:
         """
-        Write a codebook into a database. A codebook is a patch: what it does not declare stays (documented).
+        Send a codebook to a database. It is a patch: what it does not declare comes from the data file (documented).
 
         :param database_hash: the hash of the database.
         :param path: an Excel file (``.dtcb.xlsx``): a path, a ``file://`` URI, an object storage path or URI.
         :raises InvalidInputError: the hash, the file or the connection is wrong; nothing was sent.
-        :raises TransientError: no usable response; it may be repeated.
+        :raises TransientError: no usable response; it may be sent again.
         :raises PermanentError: the server has rejected it.
         """
         from datatile_provider.api.client import DatatileClient
         from datatile_provider.hooks.dataset import dataset_of
 
         check_hash(database_hash)
-        dataset = dataset_of(path)
-        DatatileClient(self._read_conn(None)).import_codebook(database_hash, dataset)
+        DatatileClient(self._read_conn(None)).import_codebook(database_hash, dataset_of(path))
 
     def wait_for_job(
         self,

@@ -159,7 +159,7 @@ class DatatileWaveCheckOperator(BaseOperator):
             names = {}
             if self.database:
                 codebook = Path(folder, f"codebook{CODEBOOK}")
-                codebook.write_bytes(DatatileHook(self.datatile_conn_id).get_codebook(self.database))
+                DatatileHook(self.datatile_conn_id).get_codebook(self.database, codebook)
                 names[codebook] = f"the codebook of {self.database}"
                 # The last reference is the latest wave, which a codebook is not.
                 files.insert(1, codebook)

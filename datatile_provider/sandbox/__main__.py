@@ -74,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
     add("--rows-field", metavar="NAME", help=f"field of the imported rows {nested} (default {Options.rows_field})")
     add("--database-field", metavar="NAME", help=f"field of the database {nested} (default {Options.database_field})")
     add("--callback-field", metavar="NAME", help=f"form field with the callback URL (default {Options.callback_field})")
+    paths = {"read": "--codebook-export-path", "written": "--codebook-import-path"}
+    for what, name in paths.items():
+        default = getattr(Options, name[2:].replace("-", "_"))
+        add(name, metavar="PATH", help=f"path at which a codebook is {what} (default {default})")
+    add("--codebook-field", metavar="NAME", help=f"form field of a codebook (default {Options.codebook_field})")
     add("--status-codes", type=json_object, metavar="JSON", help='status codes of rejections: {"busy": 423}')
     add("--json", action="store_true", help="print one line of JSON: url, token, folder, root, connection")
     return command

@@ -1,27 +1,30 @@
 """
-Codebooks of the sandbox's databases: their Excel files, and what a load keeps of a survey file by their properties.
+Codebooks of the sandbox's databases: what they declare, their worksheets, and what a load keeps of a survey file.
 
-The worksheets for variables, values and properties, the types and the properties' names are documented. The columns
-are assumed.
+The worksheets for variables, values and properties, the types, and the names of variables and properties are documented
+by the vendor. The other columns, and what exactly a property drops, are assumed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 #: The types of variables (documented).
 TYPES = ("CAT", "MC", "MD", "NUM", "DATE", "TXT", "TEXT", "IGN")
-#: The properties that the sandbox knows. ``ignore_empty_cats`` and ``ignore_missing_values`` are stored only.
+#: What a load drops silently (documented).
 PROPERTIES = (
     *("ignore_undeclared_vars", "ignore_undeclared_cats", "ignore_string_vars"),
     *("ignore_empty_cats", "ignore_missing_values"),
 )
-_COLUMNS = {"variables": ("name", "type", "label"), "values": ("variable", "value", "label")}
-#: Bytes of the parts of a workbook, which a small file can expand to.
-_LARGEST = 2**26
+_COLUMNS = {
+    "variables": ("name", "type", "label"),
+    "values": ("variable", "value", "label"),
+    "properties": ("property", "value"),
+}
+_EXAMPLES = 3
 
 
 def variable(name: str, kind: str = "", label: str = "", values: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -29,30 +32,83 @@ def variable(name: str, kind: str = "", label: str = "", values: Mapping[str, st
     return {"name": name, "type": kind, "label": label, "values": dict(values or {})}
 
 
-def loaded(
-    declared: Sequence[Mapping[str, Any]], properties: Mapping[str, bool], found: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class Loaded:
     """
-    Return the variables that a load keeps of a file.
+    What a load keeps of a file.
+
+    :param variables: the variables, with the labels that they have in the database.
+    :param dropped: the names of those that were dropped.
+    :param unlabelled: the codes without a label that were read as missing, by variable, with the number of answers.
+    """
+
+    variables: list[dict[str, Any]]
+    dropped: list[str]
+    unlabelled: dict[str, dict[str, int]]
+
+    @property
+    def note(self) -> str:
+        """What was dropped, in words; ``""`` for nothing."""
+        notes = []
+        if self.dropped:
+            notes.append(f"{len(self.dropped)} variables were dropped ({_listed(self.dropped)})")
+        if self.unlabelled:
+            answers = sum(sum(codes.values()) for codes in self.unlabelled.values())
+            where = _listed([f"{name}: {_listed(list(codes))}" for name, codes in self.unlabelled.items()])
+            notes.append(f"{answers} answers without a label were read as missing ({where})")
+        return "; ".join(notes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_EXAMPLES]) + (", …" if len(names) > _EXAMPLES else "")
+
+
+def load(
+    declared: Iterable[Mapping[str, Any]], properties: Mapping[str, bool], found: Iterable[Mapping[str, Any]]
+) -> Loaded:
+    """
+    Return what a load keeps of a file.
 
     :param declared: the variables of the codebook that was imported.
     :param properties: its properties.
-    :param found: the variables of the file.
+    :param found: the variables of the file, with the codes that are declared as missing and the number of answers by
+        code; no number if the answers were not counted.
     """
     known = {entry["name"].casefold(): entry for entry in declared}
-    kept = []
+    loaded = Loaded([], [], {})
     for entry in found:
-        of_codebook = known.get(entry["name"].casefold())
-        kind = (of_codebook or {}).get("type") or entry["type"]
-        undeclared = of_codebook is None and properties.get("ignore_undeclared_vars")
-        if undeclared or kind == "IGN" or (properties.get("ignore_string_vars") and kind in ("TXT", "TEXT")):
+        declaration = known.get(entry["name"].casefold())
+        kind = (declaration or {}).get("type") or entry["type"]
+        undeclared = declaration is None and properties.get("ignore_undeclared_vars")
+        is_text = kind in ("TXT", "TEXT")
+        if undeclared or kind == "IGN" or (is_text and properties.get("ignore_string_vars")):
+            loaded.dropped.append(entry["name"])
             continue
-        labels, values = (of_codebook or {}).get("values", {}), entry["values"]
-        if of_codebook and properties.get("ignore_undeclared_cats"):
-            values = {code: label for code, label in values.items() if code in labels}
-        label = (of_codebook or {}).get("label") or entry["label"]
-        kept.append(variable(entry["name"], kind, label, {**values, **labels}))
-    return kept
+        values = _categories(entry, declaration, properties)
+        label = (declaration or {}).get("label") or entry["label"]
+        loaded.variables.append(variable(entry["name"], kind, label, values))
+        had_labels = bool(entry["values"] or (declaration or {}).get("values"))
+        # A variable without labels is numeric, so each of its codes is a value (documented).
+        unlabelled = {code: n for code, n in (entry["answers"] or {}).items() if had_labels and code not in values}
+        if unlabelled:
+            loaded.unlabelled[entry["name"]] = unlabelled
+    return loaded
+
+
+def _categories(
+    entry: Mapping[str, Any], declaration: Mapping[str, Any] | None, properties: Mapping[str, bool]
+) -> dict[str, str]:
+    values: dict[str, str] = dict(entry["values"])
+    if properties.get("ignore_missing_values"):
+        values = {code: label for code, label in values.items() if code not in entry["missing"]}
+    if declaration is not None:
+        # A variable without any declared category keeps those of the file.
+        if properties.get("ignore_undeclared_cats") and declaration["values"]:
+            values = {}
+        values |= declaration["values"]
+    if properties.get("ignore_empty_cats") and entry["answers"] is not None:
+        values = {code: label for code, label in values.items() if entry["answers"].get(code)}
+    return values
 
 
 def merged(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -69,82 +125,69 @@ def merged(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any
     return list(found.values())
 
 
-def write(variables: Sequence[Mapping[str, Any]], properties: Mapping[str, bool]) -> bytes:
-    """Return a codebook as an Excel file."""
+def workbook(variables: Sequence[Mapping[str, Any]], properties: Mapping[str, bool]) -> bytes:
+    """
+    Return a codebook as an Excel file.
+
+    :raises ImportError: openpyxl is not installed.
+    """
     import openpyxl
 
     book = openpyxl.Workbook(write_only=True)
-    rows: dict[str, list[tuple[Any, ...]]] = {
+    rows: dict[str, list[tuple[str, ...]]] = {
         "variables": [(entry["name"], entry["type"], entry["label"]) for entry in variables],
         "values": [(entry["name"], code, label) for entry in variables for code, label in entry["values"].items()],
-        "properties": [(name, bool(properties.get(name))) for name in PROPERTIES],
+        "properties": [(name, str(bool(properties.get(name))).lower()) for name in PROPERTIES],
     }
-    for title, columns in {**_COLUMNS, "properties": ("property", "value")}.items():
+    for title, columns in _COLUMNS.items():
         sheet = book.create_sheet(title)
-        sheet.append(columns)
-        for row in rows[title]:
+        for row in [columns, *rows[title]]:
             sheet.append([_cell(sheet, value) for value in row])
     content = io.BytesIO()
     book.save(content)
     return content.getvalue()
 
 
-def _cell(sheet: Any, value: Any) -> Any:
+def _cell(sheet: Any, value: str) -> Any:
     from openpyxl.cell import WriteOnlyCell
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-    if not isinstance(value, str):
-        return value
-    # A text that begins with "=" would be a formula. Excel has no control characters.
-    cell = WriteOnlyCell(sheet, "".join(letter for letter in value if letter.isprintable()))
+    # Excel's limit of a text.
+    cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value)[:32_767])
+    # Otherwise a text that begins with "=" would be a formula.
     cell.data_type = "s"
     return cell
 
 
-def read(content: bytes) -> tuple[list[dict[str, Any]], dict[str, bool]]:
+def parsed(sheets: Mapping[str, Sequence[Sequence[str]]]) -> tuple[list[dict[str, Any]], dict[str, bool]]:
     """
-    Return the variables and properties of a codebook in an Excel file.
+    Return the variables and the properties of a codebook.
 
-    :raises ValueError: it is not one; the message says why.
+    :param sheets: the rows of its worksheets by their titles, the names of the columns first.
+    :raises ValueError: it is not a codebook; the message says why.
     """
-    import openpyxl
-
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(part.file_size for part in archive.infolist()) > _LARGEST:
-                raise ValueError("it is too large")
-        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-        sheets = {sheet.title.strip().casefold(): _rows(sheet) for sheet in book.worksheets}
-    except (zipfile.BadZipFile, OSError, LookupError, TypeError, AttributeError, SyntaxError) as error:
-        raise ValueError(f"it is not an Excel workbook, or it is damaged ({error})") from error
-    if "variables" not in sheets:
+    rows = {title.strip().casefold(): _records(sheet) for title, sheet in sheets.items()}
+    if "variables" not in rows:
         raise ValueError("it has no worksheet named variables")
-    variables = {}
-    for row in sheets["variables"]:
+    variables: dict[str, dict[str, Any]] = {}
+    for row in rows["variables"]:
         # Older codebooks have the second name (documented).
         name, kind = row.get("name") or row.get("datatile_id", ""), row.get("type", "").upper()
-        if not name or (kind and kind not in TYPES):
-            raise ValueError(f"the variable {name!r} has the type {kind!r}; it is one of {', '.join(TYPES)}")
+        if not name:
+            raise ValueError("the worksheet variables has a row without a name")
+        if kind and kind not in TYPES:
+            raise ValueError(f"the variable {name!r} has the type {kind!r}, which is not one of {', '.join(TYPES)}")
         variables[name.casefold()] = variable(name, kind, row.get("label", ""))
-    for row in sheets.get("values", ()):
-        if row.get("variable", "").casefold() not in variables:
-            raise ValueError(f"the worksheet values has an unknown variable, {row.get('variable', '')!r}")
-        variables[row["variable"].casefold()]["values"][row.get("value", "")] = row.get("label", "")
-    properties = {
-        row["property"]: row.get("value", "").casefold() == "true"
-        for row in sheets.get("properties", ())
-        if row.get("property") in PROPERTIES
-    }
+    for row in rows.get("values", ()):
+        name = row.get("variable", "")
+        if name.casefold() not in variables:
+            raise ValueError(f"the worksheet values has an unknown variable, {name!r}")
+        variables[name.casefold()]["values"][row.get("value", "")] = row.get("label", "")
+    given = {row.get("property", ""): row.get("value", "") for row in rows.get("properties", ())}
+    properties = {name: given[name].casefold() in ("true", "1", "yes") for name in PROPERTIES if name in given}
     return list(variables.values()), properties
 
 
-def _rows(sheet: Any) -> list[dict[str, str]]:
-    """Return the rows of a sheet as texts by column."""
-    rows = ([_text(value) for value in row] for row in sheet.iter_rows(values_only=True))
-    header = [name.casefold() for name in next(rows, [])]
-    return [dict(zip(header, row, strict=False)) for row in rows if any(row)]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
+def _records(rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    header = [name.strip().casefold() for name in rows[0]] if rows else []
+    return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in rows[1:] if any(row)]

@@ -93,21 +93,27 @@ class Queue:
             await asyncio.sleep(pause)
             self._store.move(job, "RUNNING")
             self._notify(job)
-        contents, _ = await asyncio.gather(self._read(job), asyncio.sleep(pause))
+        contents, _ = await asyncio.gather(self.read(self.path(job.job_id), job.filename), asyncio.sleep(pause))
         if "reason" in contents:
             self._store.move(job, "FAILED", f"{job.filename} cannot be read: {contents['reason']}")
         else:
             self._store.finish(job, contents["rows"], contents["contents"])
         self._clean_up(job)
 
-    async def _read(self, job: Job) -> dict[str, Any]:
+    async def read(self, path: Path, filename: str, *what: str) -> dict[str, Any]:
+        """
+        Return what a file holds, or the reason why it can't be read.
+
+        :param filename: the file's name as it was sent.
+        :param what: ``codebook``, or nothing for a survey.
+        """
         async with self._readers:
             # The reader also limits its own CPU time, because it may outlive this process.
             limits = [str(math.ceil(READ_SECONDS)), str(READ_BYTES)]
             too_long = {"reason": f"reading it took longer than {READ_SECONDS:g} s"}
             # Not asyncio.create_subprocess_exec: cancelled while it starts, it would leave open pipes.
             process = subprocess.Popen(  # noqa: S603 - runs this package's own script without a shell
-                [sys.executable, reader.__file__, self.path(job.job_id), job.filename, *limits],
+                [sys.executable, reader.__file__, path, filename, *limits, *what],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -124,7 +130,7 @@ class Queue:
             if -process.returncode == getattr(signal, "SIGXCPU", None):
                 return too_long
             log.warning(
-                "Job %s: the reader exited with %s: %s", job.job_id, process.returncode, errors.decode(errors="replace")
+                "%s: the reader exited with %s: %s", path.name, process.returncode, errors.decode(errors="replace")
             )
             return {"reason": "the reader stopped unexpectedly"}
         contents: dict[str, Any] = json.loads(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from datatile_provider.sandbox.codebook import PROPERTIES, TYPES
 from datatile_provider.sandbox.options import STATES, STATUS_CODES, Options
 
 _STATES = {
@@ -24,6 +25,8 @@ _REJECTIONS = {
     "rejected": "The request is not valid",
 }
 _FOR_JOBS = ("token", "not_found", "rejected")
+_FOR_CODEBOOKS = ("token", "not_found")
+EXCEL = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _TEXT = {"type": "string"}
 
 
@@ -55,6 +58,7 @@ def document(options: Options) -> dict[str, Any]:
                     },
                 }
             },
+            **_codebooks(options),
         },
         "components": {
             "securitySchemes": {
@@ -116,6 +120,54 @@ def _upload(options: Options) -> dict[str, Any]:
     }
 
 
+def _codebooks(options: Options) -> dict[str, Any]:
+    export, as_json, write = options.codebook_routes
+    database = {
+        "name": "hash",
+        "in": "path",
+        "required": True,
+        "schema": _TEXT,
+        "description": "Hash of a database",
+    }
+    form = {
+        "type": "object",
+        "required": [options.codebook_field],
+        "properties": {options.codebook_field: {"type": "string", "format": "binary", "description": "The codebook"}},
+    }
+    rejections = _rejections(options, _FOR_CODEBOOKS)
+    file = {"description": "The codebook", "content": {EXCEL: {"schema": {"type": "string", "format": "binary"}}}}
+    operations: dict[str, dict[str, Any]] = {
+        export: {
+            "get": {
+                "operationId": "exportCodebook",
+                "summary": "Return a database's codebook as an Excel file",
+                "parameters": [database],
+                "responses": {"200": file, **rejections},
+            }
+        },
+        as_json: {
+            "get": {
+                "operationId": "exportCodebookAsJson",
+                "summary": "Return a database's codebook as JSON",
+                "parameters": [database],
+                "responses": {"200": _response("The codebook", "application/json", "Codebook"), **rejections},
+            }
+        },
+    }
+    imported = {
+        "operationId": "importCodebook",
+        "summary": "Replace what a database's codebook declares, with an Excel file",
+        "parameters": [database],
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {
+            "200": _response("The codebook was imported", "application/json", "Imported"),
+            **_rejections(options, ("too_large", "token", "role", "not_found", "rejected")),
+        },
+    }
+    operations.setdefault(write, {})["post"] = imported
+    return operations
+
+
 def _parameter(name: str, value: str, where: str = "query") -> dict[str, Any]:
     is_id = value == "{job_id}"
     return {
@@ -173,8 +225,19 @@ def _schemas(options: Options) -> dict[str, Any]:
         "Status": _status(options),
         "Accepted": _ref("JobId") if options.bare_id else _object(named),
         "Job": _object(job | {field: schema for field, schema in (named | result).items()}),
+        "Codebook": _object({"variables": {"type": "array", "items": _variable()}, "properties": _switches()}),
+        "Imported": _object({"variables": {"type": "integer", "description": "Number of variables"}}),
         "Error": _object({"error": {"type": "string", "description": "Why the request was rejected"}}),
     }
+
+
+def _variable() -> dict[str, Any]:
+    labels = {"type": "object", "additionalProperties": _TEXT, "description": "Labels of the codes"}
+    return _object({"name": _TEXT, "type": {"enum": ["", *TYPES]}, "label": _TEXT, "values": labels})
+
+
+def _switches() -> dict[str, Any]:
+    return {"type": "object", "propertyNames": {"enum": [*PROPERTIES]}, "additionalProperties": {"type": "boolean"}}
 
 
 def _status(options: Options) -> dict[str, Any]:

@@ -69,6 +69,9 @@ class Options:
     :param rows_field: field of a job's imported rows in responses, with dots for nested fields.
     :param database_field: field of a job's database in responses, with dots for nested fields.
     :param callback_field: name of the form field with the callback URL.
+    :param codebook_export_path: path from which a database's codebook is read, with ``{hash}``.
+    :param codebook_import_path: path to which it is written, with ``{hash}``.
+    :param codebook_field: name of the form field of a codebook's file.
     :param status_codes: HTTP status codes of rejections, by their reason, a key of ``STATUS_CODES``.
     :raises ValueError: an option is invalid; the message names it.
     """
@@ -94,6 +97,9 @@ class Options:
     rows_field: str = "rows"
     database_field: str = "database"
     callback_field: str = "callback"
+    codebook_export_path: str = "{api_path}/projects/{hash}/api/codebook/export-v2/"
+    codebook_import_path: str = "{api_path}/projects/{hash}/api/codebook/import-v2/"
+    codebook_field: str = "file"
     status_codes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,9 +115,15 @@ class Options:
         """The path of an upload, with ``{action}`` and ``{hash}``."""
         return f"/{self.api_path.strip('/')}/upload/{{action}}/{{hash}}"
 
-    def codebook_path(self, action: str) -> str:
-        """Return the path at which a codebook is read (``export``) or written (``import``), with ``{hash}``."""
-        return f"/{self.api_path.strip('/')}/projects/{{hash}}/api/codebook/{action}-v2"
+    @property
+    def codebook_routes(self) -> tuple[str, str, str]:
+        """The paths with ``{hash}`` at which a codebook is read, as Excel and as JSON, and at which it is written."""
+        api_path = self.api_path.strip("/")
+        export, write = (
+            "/" + path.replace("{api_path}", api_path).lstrip("/")
+            for path in (self.codebook_export_path, self.codebook_import_path)
+        )
+        return export, f"{export.rstrip('/')}/json", write
 
     @property
     def job_route(self) -> tuple[str, dict[str, str]]:
@@ -131,6 +143,7 @@ class Options:
     def extra(self) -> dict[str, Any]:
         """The options of an Airflow connection to a sandbox with these options."""
         names = ["api_path", "job_path", "rows_field", "database_field", "callback_field"]
+        names += ["codebook_export_path", "codebook_import_path", "codebook_field"]
         # Without the option, a bare id is read.
         names += [] if self.bare_id else ["job_id_field"]
         extra = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Options, name)}
@@ -169,7 +182,15 @@ class Options:
                 "job_path: must contain {job_id} once, in the path or as a parameter, and no other braces but "
                 f"{{api_path}}, not {self.job_path!r}"
             )
-        for name, whole in (("api_path", self.upload_path), ("job_path", path)):
+        export, _, write = self.codebook_routes
+        codebooks = {"codebook_export_path": export, "codebook_import_path": write}
+        for name, whole in codebooks.items():
+            if whole.count("{hash}") != 1 or re.search(r"[{}\s?#]", whole.replace("{hash}", "", 1)):
+                raise ValueError(
+                    f"{name}: must be a path that contains {{hash}} once, and no other braces but {{api_path}}, "
+                    f"not {getattr(self, name)!r}"
+                )
+        for name, whole in {"api_path": self.upload_path, "job_path": path, **codebooks}.items():
             if whole.split("/")[1] in ("", *_OWN_PATHS):
                 raise ValueError(f"{name}: must not be the path of one of the sandbox's pages, not {whole!r}")
 

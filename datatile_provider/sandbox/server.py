@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import re
@@ -17,19 +16,18 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.typedefs import Handler
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from datatile_provider.sandbox import codebook
+from datatile_provider.sandbox.codebook_api import CodebookApi
 from datatile_provider.sandbox.guard import rejection
 from datatile_provider.sandbox.jobs import Queue, receipt, response
 from datatile_provider.sandbox.openapi import document
 from datatile_provider.sandbox.options import STATUS_CODES, Options, is_loopback
-from datatile_provider.sandbox.store import Database, Job, RejectedError, Store, mails
+from datatile_provider.sandbox.store import Job, RejectedError, Store, mails
 
 log = logging.getLogger(__name__)
 
 # Bytes that a multipart request may have besides the file.
 ENVELOPE = 16 * 1024
 CHUNK = 1024 * 1024
-XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 # A file name as browsers, curl and requests send it: only '"', CR and LF are escaped, as %22, %0D and %0A.
 PLAIN_FILENAME = re.compile(r';\s*filename="([^"]*)"\s*(?:;|$)')
 
@@ -57,6 +55,8 @@ class Server:
         self._store = store
         self._job_path, self._job_query = options.job_route
         self.queue = Queue(options, store, directory)
+        codebooks = CodebookApi(options, store, self.queue)
+        read_codebook, read_as_json, write_codebook = options.codebook_routes
         app = web.Application(middlewares=[_handle_rejections])
         app.add_routes(
             [
@@ -75,9 +75,9 @@ class Server:
                 web.post("/sandbox/jobs/{job_id}/status", self._set_status),
                 # After the pages: its path may be {job_id} alone.
                 web.post(options.upload_path, self._in_dialect(self._upload)),
-                web.get(options.codebook_path("export") + "/json", self._in_dialect(self._codebook_json)),
-                web.get(options.codebook_path("export") + "/", self._in_dialect(self._codebook)),
-                web.post(options.codebook_path("import") + "/", self._in_dialect(self._import_codebook)),
+                web.get(read_codebook, self._in_dialect(codebooks.read)),
+                web.get(read_as_json, self._in_dialect(codebooks.read_as_json)),
+                web.post(write_codebook, self._in_dialect(codebooks.write)),
                 web.get(self._job_path, self._in_dialect(self._job)),
             ]
         )
@@ -185,32 +185,6 @@ class Server:
         if not size:
             raise RejectedError(400, "The file is empty")
 
-    def _database(self, request: web.Request) -> Database:
-        return self._store.find_database(request.headers.get("token"), request.match_info["hash"])
-
-    async def _codebook(self, request: web.Request) -> web.Response:
-        found = self._database(request)
-        content = await asyncio.to_thread(codebook.write, found.codebook, found.properties)
-        return web.Response(body=content, content_type=XLSX)
-
-    async def _codebook_json(self, request: web.Request) -> web.Response:
-        found = self._database(request)
-        return web.json_response({"variables": found.codebook, "properties": found.properties})
-
-    async def _import_codebook(self, request: web.Request) -> web.Response:
-        found = self._database(request)
-        try:
-            part = await (await request.multipart()).next()
-            content = await part.read() if isinstance(part, BodyPartReader) else b""
-        except (ValueError, AssertionError, RuntimeError) as error:
-            raise RejectedError(400, f"The body is not well-formed multipart/form-data: {error}") from error
-        try:
-            variables, properties = await asyncio.to_thread(codebook.read, bytes(content))
-        except ValueError as error:
-            raise RejectedError(422, f"The codebook cannot be read: {error}") from error
-        self._store.import_codebook(found, variables, properties)
-        return web.json_response({"variables": len(variables)})
-
     async def _job(self, request: web.Request) -> web.Response:
         self._store.check_token(request.headers.get("token"))
         job_id = request.match_info.get("job_id", "")
@@ -235,10 +209,7 @@ class Server:
         return _page("job.html", store=self._store, job=job, mails=mails(job))
 
     async def _database_page(self, request: web.Request) -> web.Response:
-        target = request.match_info["hash"]
-        if target not in self._store.databases:
-            raise RejectedError(404, f"No database has the hash {target}")
-        return _page("database.html", store=self._store, database=self._store.databases[target])
+        return _page("database.html", database=self._store.find_database(request.match_info["hash"]))
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(self._store.snapshot())

@@ -63,7 +63,7 @@ class Database:
     rows: int = 0
     variables: list[str] = dataclasses.field(default_factory=list)
     can_edit: bool = True
-    #: What was imported as the codebook, with its properties, and what all loads have kept.
+    #: The codebook that was imported, with its properties, and what the loads have kept.
     declared: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     properties: dict[str, bool] = dataclasses.field(default_factory=dict)
     contents: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -264,20 +264,23 @@ class Store:
         else:
             database = self.databases[job.hash]
         kept = database.variables if job.action == "append" else []
-        loaded = codebook.loaded(database.declared, database.properties, variables)
+        loaded = codebook.load(database.declared, database.properties, variables)
         # Waves are matched by name, without regard to case (documented).
         known = {name.casefold() for name in kept}
-        if kept and not any(entry["name"].casefold() in known for entry in loaded):
+        if not loaded.variables:
+            self.move(job, "FAILED", f"{database.name} declares no variable of {job.filename}")
+            return
+        if kept and not any(entry["name"].casefold() in known for entry in loaded.variables):
             self.move(job, "FAILED", f"{job.filename} has no variable in common with {database.name}")
             return
-        database.variables = [*kept, *(entry["name"] for entry in loaded if entry["name"].casefold() not in known)]
-        database.contents = codebook.merged(database.contents if job.action == "append" else [], loaded)
+        new = (entry["name"] for entry in loaded.variables)
+        database.variables = [*kept, *(name for name in new if name.casefold() not in known)]
+        database.contents = codebook.merged(database.contents if job.action == "append" else [], loaded.variables)
         database.rows = rows + (database.rows if job.action == "append" else 0)
         database.updated_at = now()
         self.databases[database.hash] = database
         job.database, job.rows, job.total_rows = database.hash, rows, database.rows
-        dropped = len(variables) - len(loaded)
-        note = f"; {dropped} variables were dropped" if dropped else ""
+        note = f"; {loaded.note}" if loaded.note else ""
         self.move(job, "SUCCEEDED", f"{rows} rows read; {database.name} holds {database.rows}{note}")
 
     def find_job(self, job_id: str) -> Job:
@@ -293,20 +296,25 @@ class Store:
             raise RejectedError(404, f"No folder or database has the hash {target}")
         return found
 
-    def find_database(self, token: str | None, target: str) -> Database:
-        """Return the database of a request about its codebook; reject the request if it may not."""
-        self.check_token(token)
-        found = self.databases.get(target)
-        if found is None:
+    def find_database(self, target: str) -> Database:
+        """Return a database by its hash; reject the request if there is none."""
+        if target not in self.databases:
             raise RejectedError(404, f"No database has the hash {target}")
-        return found
+        return self.databases[target]
 
-    def import_codebook(self, database: Database, variables: list[dict[str, Any]], properties: dict[str, bool]) -> None:
-        """Add a codebook to what was imported before."""
-        if "data-collector" not in self.roles or not database.can_edit:
+    def check_import(self, token: str | None, target: str) -> Database:
+        """Return the database that a codebook may be imported to; reject the request otherwise."""
+        self.check_token(token)
+        if "data-collector" not in self.roles:
+            raise RejectedError(403, f"The import of a codebook needs the role {ROLES['data-collector']}")
+        database = self.find_database(target)
+        if not database.can_edit:
             raise RejectedError(403, f"You may not edit the database {database.name}")
-        database.declared = codebook.merged(database.declared, variables)
-        database.properties |= properties
+        return database
+
+    def declare(self, database: Database, variables: list[dict[str, Any]], properties: dict[str, bool]) -> None:
+        """Replace the codebook that was imported before."""
+        database.declared, database.properties = variables, properties
         self.save()
 
     def add_database(self, name: str, rows: int, variables: Sequence[str]) -> str:

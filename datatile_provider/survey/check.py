@@ -33,7 +33,7 @@ def check_wave(
     Check a wave by itself, and against earlier ones.
 
     :param file: the wave: ``.sav``, ``.zsav``, ``.csv`` or ``.xlsx``.
-    :param references: the earlier waves, the latest last: files, a database's codebook (``.dtcb``), or descriptions.
+    :param references: the earlier waves, the latest last: files, codebooks (``.dtcb.xlsx``), or descriptions.
     :param key: the variable that identifies an interview; ``""`` for none.
     :param required: the names of variables that the wave must have.
     :param severity: ``error``, ``warning`` or ``ignore`` by rule, where it is to differ from the default.

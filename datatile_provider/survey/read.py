@@ -12,8 +12,8 @@ from datatile_provider.api.errors import SurveyUnreadableError
 from datatile_provider.survey.model import Contents
 
 FORMATS = (".sav", ".zsav", ".csv", ".xlsx")
-#: The suffix of a database's codebook here, which is an Excel file too.
-CODEBOOK = ".dtcb"
+#: The suffix of a codebook, which is an Excel file too (documented).
+CODEBOOK = ".dtcb.xlsx"
 #: Seconds of processor time for a small file, and for each further MB.
 SECONDS, SECONDS_A_MB = 15, 5
 #: Bytes of memory. A chunk takes about 300 MB, and long texts take more.
@@ -25,14 +25,15 @@ def read(path: Path, source: str, *, key: str = "", database: Path, number: int 
     """
     Return the contents of a survey file.
 
-    :param path: the file. Its suffix is its format: ``.sav``, ``.zsav``, ``.csv`` or ``.xlsx``.
+    :param path: the file. Its suffix is its format: ``.sav``, ``.zsav``, ``.csv`` or ``.xlsx``, or
+        ``.dtcb.xlsx`` for a codebook.
     :param source: the file's name, for messages.
     :param key: the variable that identifies an interview; ``""`` for none.
     :param database: where the keys go: the file of an SQLite database, which is made if it does not exist.
     :param number: by which the file's keys are found in the database.
     :raises SurveyUnreadableError: the file is missing, damaged, or takes too much time or memory.
     """
-    suffix = PurePath(path).suffix.lower()
+    suffix = CODEBOOK if path.name.lower().endswith(CODEBOOK) else PurePath(path).suffix.lower()
     if suffix not in (*FORMATS, CODEBOOK):
         raise _unreadable(source, f"its suffix is not one of {', '.join(FORMATS)}")
     try:
@@ -47,7 +48,7 @@ def read(path: Path, source: str, *, key: str = "", database: Path, number: int 
     seconds = SECONDS + SECONDS_A_MB * size // 2**20
     request = {
         **{"path": str(path), "source": source, "key": key, "database": str(database), "number": number},
-        **{"seconds": seconds, "memory": MEMORY},
+        **{"format": suffix, "seconds": seconds, "memory": MEMORY},
     }
     return Contents.of(_run(request, source, seconds))
 

@@ -390,7 +390,7 @@ READERS: dict[str, tuple[Callable[[Path, str, str, Keys], Contents], str]] = {
     ".zsav": (read_spss, "pyreadstat"),
     ".csv": (read_csv, "csv"),
     ".xlsx": (read_xlsx, "openpyxl"),
-    ".dtcb": (read_codebook, "openpyxl"),
+    ".dtcb.xlsx": (read_codebook, "openpyxl"),
 }
 
 
@@ -418,7 +418,7 @@ def main(request: Mapping[str, Any]) -> None:
     warnings.simplefilter("ignore")
     path = Path(request["path"])
     try:
-        read, module = READERS[path.suffix.lower()]
+        read, module = READERS[request["format"]]
         # Imported before the limit is set: a library's memory depends on the machine.
         library(module)
         limit(request["seconds"], request["memory"])

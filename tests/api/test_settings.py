@@ -133,8 +133,9 @@ VALID: dict[str, list[tuple[Any, Any]]] = {
     "allow_http": [(True, None), ("False", None)],
     "api_path": [("api/v3", "api/v3"), ("/api/v3/", "api/v3")],
     "job_path": [("jobs/{job_id}", "jobs/{job_id}"), ("/{api_path}/j?id={job_id}", "{api_path}/j?id={job_id}")],
-    "codebook_path": [("/books/{hash}/", "books/{hash}")],
-    "codebook_field": [("upload", "upload")],
+    "codebook_export_path": [("/{api_path}/x/{hash}/", "{api_path}/x/{hash}/"), ("db/{hash}.xlsx", "db/{hash}.xlsx")],
+    "codebook_import_path": [("/{api_path}/x/{hash}/", "{api_path}/x/{hash}/")],
+    "codebook_field": [("codebook", "codebook")],
     "job_id_field": [("result.id", "result.id"), ("job info.id", "job info.id")],
     "status_field": [(" job.phase ", "job.phase")],
     "status_map": [
@@ -168,8 +169,9 @@ INVALID: dict[str, list[Any]] = {
     "allow_http": [1, "yes", [], TOKEN],
     "api_path": [1, "/", "../x", "http://x", "a b", "a?b", "a#b", " ", "a\0b"],
     "job_path": [1, "jobs", "http://x/{job_id}", "../{job_id}", "a b/{job_id}", "{job_id}#x"],
-    "codebook_path": [1, "books", "http://x/{hash}", "../{hash}", "a b/{hash}", "{hash}?a=1"],
-    "codebook_field": [1, [], {}],
+    "codebook_export_path": [1, "codebook", "http://x/{hash}", "../{hash}", "a b/{hash}", "{hash}?x", "{hash}#x"],
+    "codebook_import_path": [1, "codebook", "http://x/{hash}", "../{hash}", "a b/{hash}", "{hash}?x", "{hash}#x"],
+    "codebook_field": [1, "a b", "a..b"],
     "job_id_field": [1, "a..b", "a. .b", ".", ["id"]],
     "status_field": [True, "a.", {}],
     "status_map": [

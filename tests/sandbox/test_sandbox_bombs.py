@@ -313,7 +313,7 @@ def test_an_unexpected_error_writes_little_to_stderr(tmp_path):
 def test_very_long_variable_names_fail_the_job(user):
     names = ",".join(f"{i}{'a' * MB}" for i in range(20))
     job = user.run("create", user.sandbox.folder, ("a.csv", f"{names}\n{',' * 19}\n".encode()))
-    assert (job["status"], "the names of its variables take more than" in job["message"]) == ("failed", True)
+    assert (job["status"], "its texts, such as names and labels, take more than" in job["message"]) == ("failed", True)
 
 
 def test_a_workbook_with_a_password_fails_the_job(user, tmp_path):

@@ -15,7 +15,8 @@ from datatile_provider.api.models import Action, Upload
 from datatile_provider.api.parsing import read_job, read_upload
 from datatile_provider.api.responses import Response
 from datatile_provider.api.settings import Settings
-from datatile_provider.sandbox import Sandbox
+from datatile_provider.sandbox import Options, Sandbox
+from datatile_provider.sandbox.options import STATUS_CODES
 from tests.support.dialects import dialects
 from tests.support.rawserver import Peer, RawServer
 from tests.support.reading import KIND_OF_MEANING
@@ -29,7 +30,12 @@ class Client:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.document = requests.get(f"{sandbox.url}/openapi.json", timeout=5).json()
-        (self._upload_path, self._upload), (self._job_path, self._job) = self.document["paths"].items()
+        (self._upload_path, self._upload), (self._job_path, self._job), *rest = self.document["paths"].items()
+        self._codebooks = {
+            operation["operationId"]: (method, path, operation)
+            for path, operations in rest
+            for method, operation in operations.items()
+        }
         connection = sandbox.connection
         self._server = Settings.of(
             "sandbox", host=connection["host"], token=connection["password"], extra=json.dumps(connection["extra"])
@@ -67,6 +73,22 @@ class Client:
         except errors.DatatileError as e:
             return e
 
+    def codebook(self, operation: str, database: str, content: bytes | None = None) -> requests.Response:
+        """Return the response to an operation of the codebook API."""
+        method, path, documented = self._codebooks[operation]
+        url = self._url + path.format(hash=database)
+        files = None
+        if method == "post":
+            assert url == self._server.codebook_import_url(database)
+            (field,) = documented["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+            assert field == self._server.codebook_field
+            files = {field: ("a.dtcb.xlsx", content)} if content else None
+        elif operation == "exportCodebook":
+            assert url == self._server.codebook_export_url(database)
+        response = requests.request(method, url, headers=self._token(), files=files, timeout=20)
+        self._check(documented["responses"], response)
+        return response
+
     def check_event(self, event: Any, state: str, job_id: str) -> None:
         """Check the body of a callback, and the documented meaning of its status."""
         self._validate(self._callbacks["post"]["requestBody"]["content"]["application/json"]["schema"], event)
@@ -82,6 +104,9 @@ class Client:
     def _check(self, documented: dict[str, Any], response: requests.Response) -> None:
         ((kind, content),) = documented[str(response.status_code)]["content"].items()
         assert response.headers["Content-Type"].partition(";")[0] == kind
+        if content["schema"].get("format") == "binary":
+            assert response.content.startswith(b"PK")
+            return
         is_text = kind == "text/plain" and self.document["components"]["schemas"]["JobId"]["type"] == "string"
         self._validate(content["schema"], response.text if is_text else response.json())
 
@@ -122,6 +147,10 @@ def test_processed_jobs_fit_the_document(dialect):
         succeeded, failed = map(client.poll, jobs)
         assert (succeeded.state, succeeded.rows, succeeded.database) == ("SUCCEEDED", 2, database)
         assert (failed.state, failed.rows, failed.database) == ("FAILED", None, "")
+        exported = client.codebook("exportCodebook", database).content
+        assert client.codebook("importCodebook", database, exported).json() == {"variables": 2}
+        codebook = client.codebook("exportCodebookAsJson", database).json()
+        assert [variable["name"] for variable in codebook["variables"]] == ["vote", "respondent"]
         for event, state in zip(events, ("QUEUED", "RUNNING", "SUCCEEDED"), strict=True):
             client.check_event(event, state, jobs[0])
         sandbox.set_status(jobs[0], "no documented status")
@@ -132,6 +161,7 @@ def test_processed_jobs_fit_the_document(dialect):
 @settings(max_examples=20)
 @given(dialects())
 def test_waiting_jobs_and_rejections_fit_the_document(dialect):
+    codes_of = {reason: Options(**dialect).codes(reason) for reason in STATUS_CODES}
     limits = {"processing_seconds": 3600, "max_upload_bytes": 1000, "uploads_per_minute": 0.01}
     with Sandbox(**limits, **dialect) as sandbox:
         client = Client(sandbox)
@@ -146,8 +176,16 @@ def test_waiting_jobs_and_rejections_fit_the_document(dialect):
         sandbox.cancel(job_id)
         assert client.poll(job_id).state == "CANCELLED"
         assert _is(client.poll("4711"), "not_found")
+        for content in (b"PK", None):
+            assert client.codebook("importCodebook", database, content).status_code in codes_of["rejected"]
+        assert client.codebook("importCodebook", database, bytes(2_000)).status_code in codes_of["too_large"]
+        for operation in ("exportCodebook", "exportCodebookAsJson", "importCodebook"):
+            assert client.codebook(operation, "unknown", b"PK").status_code in codes_of["not_found"]
         sandbox.set_roles()
+        assert client.codebook("importCodebook", database, b"PK").status_code in codes_of["role"]
         assert _is(client.upload("create", sandbox.folder), "role")
         client.token = "wrong"
+        for operation in ("exportCodebook", "exportCodebookAsJson", "importCodebook"):
+            assert client.codebook(operation, database, b"PK").status_code in codes_of["token"]
         assert _is(client.upload("create", sandbox.folder), "token")
         assert _is(client.poll(job_id), "token")

@@ -70,6 +70,15 @@ def dialects(draw: st.DrawFn) -> dict[str, Any]:
         "bare_id": draw(st.sampled_from((None, None, "json", "text"))),
         "numeric_ids": draw(st.booleans()),
         "state_words": draw(_words()),
+        "codebook_export_path": draw(
+            st.sampled_from(
+                ("{api_path}/projects/{hash}/api/codebook/export-v2/", "kodebuch/{hash}", "db/{hash}/out.xlsx")
+            )
+        ),
+        "codebook_import_path": draw(
+            st.sampled_from(("{api_path}/projects/{hash}/api/codebook/import-v2/", "kodebuch/{hash}", "db/{hash}/in/"))
+        ),
+        "codebook_field": draw(st.sampled_from(("file", "codebook", "datei"))),
         "callback_field": draw(st.sampled_from(("callback", "notify_url", "rückruf"))),
         "status_codes": draw(_codes()),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from datatile_provider.api import errors
 from datatile_provider.hooks.datatile import DatatileHook
 from datatile_provider.operators.wave_check import DatatileWaveCheckOperator
-from datatile_provider.sandbox import Sandbox, codebook
+from datatile_provider.sandbox import Sandbox, codebook, reader
 from datatile_provider.survey.check import check_wave
 from datatile_provider.survey.read import CODEBOOK, read
 from tests.support.fixtures import connect, plain_environment
@@ -52,13 +53,34 @@ def database(sandbox: Sandbox, hook: DatatileHook) -> str:
     return load(hook, "create", sandbox.folder, DATA / "wave1.zsav")
 
 
+def exported(hook: DatatileHook, database: str) -> bytes:
+    """Return a database's codebook."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "codebook.dtcb.xlsx")
+        hook.get_codebook(database, path)
+        return path.read_bytes()
+
+
+def declared(content: bytes) -> tuple[list[dict[str, Any]], dict[str, bool]]:
+    """Return the variables and properties of a codebook, as the sandbox reads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "codebook.dtcb.xlsx")
+        path.write_bytes(content)
+        return codebook.parsed(reader.read_codebook(path))
+
+
+def of_file(name: str, kind: str, values: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return a variable of a file, as the sandbox's reader does."""
+    return codebook.variable(name, kind, "", values) | {"missing": [], "answers": None}
+
+
 def imported(hook: DatatileHook, database: str, folder: Path, change: Any) -> None:
     """Change a database's codebook."""
-    variables, properties = codebook.read(hook.get_codebook(database))
+    variables, properties = declared(exported(hook, database))
     by_name = {entry["name"]: entry for entry in variables}
     change(by_name, properties)
     path = folder / "tracker.dtcb.xlsx"
-    path.write_bytes(codebook.write(list(by_name.values()), properties))
+    path.write_bytes(codebook.workbook(list(by_name.values()), properties))
     hook.import_codebook(database, str(path))
 
 
@@ -67,19 +89,19 @@ def check(**options: Any) -> Outcome:
 
 
 def test_a_codebook_is_read_and_written_unchanged(hook: DatatileHook, database: str, tmp_path: Path) -> None:
-    before = hook.get_codebook(database)
+    before = exported(hook, database)
     (path := tmp_path / "tracker.dtcb.xlsx").write_bytes(before)
     hook.import_codebook(database, path)
 
-    assert codebook.read(hook.get_codebook(database)) == codebook.read(before)
-    assert {entry["name"]: entry["type"] for entry in codebook.read(before)[0]}["vote"] == "CAT"
+    assert declared(exported(hook, database)) == declared(before)
+    assert {entry["name"]: entry["type"] for entry in declared(before)[0]}["vote"] == "CAT"
 
 
 def test_the_codebook_as_json(sandbox: Sandbox, hook: DatatileHook, database: str) -> None:
     url = f"{sandbox.url}/api/v2/projects/{database}/api/codebook/export-v2/json"
     found = requests.get(url, headers={"token": sandbox.token}, timeout=10).json()
 
-    assert found["variables"] == codebook.read(hook.get_codebook(database))[0]
+    assert found["variables"] == declared(exported(hook, database))[0]
     assert requests.get(url, timeout=10).status_code == 401
 
 
@@ -125,25 +147,25 @@ def test_what_a_load_has_kept(database: str) -> None:
     ],
 )
 def test_properties_of_the_sandbox(properties: dict[str, bool], kept: list[str]) -> None:
-    declared = [codebook.variable("A", "CAT", "", {"1": "Yes"}), codebook.variable("b", "TXT"), codebook.variable("d")]
-    found = [
-        codebook.variable("a", "CAT", "", {"1": "yes", "2": "no"}),
+    of_codebook = [
+        codebook.variable("A", "CAT", "", {"1": "Yes"}),
         codebook.variable("b", "TXT"),
-        codebook.variable("c", "NUM"),
+        codebook.variable("d"),
     ]
+    found = [of_file("a", "CAT", {"1": "yes", "2": "no"}), of_file("b", "TXT"), of_file("c", "NUM")]
 
-    assert [entry["name"] for entry in codebook.loaded(declared, properties, found)] == kept
+    assert [entry["name"] for entry in codebook.load(of_codebook, properties, found).variables] == kept
 
 
 def test_categories_of_the_sandbox() -> None:
-    declared, found = (
-        codebook.variable("a", "CAT", "", {"1": "Yes"}),
-        codebook.variable("a", "", "", {"1": "y", "2": "n"}),
-    )
+    of_codebook, found = codebook.variable("a", "CAT", "", {"1": "Yes"}), of_file("a", "", {"1": "y", "2": "n"})
 
-    assert codebook.loaded([declared], {}, [found])[0]["values"] == {"1": "Yes", "2": "n"}
-    assert codebook.loaded([declared], {"ignore_undeclared_cats": True}, [found])[0]["values"] == {"1": "Yes"}
-    assert codebook.loaded([codebook.variable("a", "IGN")], {}, [found]) == []
+    def kept(entry: dict[str, Any], **properties: bool) -> list[dict[str, Any]]:
+        return codebook.load([entry], properties, [found]).variables
+
+    assert kept(of_codebook)[0]["values"] == {"1": "Yes", "2": "n"}
+    assert kept(of_codebook, ignore_undeclared_cats=True)[0]["values"] == {"1": "Yes"}
+    assert kept(codebook.variable("a", "IGN")) == []
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=9)
@@ -160,7 +182,7 @@ def test_a_codebook_survives_its_file(given_variables: dict[str, tuple[str, str,
     variables = {name.casefold(): codebook.variable(name, *rest) for name, rest in given_variables.items()}
     properties = dict.fromkeys(codebook.PROPERTIES, True)
 
-    assert codebook.read(codebook.write(list(variables.values()), properties)) == (list(variables.values()), properties)
+    assert declared(codebook.workbook(list(variables.values()), properties)) == (list(variables.values()), properties)
 
 
 def workbook(**sheets: list[list[Any]]) -> bytes:
@@ -218,17 +240,17 @@ def test_a_codebook_that_the_server_rejects(
 
 
 def test_tokens_hashes_and_permissions(sandbox: Sandbox, hook: DatatileHook, database: str, tmp_path: Path) -> None:
-    (path := tmp_path / "c.xlsx").write_bytes(hook.get_codebook(database))
+    (path := tmp_path / "c.xlsx").write_bytes(exported(hook, database))
     with pytest.raises(errors.InvalidInputError):
-        hook.get_codebook("../../x")
+        exported(hook, "../../x")
     with pytest.raises(errors.NotFoundError):
-        hook.get_codebook("0123456789abcdef")
+        exported(hook, "0123456789abcdef")
     sandbox.set_permission(database, can_edit=False)
     with pytest.raises(errors.RoleMissingError):
         hook.import_codebook(database, path)
     sandbox.regenerate_token()
     with pytest.raises(errors.TokenRefusedError):
-        hook.get_codebook(database)
+        exported(hook, database)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +259,7 @@ def test_tokens_hashes_and_permissions(sandbox: Sandbox, hook: DatatileHook, dat
         (200, b"<html>proxy</html>", errors.UnexpectedResponseError),
         (200, b"", errors.UnexpectedResponseError),
         (200, b'{"error": "no"}', errors.UnexpectedResponseError),
-        (200, b"PK" + bytes(2**26), errors.UnexpectedResponseError),
+        (200, b"PK\3\4" + bytes(2**26), errors.UnexpectedResponseError),
         (503, b"", errors.ServerBusyError),
         (302, b"", errors.RedirectedError),
     ],
@@ -250,7 +272,7 @@ def test_odd_responses(connect: Any, status: int, body: bytes, kind: type[Except
     with RawServer(respond) as server:
         connect(server.url)
         with pytest.raises(kind):
-            DatatileHook().get_codebook("0f3a9c2b7d4e5f61")
+            exported(DatatileHook(), "0f3a9c2b7d4e5f61")
 
 
 def test_a_server_that_is_down_is_retried_by_airflow(connect: Any) -> None:
@@ -276,3 +298,13 @@ def test_the_page_of_a_database(sandbox: Sandbox, hook: DatatileHook, database: 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert requests.get(f"{sandbox.url}/databases/none", timeout=10).status_code == 404
     assert json.loads(json.dumps(sandbox.databases()))
+
+
+def test_a_codebook_in_a_file_is_a_reference(hook: DatatileHook, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "tracker.dtcb.xlsx"
+    hook.get_codebook(database, path)
+    assert check_wave(DATA / "wave1.zsav", [path]).findings == ()
+    book = openpyxl.load_workbook(path)
+    book["values"]["C2"] = "Another answer"
+    book.save(path)
+    assert [finding.rule for _, finding in check_wave(DATA / "wave1.zsav", [path]).findings] == ["other-label"]
