@@ -53,6 +53,7 @@ def get_provider_info() -> dict[str, Any]:
         "extra-links": [
             "datatile_provider.links.datatile.DatatileLogLink",
             "datatile_provider.links.datatile.DatatileJobLink",
+            "datatile_provider.links.datatile.DatatileCheckLink",
         ],
         "task-decorators": [
             {"name": "datatile_upload", "class-name": "datatile_provider.decorators.datatile.datatile_upload_task"}

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow import __version__
 from airflow.providers.common.compat.sdk import conf
@@ -27,6 +28,15 @@ CLEAR_DISCARDS_STATE = AIRFLOW_VERSION >= (3, 4)
 TRIGGERER_RENDERS = AIRFLOW_VERSION >= (3, 3)
 #: Whether a plugin can add a page to the menu of the UI.
 HAS_PAGES = AIRFLOW_VERSION >= (3, 1)
+
+#: The path of this package's pages below Airflow's own.
+ROUTE = "datatile"
+
+
+def page_path() -> str:
+    """Return the path of this package's pages. Airflow may be served below a path of its own."""
+    return f"{urlsplit(conf.get('api', 'base_url', fallback='')).path.rstrip('/')}/{ROUTE}/"
+
 
 if AIRFLOW_VERSION >= (3, 2):
     from airflow.sdk.exceptions import AirflowTaskTerminated as AirflowTaskTerminated

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
+
+from datatile_provider.version_compat import HAS_PAGES, page_path
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -47,6 +50,22 @@ class DatatileJobLink(_XComLink):
     xcom_key = "datatile_job_url"
 
 
+class DatatileCheckLink(_XComLink):
+    """A link to the page with the findings of a wave check (Airflow 3.1 and later)."""
+
+    name = "Wave check"
+    xcom_key = "datatile_check_url"
+
+
+def push_check_link(task: BaseOperator, context: Context) -> None:
+    """Push the URL of the page with the findings of a wave check."""
+    ti = context["ti"]
+    names = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
+    _push(
+        task, context, {DatatileCheckLink.xcom_key: f"{page_path()}check.html?{urlencode(names)}" if HAS_PAGES else ""}
+    )
+
+
 def addresses(server: ServerConfig, job_id: str = "") -> dict[str, str]:
     """
     Return the URLs of the links by their XCom key. Until there is a job, ``job_id`` is ``""``.
@@ -58,7 +77,10 @@ def addresses(server: ServerConfig, job_id: str = "") -> dict[str, str]:
 
 def push_links(task: BaseOperator, context: Context, server: ServerConfig, job_id: str = "") -> None:
     """Push the URLs of the links now, so that they work while the task is running; see :func:`addresses`."""
-    urls = addresses(server, job_id)
+    _push(task, context, addresses(server, job_id))
+
+
+def _push(task: BaseOperator, context: Context, urls: dict[str, str]) -> None:
     setattr(task, _URLS, urls)
     for key, url in urls.items():
         try:

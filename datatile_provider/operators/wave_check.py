@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from datatile_provider.api import errors
 from datatile_provider.api.validation import seconds
 from datatile_provider.hooks.datatile import DatatileHook
+from datatile_provider.links.datatile import DatatileCheckLink, push_check_link
 from datatile_provider.version_compat import cannot_ask, file_question, wait_for_answer
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class DatatileWaveCheckOperator(BaseOperator):
         *("dataset", "reference", "database", "key", "required", "report", "datatile_conn_id"),
     )
     ui_color = "#dcebd3"
+    operator_extra_links = (DatatileCheckLink(),)
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class DatatileWaveCheckOperator(BaseOperator):
             result = self._check()
         self._write_report(result)
         self._log_findings(result)
+        push_check_link(self, context)
         found = result.as_dict()
         if not result.errors:
             return found
@@ -136,6 +139,7 @@ class DatatileWaveCheckOperator(BaseOperator):
         from datatile_provider.operators.question import answered
 
         error = _rejected(found or {})
+        push_check_link(self, context)
         with _as_airflow_errors():
             option, words = answered(event)
         self.log.info("%s", words)

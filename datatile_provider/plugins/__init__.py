@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from airflow.plugins_manager import AirflowPlugin
 from airflow.providers.common.compat.sdk import conf
 
 from datatile_provider.plugins.static_files import StaticPage
-from datatile_provider.version_compat import HAS_PAGES
-
-ROUTE = "datatile"
+from datatile_provider.version_compat import HAS_PAGES, ROUTE, page_path
 
 
 class DatatilePlugin(AirflowPlugin):
@@ -24,8 +21,7 @@ class DatatilePlugin(AirflowPlugin):
         """Declare the page. Airflow calls it in each process that loads plugins, so it imports no web framework."""
         if not HAS_PAGES or not conf.getboolean("datatile", "page", fallback=True):
             return
-        # Airflow may be served below a path.
-        page = f"{urlsplit(conf.get('api', 'base_url', fallback='')).path.rstrip('/')}/{ROUTE}/"
+        page = page_path()
         cls.fastapi_apps = [{"app": StaticPage(), "url_prefix": f"/{ROUTE}", "name": "DATATILE"}]
         cls.external_views = [
             {

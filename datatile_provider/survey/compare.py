@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import statistics
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from datatile_provider.survey.findings import Finding
@@ -34,14 +34,12 @@ def compare(wave: Survey, references: Sequence[Survey], row_ratio: float) -> Ite
     undescribed = {fold(name) for reference in references for name in reference.undescribed}
     new = [v for name, v in now.items() if name not in known.keys() | undescribed]
     labelled = wave.labelled and all(reference.labelled for reference in references)
-    for before, after in _renamed(gone, new):
+    renamed = list(_renamed(gone, new))
+    for before, after in renamed:
         yield Finding("renamed-variable", after.name, before.name, after.name)
-        gone.remove(before)
-        new.remove(after)
-    for variable in gone:
-        yield Finding("variable-gone", variable.name, before=_described(variable))
-    for variable in new:
-        yield Finding("new-variable", variable.name, after=_described(variable))
+    befores, afters = {before.name for before, _ in renamed}, {after.name for _, after in renamed}
+    yield from (Finding("variable-gone", v.name, before=_described(v)) for v in gone if v.name not in befores)
+    yield from (Finding("new-variable", v.name, after=_described(v)) for v in new if v.name not in afters)
     for name, after in now.items():
         if name in known:
             yield from _variable(known[name], after, latest.get(name), labelled=labelled)
@@ -89,20 +87,35 @@ def _described(variable: Variable) -> str:
 
 
 def _renamed(gone: Sequence[Variable], new: Sequence[Variable]) -> Iterator[tuple[Variable, Variable]]:
-    """Yield the pairs of a gone and a new variable that are alike, if each is like only one other."""
-    pairs = [(before, after) for before in gone for after in new if _alike(before, after)]
-    befores = collections.Counter(before.name for before, _ in pairs)
-    afters = collections.Counter(after.name for _, after in pairs)
-    yield from ((b, a) for b, a in pairs if befores[b.name] == afters[a.name] == 1)
+    """Yield the pairs of a gone and a new variable with the same label or codes, if no other variable has them."""
+    paired: set[str] = set()
+    for signature in (_label, _labels, _values):
+        before, after = _unique(gone, signature), _unique(new, signature)
+        for key in before.keys() & after.keys():
+            old, now = before[key], after[key]
+            # Questions of a battery share their codes, so two labels decide.
+            decided = signature is not _label and bool(old.label and now.label)
+            if not decided and old.name not in paired and now.name not in paired:
+                paired |= {old.name, now.name}
+                yield old, now
 
 
-def _alike(before: Variable, after: Variable) -> bool:
-    if before.label and after.label:
-        # Questions of a battery share their codes, so two labels decide.
-        return normal(before.label) == normal(after.label) and before.kind == after.kind
-    if len(before.labels) > 1 or len(after.labels) > 1:
-        return _normal(before.labels) == _normal(after.labels)
-    return len(before.values) > 1 and before.values == after.values
+def _unique(variables: Sequence[Variable], signature: Callable[[Variable], Hashable]) -> dict[Hashable, Variable]:
+    """Return the variables whose signature no other has."""
+    counts = collections.Counter(map(signature, variables))
+    return {key: variable for variable in variables if (key := signature(variable)) and counts[key] == 1}
+
+
+def _label(variable: Variable) -> Hashable:
+    return variable.label and (normal(variable.label), variable.kind)
+
+
+def _labels(variable: Variable) -> Hashable:
+    return len(variable.labels) > 1 and frozenset(_normal(variable.labels).items())
+
+
+def _values(variable: Variable) -> Hashable:
+    return len(variable.values) > 1 and variable.values
 
 
 def _normal(labels: Mapping[Code, str]) -> dict[Code, str]:

@@ -11,6 +11,8 @@ from datatile_provider.survey.model import Code, shown
 from datatile_provider.survey.rules import RULES, Severity
 
 VERSION = 1
+#: Findings of a result as data. A metadata database keeps it, and perhaps the arguments of a waiting task.
+MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class Result:
         return ", ".join(f"{number or 'no'} {word}{'' if number == 1 else 's'}" for number, word in counts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON can hold it, with the worst findings if there are very many."""
+        left = len(self.findings) - MOST
+        more = [f"{left:,} more findings are in the report."] if left > 0 else []
         return {
             "version": VERSION,
             "file": self.source,
@@ -93,9 +97,9 @@ class Result:
                     "codes": [shown(code) for code in finding.codes],
                     "hint": RULES[finding.rule].hint,
                 }
-                for severity, finding in self.findings
+                for severity, finding in self.findings[:MOST]
             ],
-            "notes": list(self.notes),
+            "notes": [*self.notes, *more],
         }
 
 

@@ -16,6 +16,7 @@ from datatile_provider.api.models import ServerConfig
 from datatile_provider.get_provider_info import get_provider_info
 from datatile_provider.links.datatile import DatatileJobLink, DatatileLogLink, push_links
 from datatile_provider.operators.datatile import DatatileUploadOperator
+from datatile_provider.operators.wave_check import DatatileWaveCheckOperator
 from datatile_provider.sensors.datatile import DatatileJobSensor
 from tests.provider.modes import OPERATOR_MODES, SENSOR_MODES, add_tasks
 from tests.support.sandbox import upload
@@ -79,10 +80,11 @@ def test_a_link_never_raises(link):
     assert link.get_link(None, ti_key=None) == ""
 
 
-@pytest.mark.parametrize("operator", [DatatileUploadOperator, DatatileJobSensor])
-def test_links_are_registered_for_airflow_2(operator):
-    classes = [f"{type(link).__module__}.{type(link).__qualname__}" for link in operator.operator_extra_links]
-    assert classes == get_provider_info()["extra-links"]
+def test_links_are_registered_for_airflow_2():
+    operators = (DatatileUploadOperator, DatatileJobSensor, DatatileWaveCheckOperator)
+    links = [link for operator in operators for link in operator.operator_extra_links]
+    classes = [f"{type(link).__module__}.{type(link).__qualname__}" for link in links]
+    assert list(dict.fromkeys(classes)) == get_provider_info()["extra-links"]
 
 
 def test_a_link_that_cannot_be_stored_is_logged_and_pushed_at_the_end(caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.survey.compare import compare
-from datatile_provider.survey.findings import Finding, severities, sort
+from datatile_provider.survey.findings import Finding, Result, severities, sort
 from datatile_provider.survey.inspect import inspect, is_mojibake
 from datatile_provider.survey.model import Contents, Kind, Survey, Variable, fold
 from datatile_provider.survey.rules import RULES, Severity
@@ -160,6 +161,23 @@ def test_a_variable_that_is_like_two_others_is_not_said_to_be_renamed() -> None:
     after = survey(Variable("a", labels=YES_NO), Variable("b", labels=YES_NO))
 
     assert rules(survey(Variable("q", labels=YES_NO)), after) == ["variable-gone", "new-variable", "new-variable"]
+
+
+def test_ten_thousand_variables_are_compared_soon() -> None:
+    before = survey(*(Variable(f"q{n}", f"Question {n}", labels=YES_NO) for n in range(10_000)))
+    after = survey(*(Variable(f"v{n}", f"Question {n}", labels=YES_NO) for n in range(10_000)))
+    other = survey(*(Variable(f"v{n}", labels=YES_NO) for n in range(10_000)))
+
+    assert collections.Counter(rules(before, after)) == {"renamed-variable": 10_000}
+    assert collections.Counter(rules(before, other)) == {"variable-gone": 10_000, "new-variable": 10_000}
+
+
+def test_very_many_findings_are_cut_as_data() -> None:
+    findings = [(Severity.WARNING, Finding("new-variable", f"q{n}")) for n in range(1200)]
+    data = Result("wave.sav", (), 1, tuple(findings)).as_dict()
+
+    assert (data["warnings"], len(data["findings"])) == (1200, 1000)
+    assert data["notes"] == ["200 more findings are in the report."]
 
 
 def test_several_references() -> None:

@@ -23,15 +23,14 @@ from tests.support.sandbox import SandboxProcess
 from tests.support.versions import AIRFLOW
 from tests.system.lab import FAST, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(780)]
-
-#: Airflow 2 runs one task at a time here: its LocalExecutor does not run with SQLite.
-UPLOADS, DATABASES, ROWS = (60 if AIRFLOW.major == 2 else 200), 20, 3
+UPLOADS, DATABASES, ROWS = 200, 20, 3
 #: Every third upload repeats the content and the target of the one before it, under another name.
 REPEATS = {number for number in range(UPLOADS) if number % 3 == 2}
 SEED, FAULTY = 1948, 0.2
-#: Seconds between two kills, the limit for the run, and the least number of kills.
-PAUSE, LIMIT, KILLS = (0.5, 600.0, 5) if AIRFLOW.major == 2 else (2.0, 600.0, 10)
+#: Seconds between two kills, the limit for the run, and the least number of kills. Airflow 2 runs one task at a time
+#: here, because its LocalExecutor does not run with SQLite.
+PAUSE, LIMIT, KILLS = (0.5, 2400.0, 5) if AIRFLOW.major == 2 else (2.0, 600.0, 10)
+pytestmark = [pytest.mark.system, pytest.mark.timeout(LIMIT + 180)]
 SETTINGS = FAST | {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15"}
 
 

@@ -23,6 +23,14 @@ def test_drive(lab, page, picture):
     picture("sandbox-drive", page.locator("body"))
 
 
+def test_database(lab, page, picture):
+    page.goto(lab.sandbox.url)
+    page.get_by_role("row").filter(has_text="944").get_by_role("link", name="wave1").click()
+    expect(page.get_by_role("heading", name="wave1")).to_be_visible()
+    expect(page.get_by_role("row", name="vote CAT Expected vote 0 = Clinton 1 = Dole")).to_be_visible()
+    picture("sandbox-database", page.locator("body"), height=700)
+
+
 def test_processing_log_links_to_the_jobs(lab, page, picture):
     job_id = lab.job_id(lab.runs[STUDY].task("create"))
     page.goto(f"{lab.sandbox.url}/processing-log")

@@ -72,6 +72,18 @@ def test_the_question(lab, tasks, page, picture):
     assert lab.airflow.api.xcoms(task)["return_value"]["errors"] == 3
 
 
+def test_the_page_of_the_findings(lab, tasks, page, picture):
+    task = tasks["check_or_fail"]
+    page.goto(lab.address(task))
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Wave check").click()
+    found = opened.value
+    expect(found.get_by_role("heading", name="Wave check of wave_with_errors.zsav")).to_be_visible()
+    expect(found.get_by_role("heading", level=2)).to_have_count(6)
+    expect(found.get_by_text("9 = <script>document.title = 'hacked'</script> **Other** party")).to_be_visible()
+    expect(found).to_have_title("Wave check of wave_with_errors.zsav")
+
+
 def test_the_report(lab, tasks, page, picture):
     page.set_viewport_size({**NARROW, "height": 1400})
     page.goto(Path(lab.airflow.dags, "data", "report_fail.html").as_uri())

@@ -79,6 +79,12 @@ export class Api {
     return value;
   }
 
+  // A value that a task has stored as an XCom.
+  async value(task, key) {
+    const entry = await this.get(`${path(task)}/xcomEntries/${key}`, [["map_index", task.map_index]]);
+    return typeof entry.value === "string" ? JSON.parse(entry.value) : entry.value;
+  }
+
   // Calls `found` with each task and its summary, a few requests at a time.
   async summaries(tasks, found) {
     const left = [...tasks];
