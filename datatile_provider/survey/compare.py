@@ -71,8 +71,9 @@ def _merged(references: Sequence[Survey]) -> dict[str, Variable]:
         for name, variable in reference.by_name.items():
             earlier = merged.get(name, variable)
             missing = earlier.missing if variable.missing is None else variable.missing
+            kind = earlier.kind if variable.kind == "unknown" else variable.kind
             labels = {**earlier.labels, **variable.labels}
-            merged[name] = replace(variable, labels=labels, missing=missing)
+            merged[name] = replace(variable, kind=kind, labels=labels, missing=missing)
     return merged
 
 
@@ -122,6 +123,9 @@ def _normal(labels: Mapping[Code, str]) -> dict[Code, str]:
 
 
 def _variable(before: Variable, after: Variable, latest: Variable | None, *, labelled: bool) -> Iterator[Finding]:
+    if "unknown" in (before.kind, after.kind):
+        # Without values, neither the type nor a code can be compared.
+        return
     known = before.missing is not None
     was, now = (_type(variable, labelled=labelled, missing=known) for variable in (before, after))
     if was != now:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 #: A value that can have a label.
 Code = float | str
-Kind = Literal["numeric", "text", "date"]
+#: ``unknown``: a variable without values, of a file without types.
+Kind = Literal["numeric", "text", "date", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)

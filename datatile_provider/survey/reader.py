@@ -216,9 +216,13 @@ class Columns:
                     self._values[number] = None
 
     def variables(self) -> tuple[Variable, ...]:
-        """Return the variables. One with values of several kinds is text."""
+        """Return the variables. One with values of several kinds is text, and one without values is of unknown kind."""
         return tuple(
-            Variable(name, kind=next(iter(kinds)) if len(kinds) == 1 else "text", values=frozenset(values or ()))
+            Variable(
+                name,
+                kind=next(iter(kinds), "unknown") if len(kinds) < 2 else "text",
+                values=frozenset(values or ()),
+            )
             for name, kinds, values in zip(self._names, self._kinds, self._values, strict=True)
         )
 

@@ -123,7 +123,8 @@ RULES: dict[str, Rule] = {
         V,
         "codes in the data have no label",
         "In a variable with labels, a code without one is read as missing.",
-        "Label them, or declare them as missing. If it is a number, remove its labels.",
+        "Label them, or declare them as missing. If it is a number, remove its labels, "
+        "or declare the labelled codes as missing.",
     ),
     "name-case": Rule(E, V, "names that differ only in case", "Names are compared without regard to case.", _RENAME),
     "name-length": Rule(E, V, "a name of more than 64 characters", "At most 64 are accepted.", _RENAME),

@@ -13,7 +13,7 @@ from datatile_provider.api.errors import InvalidInputError
 from datatile_provider.survey.compare import compare
 from datatile_provider.survey.findings import Finding, Result, severities, sort
 from datatile_provider.survey.inspect import inspect, is_mojibake
-from datatile_provider.survey.model import Contents, Survey, Variable, fold
+from datatile_provider.survey.model import Contents, Kind, Survey, Variable, fold
 from datatile_provider.survey.rules import RULES, Severity
 
 YES_NO: dict[float | str, str] = {1.0: "Yes", 2.0: "No"}
@@ -55,6 +55,18 @@ def test_nothing_has_changed_in_the_same_survey(same: Survey) -> None:
     assert changes(same, same) == []
     if all(fold(a.name) == fold(b.name) for a, b in zip(same.variables, shouted.variables, strict=True)):
         assert changes(same, shouted) == []
+
+
+@pytest.mark.parametrize("kind", ["numeric", "text", "date"])
+def test_a_variable_without_values_has_no_type_to_compare(kind: Kind) -> None:
+    known, empty, other = (
+        survey(Variable("q", kind=found), labelled=False)
+        for found in (kind, "unknown", "date" if kind == "text" else "text")
+    )
+
+    assert rules(known, empty) == rules(empty, known) == []
+    # The type of an earlier wave still counts.
+    assert rules(empty, other, known) == ["type-changed"]
 
 
 @given(surveys, surveys)

@@ -123,6 +123,7 @@ def test_types_of_an_excel_file(tmp_path: Path) -> None:
         (b"\xef\xbb\xbfid\tname\r\n1\tnan\r\n", ["numeric", "text"], "UTF-8"),
         ("id,Größe\n-1.5e3,1_000\n".encode("cp1252"), ["numeric", "text"], ""),
         (b'id,text\n1,"a, ""b""\nc"\n', ["numeric", "text"], "UTF-8"),
+        (b"id,months\n1,\n2, \n", ["numeric", "unknown"], "UTF-8"),
     ],
 )
 def test_text_files(tmp_path: Path, content: bytes, kinds: list[str], encoding: str) -> None:
