@@ -201,7 +201,10 @@ def test_a_header_that_declares_too_many_rows(tmp_path: Path, declared: int) -> 
     assert "it is damaged or cut" in unreadable(path)
 
 
-def test_a_workbook_that_grows(tmp_path: Path) -> None:
+@pytest.mark.timeout(180)
+def test_a_workbook_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datatile_provider.survey.read.SECONDS", 4)
+    monkeypatch.setattr("datatile_provider.survey.read.SECONDS_A_MB", 0)
     small = workbook(tmp_path / "small.xlsx", ["id"])
     with (
         zipfile.ZipFile(small) as source,
