@@ -9,7 +9,7 @@ from datatile_provider.survey.findings import Finding, Result
 from datatile_provider.survey.rules import RULES, Severity
 
 #: Characters of a line, and lines for each rule.
-WIDTH, LINES = 88, 20
+WIDTH, LINES = 80, 20
 
 
 def lines(result: Result) -> Iterator[tuple[Severity, str]]:

@@ -40,12 +40,14 @@ def tasks(lab):
 def test_the_log_of_a_rejected_wave(lab, tasks, page, log_picture):
     task = tasks["check_or_fail"]
     assert (task.state, task.try_number) == ("failed", 1)
+    # The log is scrolled to its end, and holds only the lines that are shown.
+    page.set_viewport_size({"width": 1280, "height": 1400})
     page.goto(lab.address(task))
     error = page.get_by_test_id("summary-AirflowFailException")
     expect(error).to_be_visible()
     expect(page.get_by_text("ERROR scale-reversed: the same labels have other codes")).to_be_visible()
     assert too_long(page, lab.events(task)) == []
-    page.set_viewport_size({"width": 1280, "height": 1100})
+    page.set_viewport_size({"width": 1280, "height": 1400})
     page.goto(lab.address(task))
     expect(error).to_be_visible()
     log_picture("wave-check-log", until=error)
@@ -74,14 +76,14 @@ def test_the_question(lab, tasks, page, picture):
 
 def test_the_page_of_the_findings(lab, tasks, page, picture):
     task = tasks["check_or_fail"]
-    page.goto(lab.address(task))
-    with page.expect_popup() as opened:
-        page.get_by_role("link", name="Wave check").click()
-    found = opened.value
-    expect(found.get_by_role("heading", name="Wave check of wave_with_errors.zsav")).to_be_visible()
-    expect(found.get_by_role("heading", level=2)).to_have_count(6)
-    expect(found.get_by_text("9 = <script>document.title = 'hacked'</script> **Other** party")).to_be_visible()
-    expect(found).to_have_title("Wave check of wave_with_errors.zsav")
+    page.goto(lab.address(task, "/details"))
+    link = page.get_by_role("link", name="Wave check", exact=True)
+    expect(link).to_be_visible()
+    page.goto(f"{lab.airflow.url}{link.get_attribute('href')}")
+    expect(page.get_by_role("heading", name="Wave check of wave_with_errors.zsav")).to_be_visible()
+    expect(page.get_by_role("heading", level=2)).to_have_count(6)
+    expect(page.get_by_text("9 = <script>document.title = 'hacked'</script> **Other** party")).to_be_visible()
+    expect(page).to_have_title("Wave check of wave_with_errors.zsav")
 
 
 def test_the_report(lab, tasks, page, picture):
