@@ -120,7 +120,8 @@ class ConcurrencyLimit:
         if due and (self._slowed or not self._used):
             # Below the old limit it doubles again, if that is needed.
             self._threshold = self.limit if self._slowed else self.most
-            limit = self.few if self._slowed else max(self.few, self.limit // 2)
+            # After a 429, the limit may be below that at the start. Only a need raises it.
+            limit = self.few if self._slowed else min(self.limit, max(self.few, self.limit // 2))
             self.surplus += self.limit - limit
             self._set(limit, now)
         elif self.limit > self.few and latency > SLOWER * self._base:

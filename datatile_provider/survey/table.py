@@ -14,9 +14,11 @@ WIDTH, LINES = 80, 20
 
 def lines(result: Result) -> Iterator[tuple[Severity, str]]:
     """Yield the lines with their severities, the worst first. ``IGNORE`` is that of what was found in order."""
-    references = f", compared with {', '.join(result.references)}" if result.references else ""
-    for line in textwrap.wrap(f"Wave check of {result.source}{references}: {result.summary}", WIDTH):
-        yield Severity.IGNORE, line
+    head = [f"Wave check of {result.source}: {result.summary}"]
+    if result.references:
+        head.append(f"Compared with {', '.join(result.references)}")
+    for line in head:
+        yield from ((Severity.IGNORE, part) for part in textwrap.wrap(line, WIDTH))
     for (severity, name), findings in result.by_rule().items():
         rule = RULES[name]
         yield severity, f"{severity.value.upper()} {name}: {rule.what}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datatile_provider.api.concurrency import FEW, IN_A_ROW, MAX_PAUSE, PAUSE, RECONSIDERED, ConcurrencyLimit
@@ -23,6 +23,7 @@ EVENTS = st.one_of(
 )
 
 
+@example(most=6, events=[("too_fast", None), ("pass", 60.0), ("responded", 0.0)])
 @given(st.integers(2, 1000), st.lists(EVENTS, max_size=400))
 def test_bounds_whatever_happens(most, events):
     limit, now = ConcurrencyLimit(most, 1000.0), 1000.0

@@ -23,7 +23,7 @@ def test_a_good_wave() -> None:
     code, out, err = check(DATA / "wave2.zsav", "--reference", DATA / "wave1.zsav", "--key", KEY)
 
     assert (code, out) == (0, "")
-    assert err == "Wave check of wave2.zsav, compared with wave1.zsav: no errors, no warnings\n"
+    assert err == "Wave check of wave2.zsav: no errors, no warnings\nCompared with wave1.zsav\n"
 
 
 def test_a_wave_with_errors(tmp_path: Path) -> None:
@@ -35,7 +35,8 @@ def test_a_wave_with_errors(tmp_path: Path) -> None:
 
     assert code == 1
     assert err.splitlines() == [
-        "Wave check of whole.zsav, compared with wave1.zsav, wave2.zsav: 2 errors, 1 warning",
+        "Wave check of whole.zsav: 2 errors, 1 warning",
+        "Compared with wave1.zsav, wave2.zsav",
         "ERROR known-interview: interviews that an earlier wave has",
         "  respondent: 944 keys: 1, 2, 3, 4, 5, …",
         "  What to do: Keep only the new interviews.",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pyreadstat
 import pytest
 
 from datatile_provider.survey.check import check_wave
@@ -17,6 +18,8 @@ from tests.survey.plant import DATA, FAULTS, KEY, REQUIRED, waves
 
 #: The suffixes of the waves, so that both kinds of SPSS files are compared.
 SUFFIXES = (".sav", ".zsav")
+#: Whether the writer writes no encoding, as the last one for Python 3.10.
+NO_ENCODING = pyreadstat.__version__ == "1.3.6"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,8 @@ def check(files, tmp_path_factory):
 
 @pytest.mark.parametrize("rule", FAULTS)
 def test_a_planted_fault_is_found(check: Callable[[str], Result], rule: str) -> None:
+    if rule == "encoding" and NO_ENCODING:
+        pytest.skip("this pyreadstat writes no encoding")
     result = check(rule)
 
     assert sorted(found(result)) == sorted(FAULTS[rule][1])
@@ -63,6 +68,7 @@ def test_a_planted_fault_is_found(check: Callable[[str], Result], rule: str) -> 
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.skipif(NO_ENCODING, reason="this pyreadstat writes no encoding")
 def test_the_page_says_what_is_found(check: Callable[[str], Result], request: pytest.FixtureRequest) -> None:
     def row(rule: str) -> str:
         says = [
