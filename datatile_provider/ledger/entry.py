@@ -114,7 +114,7 @@ class Entry:
         return json.dumps({"version": _VERSION, **asdict(self)}, indent=1).encode()
 
     def __str__(self) -> str:
-        said = {
+        outcomes = {
             Phase.CLAIMED: "the outcome is not known",
             Phase.UNKNOWN: "the outcome is not known",
             Phase.ACCEPTED: f"accepted{f' as job {self.job_id}' if self.job_id else ''}",
@@ -123,7 +123,7 @@ class Entry:
         }
         # A line that begins with a time is moved by Airflow's log reader.
         when = f"sent {self.at[:10]} {self.at[11:19]} UTC"
-        return f"{self.name!r} ({self.size:,} bytes)\n{when}, {said[self.phase]}\n{self.owner}"
+        return f"{self.name!r} ({self.size:,} bytes)\n{when}, {outcomes[self.phase]}\n{self.owner}"
 
 
 def _checked(value: Any, kind: Any) -> Any:

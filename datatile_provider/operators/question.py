@@ -200,7 +200,7 @@ class Answer:
         return {"choice": self.choice.name.lower(), "by": self.by, "at": self.at, "job_id": self.job_id}
 
     def __str__(self) -> str:
-        return _told(self.choice.value, self.by, self.at)
+        return _as_sentence(self.choice.value, self.by, self.at)
 
 
 def answered(event: Any) -> tuple[str, str]:
@@ -211,7 +211,7 @@ def answered(event: Any) -> tuple[str, str]:
     :raises AnswerInvalidError: it can't be read.
     """
     option, by, at, _ = _read(event)
-    return option, _told(option, by, at)
+    return option, _as_sentence(option, by, at)
 
 
 def _read(event: Any) -> tuple[str, str, str, Mapping[str, Any]]:
@@ -230,7 +230,7 @@ def _unreadable(event: Any) -> errors.AnswerInvalidError:
     return errors.AnswerInvalidError(f"Airflow's answer can't be read: {str(event)[:200]!r}")
 
 
-def _told(option: str, by: str, at: str) -> str:
+def _as_sentence(option: str, by: str, at: str) -> str:
     time = f"{at[:10]} {at[11:19]} UTC" if at else "(time unknown)"
     return f'{by} answered "{option}" on {time}' if by else f"Nobody answered until {time}"
 
