@@ -12,7 +12,8 @@ from tests.system.lab import FAST, until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
-SETTINGS = FAST
+#: No worker is killed here. SQLite may stop Airflow's API server for 20 s, and no task must be lost meanwhile.
+SETTINGS = FAST | {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60"}
 WAITS = 50
 #: Seconds after its deadline by which a wait has ended, on a slow machine.
 LATE = 40.0

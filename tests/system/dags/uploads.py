@@ -16,7 +16,7 @@ MODES: dict[str, dict[str, Any]] = {
     "upload_and_wait": {"wait_for_completion": True},
     # Airflow counts a start while its API server is down as an attempt, so the retry must come after the outage.
     "upload_and_defer": {"wait_for_completion": True, "deferrable": True, "retry_delay": timedelta(seconds=15)},
-    # Airflow may lose the first attempt on a slow machine, and a retry must be left after it.
+    # Airflow may lose the first attempt, and a retry must be left after it.
     "upload_and_wait_20_s": {"wait_for_completion": True, "timeout": 20, "retries": 2},
     "upload_and_defer_20_s": {"wait_for_completion": True, "deferrable": True, "timeout": 20, "retries": 2},
     "upload_and_wait_execution_timeout": {"wait_for_completion": True, "execution_timeout": timedelta(seconds=20)},
